@@ -1,0 +1,148 @@
+"""Checkpoints: one safetensors file that knows how to rebuild its model. Nothing in it is ever executed.
+
+The header's metadata holds a JSON text under "cmlab": format, network and its configuration, preconditioning, sample shape,
+classes, and whatever the training run wants to say about itself ("about").
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .data import unknown
+from .denoiser import Denoiser, Precond
+from .networks import NETWORKS, build_network, network_name
+
+FORMAT = 1
+PRETRAINED = Path(__file__).parent / "pretrained"
+SUFFIX = ".safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written; the message says what to do."""
+
+
+def pretrained_names() -> list[str]:
+    """Names of the checkpoints that ship with the package."""
+    return sorted(p.stem for p in PRETRAINED.glob("*" + SUFFIX))
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file of a bundled name ("two-moons-cd") or a path; raises CheckpointError when there is none."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    bundled = PRETRAINED / f"{name_or_path}{SUFFIX}"
+    if path.parent == Path(".") and bundled.is_file():
+        return bundled
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name the {SUFFIX} file in it")
+    if path.suffix or path.parent != Path("."):
+        raise CheckpointError(f"no checkpoint at {path}: check the path, or take a bundled one ({', '.join(pretrained_names())})")
+    raise CheckpointError(unknown("checkpoint", str(name_or_path), pretrained_names()) + ". Or give a path to a file.")
+
+
+def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
+    """Write ``model`` to ``path`` (beside it first, then renamed). ``dtype`` stores the weights in another precision.
+
+    ``about`` is any JSON-able dictionary: preset, quality, seconds. Raises CheckpointError where the folder cannot be written.
+    """
+    from safetensors.torch import save as to_bytes
+
+    config_owner = model.net
+    meta = {
+        "format": FORMAT,
+        "network": network_name(config_owner.config),
+        "config": asdict(config_owner.config),
+        "precond": asdict(model.precond),
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "about": about or {},
+    }
+    weights = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in model.net.state_dict().items()}
+    path = Path(path)
+    blob = to_bytes(weights, metadata={"cmlab": json.dumps(meta)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}. Choose another folder with --out") from error
+    return path
+
+
+def read_meta(name_or_path: str | Path) -> dict[str, Any]:
+    """The JSON header of a checkpoint without its weights. Raises CheckpointError for a damaged or foreign file."""
+    from safetensors import SafetensorError, safe_open
+
+    path = resolve(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {_one_line(error)}. Copy or train it again"
+        ) from error
+    if "cmlab" not in header:
+        raise CheckpointError(f"{path} is a safetensors file of another program (no cmlab header): cmlab cannot rebuild its model")
+    try:
+        meta = json.loads(header["cmlab"])
+        version = meta["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has a damaged cmlab header ({_one_line(error)}): copy or train it again") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has format {version}, this cmlab reads format {FORMAT}: update cmlab")
+    return meta
+
+
+def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[str, Any]]:
+    """The model (float32, in eval mode) and its header. Takes a path or the name of a bundled checkpoint."""
+    from safetensors.torch import load_file
+
+    path = resolve(name_or_path)
+    meta = read_meta(path)
+    try:
+        kind, _ = NETWORKS[meta["network"]]
+        known = {f.name for f in fields(kind)}
+        config = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items() if k in known})
+        if set(meta["config"]) - known:
+            raise TypeError(f"unknown settings {sorted(set(meta['config']) - known)}")
+        net = build_network(config, tuple(meta["shape"]), meta["classes"])
+        model = Denoiser(net, Precond(**meta["precond"]), meta["shape"], meta["classes"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} describes a model that this cmlab does not know ({_one_line(error)}): update cmlab") from error
+    try:
+        net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} holds weights that do not fit its own header: {_one_line(error)}") from error
+    return model.to(device).eval(), meta
+
+
+def load_weights(model: nn.Module, name_or_path: str | Path) -> None:
+    """Start ``model`` (a Denoiser) from another checkpoint's weights; raises CheckpointError when the networks differ."""
+    source, meta = load(name_or_path)
+    try:
+        model.net.load_state_dict(source.net.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{resolve(name_or_path)} has another network ({meta['network']} {meta['config']}): give both the same --network options"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 200 else text[:197] + "..."

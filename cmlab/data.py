@@ -1,0 +1,219 @@
+"""Data sets: exact 2D mixtures, points that a user draws, and handwritten digits.
+
+Every 2D set *is* a Gaussian mixture with standard deviation 0.5 per coordinate, so its score, its PF-ODE and its consistency
+function are known exactly.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .noise import SIGMA_DATA, Draws, as_draws
+from .oracle import GaussianMixture
+
+
+class Data(Protocol):
+    """What training asks of a data set."""
+
+    shape: tuple[int, ...]
+    classes: int
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+        """``n`` samples (n, *S) float32, scaled to standard deviation about 0.5, and their labels (n,) or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class MixtureData:
+    """A 2D set that draws from its own exact oracle."""
+
+    oracle: GaussianMixture
+    classes: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.oracle.shape
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, None]:
+        return self.oracle.sample(n, source).float(), None
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images in memory: x0 (N, C, H, W) float32 in [-1, 1], label (N,) int64 or None."""
+
+    x0: Tensor
+    label: Tensor | None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.x0.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+        i = (as_draws(source).uniform((n,)).double() * len(self.x0)).long()
+        return self.x0[i], None if self.label is None else self.label[i]
+
+
+# --- the plane -----------------------------------------------------------------------------------------------------------
+
+
+def mixture_from(points: Tensor, spread: float, weights: Tensor | None = None) -> GaussianMixture:
+    """Gaussians of standard deviation ``spread`` (in the units of ``points`` (K, 2)), centred and scaled as a whole so that the
+    root mean square over both coordinates of the mixture's standard deviation is 0.5.
+
+    Raises ValueError for no points, not finite ones, or points and spread that all fall on one spot.
+    """
+    points = torch.as_tensor(points, dtype=torch.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise ValueError(f"need points of shape (K, 2) with K >= 1, got {tuple(points.shape)}")
+    if not bool(points.isfinite().all()):
+        raise ValueError("the points hold values that are not finite numbers")
+    w = torch.ones(len(points), dtype=torch.float64) if weights is None else weights.double()
+    w = w / w.sum()
+    centred = points - (w[:, None] * points).sum(0)
+    variance = float((w[:, None] * centred.square()).sum() / 2) + spread**2
+    if variance == 0:
+        raise ValueError("all points lie on one spot and spread is 0: draw at least two points")
+    scale = SIGMA_DATA / math.sqrt(variance)
+    return GaussianMixture(w, centred * scale, spread * scale)
+
+
+def drawn_points(points: Sequence[Sequence[float]] | Tensor, spread: float = 0.05) -> MixtureData:
+    """A set from points that a user drew, (K, 2) in any units: a Gaussian of relative width ``spread`` around each.
+
+    ``spread`` is a fraction of the points' own standard deviation.
+    """
+    points = torch.as_tensor(points, dtype=torch.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
+        raise ValueError(f"draw at least two points: got {len(points)}")
+    size = float(points.std(0, correction=0).square().mean().sqrt())
+    return MixtureData(mixture_from(points, spread * size))
+
+
+def _line(n: int) -> Tensor:
+    return (torch.arange(n, dtype=torch.float64) + 0.5) / n
+
+
+def _polar(radius: Tensor, angle: Tensor) -> Tensor:
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+
+
+def _eight_gaussians() -> GaussianMixture:
+    angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
+    return mixture_from(_polar(torch.ones(8, dtype=torch.float64), angle), 0.1)
+
+
+def _two_moons() -> GaussianMixture:
+    angle = _line(96) * math.pi
+    upper = _polar(torch.ones_like(angle), angle)
+    return mixture_from(torch.cat([upper, torch.tensor([1.0, 0.5]) - upper]), 0.06)
+
+
+def _checkerboard() -> GaussianMixture:
+    inside = torch.cartesian_prod(_line(10), _line(10))
+    cells = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
+    return mixture_from(torch.cat([inside + torch.tensor(c, dtype=torch.float64) for c in cells]), 0.04)
+
+
+def _pinwheel() -> GaussianMixture:
+    radius = 0.25 + 1.25 * torch.cartesian_prod(_line(24), _line(6))[:, 0]
+    across = torch.cartesian_prod(_line(24), _line(6))[:, 1] - 0.5
+    arms = [_polar(radius, 2 * math.pi * k / 5 + 0.9 * radius + 0.45 * across) for k in range(5)]
+    return mixture_from(torch.cat(arms), 0.05)
+
+
+def _swiss_roll() -> GaussianMixture:
+    angle = 1.5 * math.pi * (1 + 2 * _line(192))
+    return mixture_from(_polar(angle, angle), 0.4, weights=angle)
+
+
+def _rings() -> GaussianMixture:
+    radius = torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+    counts = [24, 48, 72, 96]  # evenly dense along each ring
+    points = [_polar(r.expand(n), 2 * math.pi * _line(n)) for r, n in zip(radius, counts, strict=True)]
+    return mixture_from(torch.cat(points), 0.025)
+
+
+# --- digits --------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    return torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1, torch.tensor(raw.target, dtype=torch.int64)
+
+
+DIGIT_NAMES = tuple("0123456789")
+
+
+def digits() -> ImageData:
+    """scikit-learn's 1,797 scanned digits: (1797, 1, 8, 8) in [-1, 1], ten classes. Ships with scikit-learn."""
+    x0, label = _digits()
+    return ImageData(x0, label, DIGIT_NAMES)
+
+
+def _hue(h: Tensor, saturation: float, value: Tensor) -> Tensor:
+    """HSV to RGB, (N,) each -> (N, 3) in [0, 1]."""
+    k = (torch.tensor([5.0, 3.0, 1.0]) + 6 * h[:, None]) % 6
+    return value[:, None] * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1))
+
+
+@lru_cache(maxsize=1)
+def _color_digits() -> tuple[Tensor, Tensor]:
+    x0, label = _digits()
+    copies = 6
+    g = torch.Generator().manual_seed(0)
+    n = copies * len(x0)
+    ink_hue = torch.rand(n, generator=g)
+    paper_hue = (ink_hue + 0.25 + 0.5 * torch.rand(n, generator=g)) % 1  # never the ink's own hue
+    ink = _hue(ink_hue, 0.85, 0.75 + 0.25 * torch.rand(n, generator=g))
+    paper = _hue(paper_hue, 0.7, 0.15 + 0.2 * torch.rand(n, generator=g))
+    shade = (x0.repeat(copies, 1, 1, 1) + 1) / 2
+    image = shade * ink[:, :, None, None] + (1 - shade) * paper[:, :, None, None]
+    return image * 2 - 1, label.repeat(copies)
+
+
+def digits_color() -> ImageData:
+    """The digits in light ink on dark paper of another hue, six random pairs of hues each: (10782, 3, 8, 8), ten classes."""
+    x0, label = _color_digits()
+    return ImageData(x0, label, DIGIT_NAMES)
+
+
+DATASETS = {
+    "8gaussians": lambda: MixtureData(_eight_gaussians()),
+    "two-moons": lambda: MixtureData(_two_moons()),
+    "checkerboard": lambda: MixtureData(_checkerboard()),
+    "pinwheel": lambda: MixtureData(_pinwheel()),
+    "swiss-roll": lambda: MixtureData(_swiss_roll()),
+    "rings": lambda: MixtureData(_rings()),
+    "digits": digits,
+    "digits-color": digits_color,
+}
+TOYS = ("8gaussians", "two-moons", "checkerboard", "pinwheel", "swiss-roll", "rings")
+
+
+def load_data(name: str) -> MixtureData | ImageData:
+    """The data set ``name`` of DATASETS; raises ValueError with the nearest name for an unknown one."""
+    if name not in DATASETS:
+        raise ValueError(unknown("data set", name, DATASETS))
+    return DATASETS[name]()
+
+
+def unknown(kind: str, name: str, known) -> str:
+    """"unknown <kind> 'x': did you mean 'y'? Known: ..." for error messages."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f"unknown {kind} {name!r}: " + (f"did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(known)}"

@@ -1,0 +1,271 @@
+"""Zero-shot editing: an edit is a projection of the denoiser's estimate (CM, appendix D, Algorithm 4).
+
+    x0_hat  ->  A_inv( A(y) (1 - free) + A(x0_hat) free )
+
+``y`` is the reference, ``A`` an orthogonal change of coordinates, ``free`` marks the coordinates that the model decides (1) and
+that are kept (0). The sampler is the ordinary multistep sampler with this projection as its hook.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoise
+from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, karras_sigmas, state_dtype
+from .samplers import Step, multistep
+
+STROKE_SIGMAS = (5.38, 2.24)  # CM, appendix D
+LUMA = (0.2989, 0.5870, 0.1140)
+
+
+class Operator(NamedTuple):
+    """An orthogonal change of coordinates and its inverse, both (B, *S) -> (B, *S')."""
+
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+
+
+IDENTITY = Operator(lambda x: x, lambda x: x)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One editing task.
+
+    Args:
+        y: reference, (B, *S) in [-1, 1].
+        free: 1 where the model decides, 0 where y is kept; broadcasts to A(y).
+        operator: A and its inverse.
+        sigmas: decreasing noise levels of the multistep sampler.
+        noisy: y is itself a noisy sample at sigmas[0] (denoising), so no noise is added to it.
+    """
+
+    y: Tensor
+    free: Tensor
+    operator: Operator = IDENTITY
+    sigmas: tuple[float, ...] = (SIGMA_MAX,)
+    noisy: bool = False
+
+    @property
+    def kept(self) -> Tensor:
+        """A_inv(A(y) (1 - free)): what is known of y, and what the degraded picture shows. All of y where all is free."""
+        if self.is_free:
+            return self.y
+        return self.operator.inverse(self.operator.forward(self.y) * (1 - self.free))
+
+    @property
+    def is_free(self) -> bool:
+        """True where nothing is kept exactly: strokes and denoising guide by where they start."""
+        return bool((self.free == 1).all())
+
+    def project(self, x0_hat: Tensor) -> Tensor:
+        """Replace the kept coordinates of ``x0_hat`` by those of y; the free ones stay."""
+        if self.is_free:
+            return x0_hat
+        a_y, free = self.operator.forward(self.y.to(x0_hat)), self.free.to(x0_hat)
+        return self.operator.inverse(a_y * (1 - free) + self.operator.forward(x0_hat) * free)
+
+
+def inpaint(y: Tensor, free: Tensor, steps: int = 18) -> Edit:
+    """Fill in ``free`` (1 = generate), a mask that broadcasts to y, from what surrounds it.
+
+    Raises ValueError for a mask that marks nothing, or whose size is not y's.
+    """
+    free = _check_mask(y, free)
+    return Edit(y, free, IDENTITY, grid_sigmas(steps))
+
+
+def colorize(y: Tensor, steps: int = 18) -> Edit:
+    """Keep the luma of y (B, 3, H, W), generate the colours. y may be grey (three equal channels) or the colour original."""
+    if y.ndim != 4 or y.shape[1] != 3:
+        raise ValueError(f"colourisation needs RGB images (B, 3, H, W), got {tuple(y.shape)}")
+    free = torch.ones(1, 3, 1, 1)
+    free[:, 0] = 0
+    return Edit(y, free, luma_operator(), grid_sigmas(steps))
+
+
+def super_resolve(y: Tensor, patch: int = 2, steps: int = 18) -> Edit:
+    """Keep the mean of every ``patch`` x ``patch`` block of y (B, C, H, W), generate the detail.
+
+    y may be the original or a small picture enlarged by repeating its pixels. Raises ValueError where patch does not divide H and W.
+    """
+    if y.ndim != 4:
+        raise ValueError(f"super-resolution needs images (B, C, H, W), got {tuple(y.shape)}")
+    operator = patch_operator(patch, y.shape[1:])
+    free = torch.ones(1, 1, patch * patch, 1, 1)
+    free[:, :, 0] = 0
+    return Edit(y, free, operator, grid_sigmas(steps))
+
+
+def stroke(y: Tensor, sigmas: Sequence[float] = STROKE_SIGMAS) -> Edit:
+    """Turn a rough painting into a picture: start from y + sigmas[0] eps, keep nothing exactly (SDEdit; CM, appendix D)."""
+    return Edit(y, torch.ones(1), IDENTITY, _decreasing(sigmas))
+
+
+def denoise(y: Tensor, sigma: float = 0.5) -> Edit:
+    """Remove Gaussian noise of standard deviation ``sigma`` from y in one evaluation, f(y, sigma)."""
+    if not SIGMA_MIN <= sigma <= SIGMA_MAX:
+        raise ValueError(f"the noise level must lie in [{SIGMA_MIN}, {SIGMA_MAX}], got {sigma}")
+    return Edit(y, torch.ones(1), IDENTITY, (float(sigma),), noisy=True)
+
+
+EDITS = {"inpaint": inpaint, "colorize": colorize, "super_resolve": super_resolve, "stroke": stroke, "denoise": denoise}
+
+
+@torch.no_grad()
+def run_edit(
+    denoiser: Denoise,
+    edit: Edit,
+    noise: "Draws | torch.Generator | Sequence[int]",
+    label: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Step]:
+    """Algorithm 4 of CM as a generator of `Step`: the multistep sampler, started at y + sigmas[0] eps, with the edit's projection.
+
+    ``noise``: one seed per image, or another source of draws. The last step's ``x`` is the result: kept coordinates equal y's.
+    """
+    draws = as_draws(noise)
+    dtype = state_dtype(torch.device(device))
+    edit = Edit(edit.y.to(device, dtype), edit.free.to(device, dtype), edit.operator, edit.sigmas, edit.noisy)
+    x = edit.kept
+    if not edit.noisy:
+        x = x + edit.sigmas[0] * draws.normal(x.shape).to(x)
+    yield from multistep(denoiser, x, torch.tensor(edit.sigmas), label, noise=draws, project=edit.project)
+
+
+def apply_edit(denoiser: Denoise, edit: Edit, noise: "Draws | torch.Generator | Sequence[int]", **kwargs) -> Tensor:
+    """The result of `run_edit`, (B, *S) float64."""
+    return [step.x for step in run_edit(denoiser, edit, noise, **kwargs)][-1]
+
+
+def grid_sigmas(steps: int) -> tuple[float, ...]:
+    """``steps`` levels of the Karras grid from sigma_max, without sigma_min: the sequence the official notebook edits with."""
+    return tuple(karras_sigmas(steps + 1)[:-1].tolist())
+
+
+def slerp(z1: Tensor, z2: Tensor, a: float | Tensor) -> Tensor:
+    """Spherical interpolation of whole samples: the direction turns evenly, the length changes linearly (CM, appendix D).
+
+    z1, z2: (B, *S). a: a number or (B,); 0 gives z1, 1 gives z2. For opposite vectors the way round is not defined: it then goes
+    by the first coordinate axis that is not parallel to z1. Raises ValueError for a zero vector.
+    """
+    if z1.shape != z2.shape:
+        raise ValueError(f"slerp needs equal shapes, got {tuple(z1.shape)} and {tuple(z2.shape)}")
+    flat1, flat2 = z1.flatten(1).double(), z2.flatten(1).double()
+    n1, n2 = flat1.norm(dim=1, keepdim=True), flat2.norm(dim=1, keepdim=True)
+    if bool((n1 == 0).any()) or bool((n2 == 0).any()):
+        raise ValueError("slerp of a zero vector has no direction")
+    u1, u2 = flat1 / n1, flat2 / n2
+    a = torch.as_tensor(a, dtype=torch.float64, device=z1.device).reshape(-1, 1)
+    # Half-angle form: keeps its digits for nearly parallel and nearly opposite vectors, where arccos loses them.
+    angle = 2 * torch.atan2((u1 - u2).norm(dim=1, keepdim=True), (u1 + u2).norm(dim=1, keepdim=True))
+    ortho = u2 - (u1 * u2).sum(1, keepdim=True) * u1
+    size = ortho.norm(dim=1, keepdim=True)
+    spare = torch.zeros_like(u1).scatter_(1, u1.abs().argmin(1, keepdim=True), 1.0)
+    spare = spare - (u1 * spare).sum(1, keepdim=True) * u1
+    side = torch.where(size > 1e-12, ortho / size.clamp_min(1e-300), spare / spare.norm(dim=1, keepdim=True).clamp_min(1e-300))
+    direction = torch.cos(a * angle) * u1 + torch.sin(a * angle) * side
+    return ((n1 + a * (n2 - n1)) * direction).reshape(z1.shape).to(z1.dtype)
+
+
+# --- masks and operators -------------------------------------------------------------------------------------------------
+
+
+def preset_mask(name: str, shape: Sequence[int], seed: int = 0) -> Tensor:
+    """A mask (1, 1, H, W), 1 = generate: "centre" (the middle half of each side), "left", "right", "top", "bottom" (half) or
+    "random" (half of the pixels, by ``seed``)."""
+    h, w = shape[-2], shape[-1]
+    free = torch.zeros(1, 1, h, w)
+    if name == "centre":
+        free[..., h // 4 : h - h // 4, w // 4 : w - w // 4] = 1
+    elif name == "left":
+        free[..., : w // 2] = 1
+    elif name == "right":
+        free[..., w - w // 2 :] = 1
+    elif name == "top":
+        free[..., : h // 2, :] = 1
+    elif name == "bottom":
+        free[..., h - h // 2 :, :] = 1
+    elif name == "random":
+        order = torch.randperm(h * w, generator=torch.Generator().manual_seed(seed))
+        free.view(-1)[order[: h * w // 2]] = 1
+    else:
+        raise ValueError(f"unknown mask {name!r}: choose one of {', '.join(MASKS)}")
+    return free
+
+
+MASKS = ("centre", "left", "right", "top", "bottom", "random")
+
+
+def _check_mask(y: Tensor, free: Tensor) -> Tensor:
+    free = torch.as_tensor(free, dtype=y.dtype)
+    try:
+        size = torch.broadcast_shapes(free.shape, y.shape)
+    except RuntimeError:
+        size = None
+    if size != y.shape:
+        raise ValueError(f"the mask's size {tuple(free.shape)} does not fit the images' {tuple(y.shape)}: resize one of them")
+    if bool(((free != 0) & (free != 1)).any()):
+        raise ValueError("a mask holds 0 (keep) and 1 (generate) only: threshold it first")
+    if not bool(free.any()):
+        raise ValueError("the mask is empty: mark at least one pixel to generate (1 = generate, 0 = keep)")
+    return free
+
+
+def _decreasing(sigmas: Sequence[float]) -> tuple[float, ...]:
+    levels = tuple(float(s) for s in sigmas)
+    if not levels or any(b >= a for a, b in zip(levels, levels[1:], strict=False)) or levels[-1] < SIGMA_MIN:
+        raise ValueError(f"need decreasing noise levels of at least {SIGMA_MIN}, got {levels}")
+    return levels
+
+
+def orthogonal_basis(first: Tensor) -> Tensor:
+    """An orthogonal matrix (n, n) float64 whose first column points along ``first`` (n,)."""
+    n = len(first)
+    frame = torch.eye(n, dtype=torch.float64)
+    frame[:, 0] = first.double() / first.double().norm()
+    q, r = torch.linalg.qr(frame)
+    return q * torch.sign(r[0, 0])  # QR is free to return minus the first column
+
+
+@lru_cache(maxsize=1)
+def _luma_basis() -> Tensor:
+    return orthogonal_basis(torch.tensor(LUMA))
+
+
+@lru_cache(maxsize=16)
+def _patch_basis(patch: int) -> Tensor:
+    return orthogonal_basis(torch.ones(patch * patch))
+
+
+def _rotate(basis: Tensor, x: Tensor, dim: int, inverse: bool = False) -> Tensor:
+    q = basis.to(x)
+    return torch.tensordot(x.movedim(dim, -1), q.T if inverse else q, dims=1).movedim(-1, dim)
+
+
+def luma_operator() -> Operator:
+    """Rotate RGB so that component 0 is the luma direction (.2989, .587, .114): (B, 3, H, W) -> the same shape."""
+    return Operator(lambda x: _rotate(_luma_basis(), x, 1), lambda x: _rotate(_luma_basis(), x, 1, inverse=True))
+
+
+def patch_operator(patch: int, shape: Sequence[int]) -> Operator:
+    """Rotate every patch so that component 0 is its mean times patch: (B, C, H, W) -> (B, C, patch^2, H/patch, W/patch)."""
+    c, h, w = shape
+    if patch < 1 or h % patch or w % patch:
+        fits = [p for p in range(2, min(h, w) + 1) if math.gcd(h, w) % p == 0]
+        raise ValueError(f"patch {patch} does not divide the image size {h}x{w}: choose one of {fits or [1]}")
+
+    def forward(x: Tensor) -> Tensor:
+        cells = x.reshape(len(x), c, h // patch, patch, w // patch, patch).permute(0, 1, 3, 5, 2, 4)
+        return _rotate(_patch_basis(patch), cells.reshape(len(x), c, patch * patch, h // patch, w // patch), 2)
+
+    def inverse(a: Tensor) -> Tensor:
+        cells = _rotate(_patch_basis(patch), a, 2, inverse=True).reshape(len(a), c, patch, patch, h // patch, w // patch)
+        return cells.permute(0, 1, 4, 2, 5, 3).reshape(len(a), c, h, w)
+
+    return Operator(forward, inverse)

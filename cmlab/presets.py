@@ -1,0 +1,148 @@
+"""Experiments as typed, frozen dataclasses: ``cmlab train NAME --field value`` changes any of their fields."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from . import checkpoints
+from .data import load_data, unknown
+from .denoiser import CONSISTENCY, EDM, Denoise, Denoiser
+from .losses import LOSSES, ConsistencyLoss, EDMLoss
+from .networks import MLPConfig, UNetConfig, build_network
+from .training import TrainState, fit
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One training run.
+
+    Args:
+        data: name of a data set.
+        loss: the objective.
+        network: the network's size.
+        steps: optimizer steps.
+        batch: samples per step.
+        lr: learning rate of RAdam.
+        lr_schedule: "cosine" falls to 0 at the last step.
+        ema: decay of the averaged weights, per step.
+        init: checkpoint (bundled name or path) to start the weights from; "" for random weights.
+        teacher: checkpoint of the diffusion model to distil; "oracle" takes the exact score of a 2D set; "" for losses without.
+        accumulate: parts that a batch is split in, to save memory.
+        seed: fixes the initial weights and every draw.
+        half: store the weights in half precision.
+    """
+
+    data: str
+    loss: EDMLoss | ConsistencyLoss
+    network: MLPConfig | UNetConfig
+    steps: int = 5000
+    batch: int = 512
+    lr: float = 1e-3
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    ema: float = 0.999
+    init: str = ""
+    teacher: str = ""
+    accumulate: int = 1
+    seed: int = 0
+    half: bool = False
+
+    @property
+    def consistency(self) -> bool:
+        return isinstance(self.loss, ConsistencyLoss)
+
+
+def build_model(preset: Preset) -> Denoiser:
+    """A new model as the preset describes it, initialised from ``preset.init`` or from ``preset.seed``."""
+    data = load_data(preset.data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.seed)
+        net = build_network(preset.network, data.shape, data.classes)
+    model = Denoiser(net, CONSISTENCY if preset.consistency else EDM, data.shape, data.classes)
+    if preset.init:
+        checkpoints.load_weights(model, find(preset.init))
+    return model
+
+
+def find(name: str) -> Path:
+    """A checkpoint by path, from this folder's ``runs/``, or among the bundled ones: the user's own run comes first."""
+    own = Path("runs") / f"{name}{checkpoints.SUFFIX}"
+    if not Path(name).is_file() and own.is_file():
+        return own
+    try:
+        return checkpoints.resolve(name)
+    except checkpoints.CheckpointError as error:
+        if name in PRESETS:
+            raise checkpoints.CheckpointError(f"{name} has not been trained yet: run 'cmlab train {name}' first") from error
+        raise
+
+
+def load_teacher(preset: Preset) -> Denoise | None:
+    """The teacher that the preset names, frozen and in eval mode, or None."""
+    if not preset.teacher:
+        return None
+    if preset.teacher == "oracle":
+        oracle = getattr(load_data(preset.data), "oracle", None)
+        if oracle is None:
+            raise ValueError(f"the data set {preset.data!r} has no exact score: name a trained teacher instead of 'oracle'")
+        return oracle
+    return checkpoints.load(find(preset.teacher))[0].requires_grad_(False)
+
+
+def run(preset: Preset, every: int = 100, device: torch.device | str = "cpu") -> Iterator[TrainState]:
+    """Train the preset: a generator of TrainState (see `fit`)."""
+    teacher = load_teacher(preset)
+    if isinstance(teacher, Denoiser):
+        teacher.to(device)
+    yield from fit(
+        build_model(preset),
+        load_data(preset.data),
+        preset.loss,
+        steps=preset.steps,
+        batch=preset.batch,
+        lr=preset.lr,
+        lr_schedule=preset.lr_schedule,
+        ema=preset.ema,
+        teacher=teacher,
+        accumulate=preset.accumulate,
+        seed=preset.seed,
+        every=every,
+        device=device,
+    )
+
+
+def _toy(data: str, method: str, **changes) -> Preset:
+    student = method in ("cd", "ect")
+    loss = {"ict": lambda: LOSSES["ict"](10, 160)}.get(method, LOSSES[method])()
+    settings = {"init": f"{data}-edm" if student else "", "teacher": f"{data}-edm" if method == "cd" else ""}
+    return Preset(data, loss, MLPConfig(), **(settings | changes))
+
+
+def _digits(data: str, method: str, **changes) -> Preset:
+    student = method in ("cd", "ect")
+    loss = {"cd": lambda: LOSSES["cd"](40), "ict": lambda: LOSSES["ict"](10, 160)}.get(method, LOSSES[method])()
+    settings = {
+        "steps": 8000,
+        "batch": 128,
+        "lr": 2e-3,
+        "half": True,
+        "init": f"{data}-edm" if student else "",
+        "teacher": f"{data}-edm" if method == "cd" else "",
+    }
+    return Preset(data, loss, UNetConfig(channels=24, mult=(1, 1), emb=64), **(settings | changes))
+
+
+_TOYS = ("8gaussians", "two-moons", "checkerboard", "pinwheel", "swiss-roll", "rings")
+PRESETS: dict[str, Preset] = {
+    **{f"{data}-{method}": _toy(data, method) for data in _TOYS for method in LOSSES},
+    **{f"{data}-{method}": _digits(data, method) for data in ("digits", "digits-color") for method in LOSSES},
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset ``name``; raises ValueError with the nearest name for an unknown one."""
+    if name not in PRESETS:
+        raise ValueError(unknown("preset", name, PRESETS))
+    return PRESETS[name]

@@ -1,0 +1,157 @@
+"""What training draws: noise-level densities, pairs (sigma, sigma_next), N(k) and mu(k).
+
+``progress`` is k/K, the trained fraction in [0, 1]; schedules clamp it, so training past the plan cannot run away
+(openai/consistency_models lets N grow without end).
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .noise import RHO, SIGMA_MAX, SIGMA_MIN, Draws, karras_sigmas
+
+
+def _clamp01(progress: float) -> float:
+    return min(max(progress, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """ln sigma ~ N(mean, std^2): the density of EDM training (EDM, Table 1)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, n: int, draws: Draws) -> Tensor:
+        return (self.mean + self.std * draws.normal((n,)).double()).exp()
+
+
+@dataclass(frozen=True)
+class FixedN:
+    """The same number of grid points throughout (CD)."""
+
+    n: int = 80
+
+    def __call__(self, progress: float) -> int:
+        return self.n
+
+
+@dataclass(frozen=True)
+class ProgressiveN:
+    """N(k) = ceil(sqrt(k/K ((s1+1)^2 - s0^2) + s0^2) - 1) + 1 (CM, appendix C)."""
+
+    s0: int = 2
+    s1: int = 150
+
+    def __call__(self, progress: float) -> int:
+        p = _clamp01(progress)
+        return max(2, math.ceil(math.sqrt(p * ((self.s1 + 1) ** 2 - self.s0**2) + self.s0**2) - 1) + 1)
+
+
+@dataclass(frozen=True)
+class DoublingN:
+    """N = min(s0 2^stage, s1) + 1, with stages of equal length (iCT, section 3.4)."""
+
+    s0: int = 10
+    s1: int = 1280
+
+    def __call__(self, progress: float) -> int:
+        stages = int(math.log2(self.s1 // self.s0)) + 1
+        stage = min(int(_clamp01(progress) * stages), stages - 1)
+        return min(self.s0 * 2**stage, self.s1) + 1
+
+
+@lru_cache(maxsize=64)
+def _grid(n: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    return karras_sigmas(n, sigma_min, sigma_max, rho)
+
+
+@lru_cache(maxsize=64)
+def _lognormal_cdf(n: int, mean: float, std: float, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    log_edges = _grid(n, sigma_min, sigma_max, rho).log()
+    mass = torch.erf((log_edges - mean) / (math.sqrt(2) * std))
+    p = mass[:-1] - mass[1:]
+    return (p / p.sum()).cumsum(0)
+
+
+@dataclass(frozen=True)
+class GridPairs:
+    """Neighbours (sigma_i, sigma_{i+1}) of a Karras grid with N(k) points.
+
+    ``density`` "uniform" draws the index evenly (CM, Algorithms 2 and 3); "lognormal" with the mass that LogNormal(mean, std)
+    puts between the two levels (iCT, eq. 10).
+    """
+
+    n: FixedN | ProgressiveN | DoublingN = field(default_factory=FixedN)
+    density: Literal["uniform", "lognormal"] = "uniform"
+    mean: float = -1.1
+    std: float = 2.0
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+    rho: float = RHO
+
+    def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Two float64 tensors (count,): sigma and the next lower level."""
+        n = self.n(progress)
+        grid = _grid(n, self.sigma_min, self.sigma_max, self.rho)
+        u = draws.uniform((count,)).double()
+        if self.density == "uniform":
+            i = (u * (n - 1)).long()
+        else:
+            cdf = _lognormal_cdf(n, self.mean, self.std, self.sigma_min, self.sigma_max, self.rho)
+            i = torch.searchsorted(cdf, u)
+        i = i.clamp_max(n - 2)
+        return grid[i], grid[i + 1]
+
+
+@dataclass(frozen=True)
+class EctPairs:
+    """Continuous pairs that close in on each other: sigma_next = sigma (1 - n(sigma) / q^(stage+1)), n = 1 + k sigmoid(-b sigma).
+
+    At stage 0 and small sigma the lower level is the data itself, so training starts as diffusion and anneals into consistency
+    (ECT, arXiv 2406.14548, section 4). ``stages`` of equal length; levels are kept in [sigma_min, sigma_max]; sigma_min = 0 is
+    the original.
+    """
+
+    q: float = 2.0
+    stages: int = 8
+    k: float = 8.0
+    b: float = 1.0
+    mean: float = -1.1
+    std: float = 2.0
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+
+    def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
+        stage = min(int(_clamp01(progress) * self.stages), self.stages - 1)
+        # A pair needs room above sigma_min: the lognormal's far left tail would have weight 1/0 there.
+        floor = max(2 * self.sigma_min, 1e-5)
+        sigma = LogNormal(self.mean, self.std)(count, draws).clamp(floor, self.sigma_max)
+        gap = (1 + self.k * torch.sigmoid(-self.b * sigma)) / self.q ** (stage + 1)
+        return sigma, (sigma * (1 - gap).clamp_min(0)).clamp_min(self.sigma_min)
+
+
+@dataclass(frozen=True)
+class FixedMu:
+    """A constant decay of the target's moving average; 0 makes the target a copy of the online network."""
+
+    mu: float = 0.95
+
+    def __call__(self, progress: float, n: int) -> float:
+        return self.mu
+
+
+@dataclass(frozen=True)
+class AdaptiveMu:
+    """mu(k) = exp(s0 ln mu0 / N(k)) (CM, appendix C). Both official codes divide by N(k) - 1: ``convention="code"``."""
+
+    s0: int = 2
+    mu0: float = 0.9
+    convention: Literal["paper", "code"] = "paper"
+
+    def __call__(self, progress: float, n: int) -> float:
+        return math.exp(self.s0 * math.log(self.mu0) / (n if self.convention == "paper" else max(n - 1, 1)))
