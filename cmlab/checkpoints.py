@@ -44,7 +44,7 @@ def resolve(name_or_path: str | Path) -> Path:
         raise CheckpointError(f"{path} is a folder: name the {SUFFIX} file in it")
     if path.suffix or path.parent != Path("."):
         raise CheckpointError(f"no checkpoint at {path}: check the path, or take a bundled one ({', '.join(pretrained_names())})")
-    raise CheckpointError(unknown("checkpoint", str(name_or_path), pretrained_names()) + ". Or give a path to a file.")
+    raise CheckpointError(unknown("checkpoint", str(name_or_path), pretrained_names()) + " (or give the path of a file)")
 
 
 def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
@@ -123,7 +123,7 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
             raise TypeError(f"unknown settings {sorted(set(meta['config']) - known)}")
         net = build_network(config, tuple(meta["shape"]), meta["classes"])
         model = Denoiser(net, Precond(**meta["precond"]), meta["shape"], meta["classes"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} describes a model that this cmlab does not know ({_one_line(error)}): update cmlab") from error
     try:
         net.load_state_dict({k: v.float() for k, v in load_file(path).items()})

@@ -20,8 +20,15 @@ from .oracle import GaussianMixture
 class Data(Protocol):
     """What training asks of a data set."""
 
-    shape: tuple[int, ...]
-    classes: int
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape S of one sample."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, 0 for none."""
+        ...
 
     def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
         """``n`` samples (n, *S) float32, scaled to standard deviation about 0.5, and their labels (n,) or None."""
@@ -94,8 +101,8 @@ def drawn_points(points: Sequence[Sequence[float]] | Tensor, spread: float = 0.0
     ``spread`` is a fraction of the points' own standard deviation.
     """
     points = torch.as_tensor(points, dtype=torch.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
-        raise ValueError(f"draw at least two points: got {len(points)}")
+    if points.ndim == 0 or len(points) < 2:
+        raise ValueError(f"draw at least two points: got {points.numel()}")
     size = float(points.std(0, correction=0).square().mean().sqrt())
     return MixtureData(mixture_from(points, spread * size))
 
@@ -212,8 +219,8 @@ def load_data(name: str) -> MixtureData | ImageData:
 
 
 def unknown(kind: str, name: str, known) -> str:
-    """"unknown <kind> 'x': did you mean 'y'? Known: ..." for error messages."""
+    """The message for a name that is not in ``known``: the nearest one, or all of them where none is near."""
     import difflib
 
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"unknown {kind} {name!r}: " + (f"did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known) or '(none)'}")

@@ -42,8 +42,10 @@ class Precond:
         # Subtract in sigma's own dtype: the float32 level 0.002 must meet the float32 constant 0.002 for c_out to be 0.0.
         above = (sigma - torch.tensor(self.sigma_min, dtype=sigma.dtype, device=sigma.device)).clamp_min(0)
         root = (sigma**2 + self.sigma_data**2).sqrt()
+        # A tensor over a tensor: torch divides a number by a tensor through the reciprocal, and 0.09 * (1 / 0.09) is not 1.
+        variance = torch.tensor(self.sigma_data**2, dtype=sigma.dtype, device=sigma.device)
         return Coeffs(
-            c_skip=self.sigma_data**2 / (above**2 + self.sigma_data**2),
+            c_skip=variance / (above**2 + variance),
             c_out=self.sigma_data * above / root,
             c_in=1 / root,
             # Finite at sigma = 0, where c_out = 0 makes the network's answer irrelevant.

@@ -135,7 +135,7 @@ def run_edit(
     x = edit.kept
     if not edit.noisy:
         x = x + edit.sigmas[0] * draws.normal(x.shape).to(x)
-    yield from multistep(denoiser, x, torch.tensor(edit.sigmas), label, noise=draws, project=edit.project)
+    yield from multistep(denoiser, x, torch.tensor(edit.sigmas, dtype=torch.float64), label, noise=draws, project=edit.project)
 
 
 def apply_edit(denoiser: Denoise, edit: Edit, noise: "Draws | torch.Generator | Sequence[int]", **kwargs) -> Tensor:

@@ -76,6 +76,12 @@ class ConsistencyLoss:
     weight: Literal["1", "1/dt"] = "1/dt"
     target: FixedMu | AdaptiveMu | None = None
 
+    def __post_init__(self):
+        if self.bridge not in ("noise", "euler", "heun"):
+            raise ValueError(f"unknown bridge {self.bridge!r}: choose one of noise, euler, heun")
+        if self.weight not in ("1", "1/dt"):
+            raise ValueError(f"unknown weight {self.weight!r}: choose one of 1, 1/dt")
+
     @property
     def needs_teacher(self) -> bool:
         return self.bridge != "noise"

@@ -157,16 +157,31 @@ def replay_rng(device: torch.device) -> Iterator["Replay"]:
     CUDA's state. On leaving, the state is what one pass would have left behind.
     """
     replay = Replay(device)
-    yield replay
+    try:
+        yield replay
+    finally:
+        replay.finish()
 
 
 class Replay:
     def __init__(self, device: torch.device):
         self._device = device if device.type == "cuda" else None
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state(self._device) if self._device else None
+        self._before, self._after = self._state(), None
+
+    def _state(self) -> tuple[Tensor, Tensor | None]:
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self._device) if self._device else None
+
+    def _set(self, state: tuple[Tensor, Tensor | None]) -> None:
+        cpu, cuda = state
+        torch.set_rng_state(cpu)
+        if cuda is not None and self._device is not None:
+            torch.cuda.set_rng_state(cuda, self._device)
 
     def rewind(self) -> None:
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
+        self._after = self._after or self._state()
+        self._set(self._before)
+
+    def finish(self) -> None:
+        # The second pass may draw less than the first (a target in eval mode, an oracle): its state must not stay behind.
+        if self._after is not None:
+            self._set(self._after)

@@ -78,7 +78,7 @@ def _check_sigmas(sigmas: Tensor, at_least: int, dtype: torch.dtype) -> Tensor:
     sigmas = torch.as_tensor(sigmas, dtype=dtype)
     if sigmas.ndim != 1 or len(sigmas) < at_least:
         raise ValueError(f"this sampler needs at least {at_least} noise levels, got {sigmas.tolist()}")
-    if bool((sigmas < 0).any()) or bool((sigmas[1:] >= sigmas[:-1]).any()):
+    if not (bool((sigmas >= 0).all()) and bool((sigmas[1:] < sigmas[:-1]).all())):  # in this form NaN is refused too
         raise ValueError(f"noise levels must decrease and not be negative, got {[round(s, 4) for s in sigmas.tolist()]}")
     return sigmas
 
@@ -124,6 +124,8 @@ def heun(
         _refuse_noise(noise, "heun without churn")
         yield from _ode(heun_step, denoise, x, sigmas, label, project)
         return
+    if churn < 0:
+        raise ValueError(f"churn adds noise, it cannot be negative: got {churn}")
     draws = _need_noise(noise, "heun with churn")
     levels = _check_sigmas(sigmas, 2, x.dtype).to(x.device)
     gamma_max = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
@@ -237,6 +239,8 @@ def sample(
     ``sigmas`` replaces the default levels; ``options`` go to the sampler (``churn``, ``project``, ...). An int for ``seeds`` is
     one seed.
     """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     seeds = seeds_from(seeds, 1) if isinstance(seeds, int) else list(seeds)
     levels = default_sigmas(sampler, steps) if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
     draws = as_draws(seeds)

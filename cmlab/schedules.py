@@ -94,9 +94,15 @@ class GridPairs:
     sigma_max: float = SIGMA_MAX
     rho: float = RHO
 
+    def __post_init__(self):
+        if self.density not in ("uniform", "lognormal"):
+            raise ValueError(f"unknown density {self.density!r}: choose one of uniform, lognormal")
+
     def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Two float64 tensors (count,): sigma and the next lower level."""
+        """Two float64 tensors (count,): sigma and the next lower level. Raises ValueError for a grid of fewer than two."""
         n = self.n(progress)
+        if n < 2:
+            raise ValueError(f"pairs of neighbours need a grid of at least 2 noise levels, got {n}")
         grid = _grid(n, self.sigma_min, self.sigma_max, self.rho)
         u = draws.uniform((count,)).double()
         if self.density == "uniform":
@@ -152,6 +158,10 @@ class AdaptiveMu:
     s0: int = 2
     mu0: float = 0.9
     convention: Literal["paper", "code"] = "paper"
+
+    def __post_init__(self):
+        if self.convention not in ("paper", "code"):
+            raise ValueError(f"unknown convention {self.convention!r}: choose one of paper, code")
 
     def __call__(self, progress: float, n: int) -> float:
         return math.exp(self.s0 * math.log(self.mu0) / (n if self.convention == "paper" else max(n - 1, 1)))

@@ -35,9 +35,13 @@ class TrainState(NamedTuple):
     target: nn.Module | None
 
 
+def _step_seed(seed: int, step: int, stream: int) -> int:
+    # The CPU's generator reads 32 bits of its seed only. The golden ratio spreads runs as far apart there as can be.
+    return (seed * 0x9E3779B1 + (step << 2) + stream) & 0xFFFFFFFF
+
+
 def _step_generator(seed: int, step: int, stream: int) -> torch.Generator:
-    # 64 bits keep streams of different (seed, step) apart without hashing.
-    return torch.Generator().manual_seed((seed << 40) + (step << 2) + stream)
+    return torch.Generator().manual_seed(_step_seed(seed, step, stream))
 
 
 def fit(
@@ -66,8 +70,10 @@ def fit(
 
     Raises ValueError for options that do not fit together, FloatingPointError when the loss is no longer finite.
     """
-    if steps < 1 or every < 1:
-        raise ValueError(f"steps and every must be at least 1, got {steps} and {every}")
+    if steps < 1 or every < 1 or batch < 1:
+        raise ValueError(f"steps, every and batch must be at least 1, got {steps}, {every} and {batch}")
+    if lr_schedule not in ("constant", "cosine"):
+        raise ValueError(f"unknown lr_schedule {lr_schedule!r}: choose one of constant, cosine")
     if accumulate < 1 or batch % accumulate:
         raise ValueError(f"accumulate must divide the batch: batch {batch}, accumulate {accumulate}")
     if loss.needs_teacher and teacher is None:
@@ -91,7 +97,7 @@ def fit(
         x0, label = x0.to(device), None if label is None else label.to(device)
         optimizer.zero_grad(set_to_none=True)
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed((seed << 40) + (step << 2) + 2)  # dropout draws from the global generator
+            torch.manual_seed(_step_seed(seed, step, 2))  # dropout draws from the global generator
             for start in range(0, batch, part):
                 rows = slice(start, start + part)
                 draws = BatchDraws(_step_generator(seed, step, 1), batch, start, start + part)

@@ -34,8 +34,8 @@ class UNetConfig:
 
 
 class _Norm(nn.GroupNorm):
-    def forward(self, x: Tensor) -> Tensor:  # statistics in float32 also under autocast
-        return super().forward(x.float()).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:  # statistics in at least float32, also under autocast
+        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
 class _Conditioned(nn.Sequential):
@@ -98,7 +98,7 @@ def _time_features(t: Tensor, dim: int) -> Tensor:
     """cos and sin of t at ``dim``/2 frequencies from 1 down to 1/10000 (guided-diffusion's order)."""
     half = dim // 2
     freqs = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half, device=t.device) / half)
-    angle = t[:, None].float() * freqs
+    angle = t[:, None].to(torch.promote_types(t.dtype, torch.float32)) * freqs
     return torch.cat([angle.cos(), angle.sin()], 1).to(t.dtype)
 
 

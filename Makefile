@@ -1,0 +1,34 @@
+# make app | test | lab | env | notebooks | lint. Each builds .venv first if it is not there.
+PYTHON ?= python3
+PORT ?= 7860
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Small tensors: one thread beats two, and two fight each other when anything else runs.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: app test lab env notebooks lint figures
+
+env: $(READY)
+
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cmlab needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[app,lab,dev]'
+	touch $(READY)
+
+app: $(READY)
+	PORT=$(PORT) $(BIN)/python app.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(READY)
+	$(BIN)/python notebooks/make.py
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -1,0 +1,49 @@
+"""Take a picture of the app for the README: ``python benchmarks/screenshot.py OUT.png --tab Edit``. Needs playwright, a browser."""
+
+import argparse
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+TABS = {"Sample": "film", "Interpolate": "frame", "Edit": "result", "2D playground": "arrows"}  # tab: the picture that comes last
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+
+
+def screenshot(path: Path, tab: str = "Sample", width: int = 1280, height: int = 860) -> None:
+    """Start the app on a free port, open ``tab``, wait for its pictures, and save what the browser shows to ``path``."""
+    from playwright.sync_api import sync_playwright
+
+    import app
+
+    browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser_path is None:
+        sys.exit(f"No browser was found: install one of {', '.join(BROWSERS)}.")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    page = app.build_app()
+    page.launch(server_port=port, prevent_thread_lock=True, quiet=True, **app.look())
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=browser_path, args=["--headless", "--no-sandbox", "--disable-gpu"])
+            view = browser.new_page(viewport={"width": width, "height": height})
+            view.goto(f"http://127.0.0.1:{port}")
+            view.get_by_role("tab", name=tab).click()
+            view.locator(f"#{TABS[tab]} img").wait_for(timeout=120_000)
+            view.wait_for_timeout(4000)  # streams end, thumbnails load
+            path.parent.mkdir(parents=True, exist_ok=True)
+            view.screenshot(path=str(path))
+            browser.close()
+    finally:
+        page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", type=Path, help="where to save the picture")
+    parser.add_argument("--tab", choices=TABS, default="Sample", help="the tab to show")
+    options = parser.parse_args()
+    screenshot(options.path, options.tab)

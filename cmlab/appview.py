@@ -1,0 +1,448 @@
+"""What the app shows and reads, without gradio: groups of checkpoints, pictures in and out, painted masks, checked numbers.
+
+Every refusal is a ValueError whose text can be shown to the user as it stands.
+"""
+
+import io
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import checkpoints
+from .data import DATASETS, TOYS, ImageData, MixtureData, drawn_points, load_data
+from .denoiser import Denoise
+from .editing import EDITS, STROKE_SIGMAS, Edit, preset_mask, slerp
+from .evaluation import sliced_wasserstein
+from .noise import as_draws, sampling_sigmas, seeds_from, state_dtype
+from .oracle import FiniteData
+from .presets import build_model, find, get_preset
+from .samplers import SAMPLERS, Step, default_sigmas, heun, initial_noise
+
+METHODS = {"edm": "EDM", "cd": "CD", "ct": "CT", "ict": "iCT", "ect": "ECT"}
+TRAINED_ALONE = ("ect", "ict", "ct")  # students without a teacher, in the order of preference
+TASKS = {"inpaint": "Inpaint", "colorize": "Colorize", "super_resolve": "Super-resolve", "stroke": "Stroke", "denoise": "Denoise"}
+TASK_HELP = {
+    "inpaint": "The pixels outside the mask are kept exactly; the model fills in the rest so that the whole looks like data.",
+    "colorize": "The brightness of every pixel is kept exactly; the model chooses the colours. Another seed, other colours.",
+    "super_resolve": "The mean of every block is kept exactly; the model adds the detail inside the blocks.",
+    "stroke": "Noise hides a rough painting's flaws but not its layout; the model makes a picture of what is left. "
+    "Paint on the canvas, or leave it as it is: then the picture in coarse blocks is the painting.",
+    "denoise": "One evaluation at the known noise level takes the noise away: f(x, σ) is what a consistency model computes.",
+}
+CSS = """
+.gradio-container { max-width: 1240px !important; margin: auto; }
+img { image-rendering: pixelated; }
+.figure img { image-rendering: auto; }
+.heading p, .caption p { margin: 0; }
+.caption { min-height: 1.8em; }
+.notice { border-left: 4px solid #D55E00; padding-left: 0.8em; }
+#examples .grid-container { grid-template-columns: repeat(5, 1fr) !important; padding: 0; grid-auto-rows: auto !important; }
+#examples .caption-label { display: none; }
+#examples .thumbnail-item { min-width: 0; width: 100%; height: auto; aspect-ratio: 1; }
+@media (hover: hover) {
+  .panel .icon-button-wrapper { opacity: 0; }
+  .panel:hover .icon-button-wrapper, .panel .icon-button-wrapper:focus-within { opacity: 1; }
+}
+"""
+EXACT = "digits, exact"
+PAINTED = "painted"
+DRAWN = "drawn"
+MAX_SEED = 2**31 - 1
+PANEL = 384  # pixels that a small picture is enlarged to
+
+
+# --- models ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """The checkpoints of one data set: ``models`` maps a method ("edm", "cd", ...) to a checkpoint's name."""
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int
+    models: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.shape) == 3
+
+    @property
+    def class_names(self) -> list[str]:
+        return [str(k) for k in range(self.classes)]
+
+
+def groups() -> dict[str, Group]:
+    """The checkpoints, bundled or in runs/, by data set ("digits-color-cd" is method cd of digits-color); colour images first.
+
+    Without any for images, the exact denoiser of the digits takes their place, so no tab is empty.
+    """
+    found: dict[str, Group] = {}
+    for name in sorted({*checkpoints.pretrained_names(), *(p.stem for p in Path("runs").glob("*" + checkpoints.SUFFIX))}):
+        data, _, method = name.rpartition("-")
+        if not data or method not in METHODS:
+            continue
+        try:
+            meta = checkpoints.read_meta(find(name))
+            group = Group(data, tuple(meta["shape"]), int(meta["classes"]))
+        except (checkpoints.CheckpointError, KeyError, TypeError):
+            continue  # a damaged file must not keep the others from being used
+        group = found.setdefault(data, group)
+        if group.shape == tuple(meta["shape"]) and group.classes == meta["classes"]:
+            group.models[method] = name
+    if not any(g.is_image for g in found.values()):
+        found[EXACT] = Group(EXACT, (1, 8, 8), 0, {"edm": EXACT, "cd": EXACT})
+    return dict(sorted(found.items(), key=lambda item: (not item[1].is_image, -item[1].shape[0], item[0])))
+
+
+@lru_cache(maxsize=1)
+def _exact_digits() -> FiniteData:
+    return FiniteData(_images("digits").x0[:300])
+
+
+def _images(name: str) -> ImageData:
+    data = load_data(name)
+    assert isinstance(data, ImageData)
+    return data
+
+
+def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> Denoise:
+    """The group's model for ``method``; raises ValueError where there is none."""
+    if method not in group.models:
+        have = ", ".join(METHODS[m] for m in group.models) or "none"
+        name = METHODS.get(method, method)
+        raise ValueError(f"{group.name} has no {name} checkpoint (found: {have}). Train it: cmlab train {group.name}-{method}")
+    if group.name == EXACT:
+        return _exact_digits() if method == "edm" else _exact_digits().consistency
+    path = find(group.models[method])
+    return _load(str(path), path.stat().st_mtime_ns, str(device))
+
+
+@lru_cache(maxsize=32)
+def _load(path: str, changed: int, device: str) -> Denoise:
+    model, _ = checkpoints.load(path, device)
+    label = torch.zeros(1, dtype=torch.int64, device=device) if model.classes else None
+    with torch.no_grad():  # the first evaluation pays for torch's own start: keep it out of the milliseconds that the app shows
+        model(torch.zeros(1, *model.shape, device=device), torch.ones((), device=device), label)
+    return model
+
+
+def class_labels(group: Group, choice: str, count: int, device: torch.device | str = "cpu") -> Tensor | None:
+    """(count,) labels: the class named ``choice``, or every class in turn for "all". None for a model without classes."""
+    if group.classes == 0:
+        return None
+    if choice in group.class_names:
+        return torch.full((count,), group.class_names.index(choice), device=device)
+    if choice == "all":
+        return torch.arange(count, device=device) % group.classes
+    raise ValueError(f"Unknown class {choice!r} for {group.name}: choose 'all' or one of {', '.join(group.class_names)}.")
+
+
+def trail(
+    model: Denoise,
+    shape: Sequence[int],
+    seeds: Sequence[int],
+    sampler: str,
+    steps: int,
+    label: Tensor | None,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Step, float]]:
+    """The sampler's steps from the noise of ``seeds``, each with the milliseconds that the sampler has taken so far."""
+    sigmas, draws, device = default_sigmas(sampler, steps), as_draws(list(seeds)), torch.device(device)
+    x = draws.normal((len(seeds), *shape)).to(device, state_dtype(device)) * float(sigmas[0])
+    yield from timed(SAMPLERS[sampler](model, x, sigmas, label, noise=draws if sampler == "multistep" and steps > 1 else None))
+
+
+def timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
+    """``steps`` with the milliseconds spent inside them."""
+    spent = 0.0
+    while True:
+        clock = time.perf_counter()
+        step = next(steps, None)
+        if step is None:
+            return
+        if step.x.is_cuda:
+            torch.cuda.synchronize()
+        spent += (time.perf_counter() - clock) * 1000
+        yield step, spent
+
+
+def sampler_of(method: str, steps: int) -> str:
+    """Diffusion models are sampled by Heun's method, consistency models in one or more steps."""
+    return "heun" if method == "edm" else "onestep" if steps == 1 else "multistep"
+
+
+# --- checked input ---------------------------------------------------------------------------------------------------------
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """``value`` as an int in [low, high]; raises ValueError for anything else, NaN and infinity included."""
+    if not _is_number(value) or value != int(value) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_short(value)}.")
+    return int(value)
+
+
+def real(name: str, value: Any, low: float, high: float) -> float:
+    """``value`` as a float in [low, high]; raises ValueError for anything else, NaN and infinity included."""
+    if not _is_number(value) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low} to {high}, got {_short(value)}.")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 40 else text[:37] + "..."
+
+
+def seed_from(value: Any) -> int:
+    """The seed to use: ``value``, or a fresh one where the box is empty."""
+    return torch.seed() % (MAX_SEED + 1) if value is None else whole("The seed", value, 0, MAX_SEED)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------------
+
+
+def picture(x: Tensor, columns: int | None = None, size: int = PANEL) -> np.ndarray:
+    """A batch of images, or a set of points (N, 2), as one picture uint8 (H, W, 3) about ``size`` pixels high."""
+    from . import plots
+
+    if x.ndim == 2:
+        return figure_pixels(plots.plot_points({"": x}, size=3.6))
+    columns = columns or math.ceil(math.sqrt(len(x)))
+    rows = math.ceil(len(x) / columns)
+    return plots.image_grid(x, columns, scale=max(1, size // (rows * (x.shape[-2] + 1))))
+
+
+def film(steps: Sequence[Step], most: int = 18) -> np.ndarray:
+    """The first sample at up to ``most`` of the steps: above the noisy state after the step, below the estimate made at it."""
+    keep = sorted({round(k * (len(steps) - 1) / max(1, min(most, len(steps)) - 1)) for k in range(min(most, len(steps)))})
+    return picture(torch.cat([steps[k].x[:1] for k in keep] + [steps[k].x0_hat[:1] for k in keep]), len(keep), 160)
+
+
+def figure_pixels(figure) -> np.ndarray:
+    """A matplotlib figure as uint8 (H, W, 3)."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def examples(group: Group) -> tuple[Tensor, list[str | None]]:
+    """Pictures to edit, (N, C, H, W), one per class, and their classes; borrowed digits where the own data is not at hand."""
+    own = group.name in DATASETS
+    data = _images(group.name if own else "digits" if group.shape[0] == 1 else "digits-color")
+    assert data.label is not None
+    first = [int((data.label == k).nonzero()[0]) for k in range(data.classes)]
+    pictures = torch.nn.functional.interpolate(data.x0[first], tuple(group.shape[1:]))  # pixels are repeated
+    return pictures, [str(k) if own and group.classes else None for k in range(data.classes)]
+
+
+def read_picture(path: str, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
+    """An image file as (1, C, H, W) in [-1, 1] for a model of ``shape``, and what had to be changed, in words.
+
+    Raises ValueError for a file that is not a readable picture.
+    """
+    from PIL import Image, ImageOps
+
+    from .plots import from_uint8
+
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > 50_000_000:
+                raise ValueError(
+                    f"{Path(path).name} has {file.width} x {file.height} pixels: choose a picture below 50 million pixels."
+                )
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow raises many kinds, SyntaxError among them
+        raise ValueError(f"{Path(path).name} is not a picture that can be read. Choose a PNG, JPEG, GIF or WebP file.") from error
+    notes = []
+    if image.mode not in (("RGB",) if channels == 3 else ("L", "RGB")):
+        notes.append(f"converted from mode {image.mode} to RGB" + (" on white" if "A" in image.getbands() else ""))
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=float)
+        span = values.max() - values.min()
+        image = Image.fromarray(((values - values.min()) / (span or 1) * 255).astype(np.uint8))
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    if image.size != (width, height):
+        notes.append(f"resized from {image.width} x {image.height} to {width} x {height} pixels")
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
+    return from_uint8(np.array(image), channels), notes
+
+
+def painted_mask(editor: dict | None, shape: Sequence[int]) -> Tensor:
+    """The painted area of an image editor as a mask (1, 1, H, W), 1 where at least a quarter of a pixel is covered.
+
+    Raises ValueError when nothing is painted.
+    """
+    alpha = _painted(editor)
+    if alpha is not None:
+        covered = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(alpha).float()[None, None], (shape[-2], shape[-1]))
+        free = (covered >= 0.25).float()
+        if bool(free.any()):
+            return free
+    raise ValueError("The mask is empty: paint over the area to generate, or choose a preset mask.")
+
+
+def _painted(editor: dict | None) -> np.ndarray | None:
+    """True where any layer holds paint, (H, W). Paint is what is not transparent: its colour says nothing."""
+    layers = [
+        layer for layer in (editor or {}).get("layers") or [] if layer is not None and layer.ndim == 3 and layer.shape[2] == 4
+    ]
+    return np.any([layer[..., 3] > 0 for layer in layers], axis=0) if layers else None
+
+
+def painted_over(editor: dict | None, shape: Sequence[int]) -> Tensor | None:
+    """The edited picture with its paint, (1, C, H, W), or None when nothing is painted."""
+    from PIL import Image
+
+    from .plots import from_uint8
+
+    if editor is None or not is_painted(editor) or editor.get("composite") is None:
+        return None
+    image = Image.fromarray(editor["composite"]).convert("RGB").resize((shape[2], shape[1]), Image.Resampling.BOX)
+    return from_uint8(np.array(image), shape[0])
+
+
+def is_painted(editor: dict | None) -> bool:
+    """Whether there is any paint on the canvas."""
+    painted = _painted(editor)
+    return painted is not None and bool(painted.any())
+
+
+def drawing_points(editor: dict | None, limit: int = 400) -> list[tuple[float, float]]:
+    """Points of a drawing, y upwards; at most ``limit``, evenly taken. Raises ValueError for an empty canvas."""
+    painted = _painted(editor)
+    y, x = np.nonzero(painted) if painted is not None else (np.empty(0), np.empty(0))
+    if len(x) < 2:
+        raise ValueError("Nothing is drawn: draw on the canvas, or choose one of the ready distributions.")
+    keep = np.random.default_rng(0).permutation(len(x))[:limit]
+    return [(float(x[k]), float(-y[k])) for k in keep]
+
+
+def plane_data(distribution: str, drawing: dict | None) -> MixtureData:
+    """A 2D set by name, or the one that was drawn."""
+    data = drawn_points(drawing_points(drawing), 0.08) if distribution == DRAWN else load_data(distribution)
+    if not isinstance(data, MixtureData):
+        raise ValueError(f"{distribution!r} is not a distribution in the plane.")
+    return data
+
+
+def warm_up() -> None:
+    """Do a little of everything once: otherwise the first use of a tab waits for imports (scikit-learn, torch's optimizers)."""
+    load_data("digits")
+    data = plane_data(TOYS[0], None)
+    exact_flow(data, 1, 2, 1.0, 0)
+    for _ in train_live(data, "edm", 1, 16, 0):
+        pass
+
+
+# --- edits -----------------------------------------------------------------------------------------------------------------
+
+
+def make_edit(
+    task: str, y: Tensor, *, mask: str, painted: dict | None, patch: int, noise_level: float, steps: int, seed: int
+) -> tuple[Edit, Tensor]:
+    """The edit and the degraded picture (1, C, H, W) that it starts from."""
+    if task == "inpaint":
+        shape = tuple(y.shape[1:])
+        edit = EDITS[task](y, painted_mask(painted, shape) if mask == PAINTED else preset_mask(mask, shape, seed), steps)
+    elif task == "colorize":
+        edit = EDITS[task](y, steps)
+    elif task == "super_resolve":
+        edit = EDITS[task](y, patch, steps)
+    elif task == "stroke":
+        # Nothing painted: the picture in coarse blocks stands for a rough painting.
+        guide = painted_over(painted, y.shape[1:])
+        guide = EDITS["super_resolve"](y, patch).kept if guide is None else guide
+        edit = EDITS[task](guide, [noise_level * s / STROKE_SIGMAS[0] for s in STROKE_SIGMAS])
+    elif task == "denoise":
+        edit = EDITS[task](y + initial_noise(y.shape[1:], seeds_from(seed, 1), noise_level).float(), noise_level)
+    else:
+        raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(EDITS)}.")
+    return edit, edit.kept
+
+
+def make_interpolation(
+    group: Group, method: str, seeds: tuple[int, int], frames: int, label: Tensor | None, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Step, float]:
+    """Noises along the great circle between two seeds through one model: samples (frames, C, H, W), the last step, milliseconds."""
+    model = model_of(group, method, device)
+    a, b = (initial_noise(group.shape, [seed], device=device).expand(frames, *group.shape) for seed in seeds)
+    steps = 18 if method == "edm" else 1
+    sampler = sampler_of(method, steps)
+    noise = slerp(a, b, torch.linspace(0, 1, frames, device=device))
+    *_, (step, ms) = timed(SAMPLERS[sampler](model, noise, default_sigmas(sampler, steps), label))
+    return step.x, step, ms
+
+
+# --- the plane -------------------------------------------------------------------------------------------------------------
+
+
+def exact_flow(data: MixtureData, count: int, steps: int, noise_level: float, seed: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Pictures of the exact paths and of the exact consistency function at ``noise_level``, and the paths as a plotly figure."""
+    from . import plots
+
+    noise, sigmas = initial_noise((2,), seeds_from(seed, count)), sampling_sigmas(steps)
+    path = torch.stack([noise, *(step.x for step in heun(data.oracle, noise, sigmas))])
+    clean = data.batch(1500, torch.Generator().manual_seed(seed))[0]
+    start = clean[:100].double() + initial_noise((2,), seeds_from(seed, 100), noise_level)
+    end = data.oracle.consistency(start, torch.tensor(noise_level, dtype=torch.float64))
+    paths = plots.plot_trajectories(path, sigmas, data=clean)
+    arrows = plots.plot_consistency(start, end, f"f(x, σ) at σ = {noise_level:g}", clean)
+    return figure_pixels(paths), figure_pixels(arrows), plots.trajectories_3d(path, sigmas)
+
+
+def train_live(
+    data: MixtureData, method: str, steps: int, batch: int, seed: int, init: str = "", device: torch.device | str = "cpu"
+) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """Train a small network on ``data`` and yield, about three times a second, its samples, its loss, and both in words.
+
+    The samples come from one fixed noise, so what moves in the picture is the network. ``init`` names a checkpoint to start from.
+    """
+    from . import plots
+    from .training import fit
+
+    preset = replace(get_preset(f"{TOYS[0]}-{method}"), init=init, seed=seed)
+    teacher = data.oracle if preset.loss.needs_teacher else None
+    n, k = 600, 18 if method == "edm" else 1
+    truth = data.batch(n, torch.Generator().manual_seed(seed))[0]
+    losses: tuple[list, list] = ([], [])
+    drawn_at, pause = -math.inf, 0.0
+    options = {"lr": preset.lr, "teacher": teacher, "seed": seed, "ema": 0.99, "device": device}
+    begin = init or "random weights"
+    for state in fit(
+        build_model(preset), data, preset.loss, steps=steps, batch=batch, every=min(20, max(1, steps // 10)), **options
+    ):
+        losses[0].append(state.step)
+        losses[1].append(state.loss)
+        clock = time.monotonic()
+        if clock - drawn_at < pause and state.step < steps:
+            continue
+        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler_of(method, k), k, None, device)
+        made = last.x.cpu()
+        text = (
+            f"**{METHODS[method]}**, step {state.step} of {steps} · loss {state.loss:.3g} · {state.images_per_s:,.0f} samples/s · "
+            f"sliced Wasserstein distance to the data {sliced_wasserstein(made, truth):.3f} · began with {begin}"
+        )
+        samples = plots.plot_points({"data": truth, f"{METHODS[method]}, {last.nfe} NFE": made}, size=3.4)
+        curve = plots.plot_curves({"loss": losses}, "training step", "loss")
+        yield figure_pixels(samples), figure_pixels(curve), text
+        drawn_at = time.monotonic()
+        pause = max(0.3, 2 * (drawn_at - clock))  # on a slow machine too, most of the time goes into learning

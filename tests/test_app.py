@@ -1,0 +1,285 @@
+"""The app through its API, as gradio_client and bare HTTP see it, and its handlers as plain functions."""
+
+import json
+import math
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+gr = pytest.importorskip("gradio")
+pytest.importorskip("gradio_client")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from gradio_client import Client, handle_file  # noqa: E402
+from gradio_client.exceptions import AppError  # noqa: E402
+
+import app  # noqa: E402
+from cmlab import appview as view  # noqa: E402
+from cmlab import checkpoints  # noqa: E402
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
+from cmlab.networks import UNetConfig, build_network  # noqa: E402
+
+COLOR = "digits-color"
+
+
+def untrained(folder: Path, data: str, shape: tuple[int, ...]) -> None:
+    """Checkpoints that have learnt nothing: enough for plumbing, and made in no time."""
+    for method in ("edm", "cd", "ect"):
+        torch.manual_seed(0)
+        net = build_network(UNetConfig(channels=8, mult=(1,), emb=16), shape, 10)
+        checkpoints.save(folder / f"{data}-{method}.safetensors", Denoiser(net, EDM if method == "edm" else CONSISTENCY, shape, 10))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[str]:
+    """The address of a running app on the bundled checkpoints (untrained ones where the package has none yet)."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # the developer's own runs/ is not part of the test
+        if not {f"{COLOR}-{m}" for m in ("edm", "cd", "ect")} <= set(checkpoints.pretrained_names()):
+            patch.setattr(checkpoints, "PRETRAINED", folder)
+            untrained(folder, COLOR, (3, 8, 8))
+            untrained(folder, "digits", (1, 8, 8))
+        page = app.build_app()
+        _, url, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **app.look())
+        yield url
+        page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(served) -> Client:
+    return Client(served, verbose=False)
+
+
+def pixels(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_the_endpoints_have_names_and_named_parameters(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(endpoints) == {"/sample", "/interpolate", "/edit", "/trajectories", "/train_2d"}
+    names = {p["parameter_name"] for p in endpoints["/edit"]["parameters"]}
+    assert {"task", "image", "mask", "method", "steps", "noise_level", "seed"} <= names
+    for endpoint in endpoints.values():
+        assert all(p["parameter_has_default"] for p in endpoint["parameters"])
+
+
+def test_sample_streams_and_the_same_seed_gives_the_same_pictures(client):
+    options = {"data": COLOR, "count": 9, "heun_steps": 3, "student_steps": 2, "api_name": "/sample"}
+    job = client.submit(seed=7, **options)
+    edm, edm_text, cd, cd_text, student, _, film, seed = job.result()
+    assert len(job.outputs()) == 3 + 2 + 2 + 1  # every step of each model, and the end
+    assert seed == 7 and "5 NFE" in edm_text and "2 NFE" in cd_text and "ms" in cd_text
+    assert pixels(edm).shape == pixels(cd).shape == pixels(student).shape
+    assert pixels(film).shape[1] > pixels(film).shape[0]
+    again, other = client.predict(seed=7, **options), client.predict(seed=8, **options)
+    assert (pixels(again[0]) == pixels(edm)).all() and (pixels(again[2]) == pixels(cd)).all()
+    assert not (pixels(other[0]) == pixels(edm)).all()
+
+
+def test_an_empty_seed_is_drawn_and_returned(client):
+    *_, first = client.predict(seed=None, count=1, heun_steps=1, api_name="/sample")
+    *_, second = client.predict(seed=None, count=1, heun_steps=1, api_name="/sample")
+    assert 0 <= first <= view.MAX_SEED and first != second
+
+
+def test_interpolation_begins_with_the_picture_of_seed_a(client):
+    strip, frame, text, a, b, _ = client.predict(
+        data=COLOR, method="cd", seed_a=5, seed_b=6, frames=4, class_name="2", api_name="/interpolate"
+    )
+    cd = client.predict(data=COLOR, seed=5, count=1, heun_steps=1, class_name="2", api_name="/sample")[2]
+    assert (a, b) == (5, 6) and "4 frames" in text
+    assert (pixels(frame) == pixels(cd)).all()
+    assert pixels(strip).shape[1] > 3 * pixels(strip).shape[0]
+
+
+@pytest.mark.parametrize("task", ["inpaint", "colorize", "super_resolve", "stroke", "denoise"])
+def test_every_edit_shows_original_degraded_and_result(client, task):
+    job = client.submit(task=task, data=COLOR, example=4, steps=3, seed=2, noise_level=0.5, api_name="/edit")
+    original, degraded, result, text, seed = job.result()
+    assert pixels(original).shape == pixels(degraded).shape == pixels(result).shape
+    assert (pixels(degraded) != pixels(original)).any()
+    assert seed == 2 and "NFE" in text
+    assert len(job.outputs()) == {"denoise": 1, "stroke": 2}.get(task, 3)
+
+
+def test_inpainting_keeps_what_the_mask_spares(client):
+    original, _, result, *_ = client.predict(task="inpaint", data=COLOR, mask="left", steps=2, api_name="/edit")
+    half = pixels(original).shape[1] // 2
+    assert (pixels(original)[:, half:] == pixels(result)[:, half:]).all()
+    assert (pixels(original)[:, :half] != pixels(result)[:, :half]).any()
+
+
+def test_a_painted_mask_is_obeyed_and_an_empty_one_refused(client, tmp_path):
+    paint = np.zeros((view.PANEL, view.PANEL, 4), np.uint8)
+    Image.fromarray(paint).save(tmp_path / "empty.png")
+    paint[: view.PANEL // 4, :, :] = 255
+    Image.fromarray(paint).save(tmp_path / "top.png")
+
+    def painted(name: str) -> dict:
+        file = handle_file(str(tmp_path / name))
+        return {"background": file, "layers": [file], "composite": file}
+
+    options = {"task": "inpaint", "data": COLOR, "mask": "painted", "steps": 1, "api_name": "/edit"}
+    original, _, result, *_ = client.predict(painted=painted("top.png"), **options)
+    changed = (pixels(original) != pixels(result)).any((1, 2))
+    assert changed[: view.PANEL // 4 - 8].any() and not changed[view.PANEL // 4 :].any()
+    for empty in (painted("empty.png"), None):
+        with pytest.raises(AppError, match="mask is empty: paint"):
+            client.predict(painted=empty, **options)
+
+
+def test_what_is_not_a_picture_is_refused_and_the_app_goes_on(client, tmp_path):
+    for name in ("notes.txt", "liar.png"):
+        (tmp_path / name).write_text("not a picture at all")
+        with pytest.raises(AppError, match=r"not a picture|Invalid file type"):
+            client.predict(image=handle_file(str(tmp_path / name)), steps=1, api_name="/edit")
+    assert client.predict(steps=1, api_name="/edit")
+
+
+def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
+    Image.new("RGBA", (60, 41), (255, 0, 0, 128)).save(tmp_path / "wide.png")
+    original, *_ = client.predict(
+        image=handle_file(str(tmp_path / "wide.png")), data=COLOR, steps=1, task="super_resolve", api_name="/edit"
+    )
+    assert abs(pixels(original).reshape(-1, 3).mean(0) - (255, 127, 127)).max() < 3
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "options", "message"),
+    [
+        ("/sample", {"count": 10**9}, "greater than maximum"),
+        ("/sample", {"heun_steps": 1e300}, "greater than maximum"),
+        ("/sample", {"student_steps": 0}, "less than minimum"),
+        ("/sample", {"count": 2.5}, "samples must be a whole number from 1 to 256"),
+        ("/sample", {"seed": -1}, "seed must be a whole number from 0 to 2147483647, got -1"),
+        ("/sample", {"seed": 1e300}, "seed must be a whole number"),
+        ("/sample", {"seed": "seven"}, "seed must be a whole number"),
+        ("/sample", {"data": "imagenet"}, "not in the list of choices"),
+        ("/interpolate", {"frames": 0}, "less than minimum"),
+        ("/interpolate", {"class_name": "eleven"}, "not in the list of choices"),
+        ("/edit", {"example": 10}, "example must be a whole number from 0 to 9"),
+        ("/edit", {"task": "super_resolve", "patch": 3}, "patch 3 does not divide"),
+        ("/edit", {"task": "colorize", "data": "digits"}, "needs RGB"),
+        ("/trajectories", {"count": 10**6}, "greater than maximum"),
+        ("/trajectories", {"distribution": "drawn"}, "Nothing is drawn"),
+        ("/train_2d", {"steps": 10**7}, "greater than maximum"),
+        ("/train_2d", {"batch": 0}, "less than minimum"),
+    ],
+)
+def test_bad_input_is_answered_by_a_readable_message(client, endpoint, options, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(api_name=endpoint, **options)
+
+
+def test_a_number_that_is_not_finite_is_an_error_and_no_hang(served):
+    import httpx
+
+    for endpoint, data in (
+        ("trajectories", ["two-moons", None, 4, 5, math.nan, 0]),
+        ("train_2d", ["rings", None, "edm", 20, 32, math.inf]),
+    ):
+        body = json.dumps({"data": data})  # NaN and Infinity, which Python's JSON lets through
+        call = httpx.post(f"{served}gradio_api/call/{endpoint}", content=body, headers={"content-type": "application/json"})
+        if call.status_code == 200:
+            text = httpx.get(f"{served}gradio_api/call/{endpoint}/{call.json()['event_id']}", timeout=20).text
+            assert "event: error" in text and "must be" in text
+        else:
+            assert 400 <= call.status_code < 500
+
+
+def test_trajectories_are_pictures_and_repeat(client):
+    options = {"distribution": "8gaussians", "count": 5, "steps": 6, "noise_level": 0.5, "seed": 3, "api_name": "/trajectories"}
+    paths, arrows, solid, seed = client.predict(**options)
+    assert seed == 3 and pixels(paths).shape[1] > 600 and pixels(arrows).shape[1] > 300
+    assert solid["type"] == "plotly" and len(json.loads(solid["plot"])["data"]) == 5
+    assert (pixels(client.predict(**options)[0]) == pixels(paths)).all()
+
+
+@pytest.mark.parametrize("method", ["edm", "cd", "ect", "ict"])
+def test_training_streams_pictures_to_its_last_step(client, method):
+    job = client.submit(distribution="two-moons", method=method, steps=40, batch=32, seed=1, api_name="/train_2d")
+    points, curve, text, seed = job.result()
+    assert "step 40 of 40" in text and "Wasserstein" in text and seed == 1
+    assert len(job.outputs()) >= 2
+    assert pixels(points).shape[2] == pixels(curve).shape[2] == 3
+
+
+def test_a_drawing_is_a_distribution():
+    paint = np.zeros((100, 100, 4), np.uint8)
+    paint[10:20, 10:90, 3] = 255
+    drawing = {"background": None, "layers": [paint], "composite": None}
+    *_, (paths, arrows, _, seed) = app.trajectories("drawn", drawing, 3, 4, 1.0, 5)
+    assert Path(paths).is_file() and Path(arrows).is_file() and seed == 5
+    points = np.array(view.drawing_points(drawing))
+    assert np.ptp(points[:, 0]) > 5 * np.ptp(points[:, 1]) and len(points) <= 400
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 32, 32)])
+def test_pictures_of_every_mode_are_read(tmp_path, mode, shape):
+    ramp = Image.fromarray(np.linspace(0, 255, 16 * 24, dtype=np.uint8).reshape(16, 24))
+    image = ramp if mode == "L" else Image.fromarray(np.asarray(ramp).astype(np.uint16)) if mode == "I;16" else ramp.convert(mode)
+    path = tmp_path / f"ramp.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16') else 'tif'}"
+    image.save(path)
+    x, notes = view.read_picture(str(path), shape)
+    assert x.shape == (1, *shape) and x.abs().max() <= 1.001
+    assert x[..., 0, :].mean() < -0.5 and x[..., -1, :].mean() > 0.5
+    assert any("resized from 24 x 16" in note for note in notes)
+
+
+def test_without_checkpoints_an_exact_model_stands_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    assert list(view.groups()) == [view.EXACT]
+    config = json.dumps(app.build_app().get_config_file(), default=str)
+    assert "No trained image model was found" in config
+    *_, (edm, _, cd, _, student, student_text, _, _) = app.sample(count=2, heun_steps=2)
+    assert Path(edm).is_file() and Path(cd).is_file() and student is None and "cmlab train" in student_text
+    *_, (_, _, result, _, _) = app.edit("inpaint", steps=1)
+    assert Path(result).is_file()
+
+
+def test_a_damaged_checkpoint_hides_only_itself_and_a_new_one_appears(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "cifar10-small", (3, 32, 32))
+    (tmp_path / "digits-edm.safetensors").write_bytes(b"cut short")
+    group = view.groups()["cifar10-small"]
+    assert list(view.groups()) == ["cifar10-small"] and group.shape == (3, 32, 32)
+    *_, (_, _, result, *_) = app.edit("super_resolve", data="cifar10-small", steps=1, patch=4)
+    assert pixels(result).shape[0] % 32 == 0
+    (tmp_path / "cifar10-small-cd.safetensors").unlink()
+    with pytest.raises(gr.Error, match=r"has no CD checkpoint.*cmlab train"):
+        list(app.edit("inpaint", data="cifar10-small"))
+
+
+@pytest.mark.parametrize(
+    ("port", "message"), [("taken", "make app PORT="), ("http", "must be a number"), ("70000", "must be a number")]
+)
+def test_a_port_that_cannot_be_used_ends_with_one_line(monkeypatch, port, message):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(taken.getsockname()[1]) if port == "taken" else port])
+        with pytest.raises(SystemExit, match=message) as end:
+            app.main()
+    assert "\n" not in str(end.value.code) and end.value.code != 0
+
+
+def test_an_unknown_device_ends_with_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(free_port()), "--device", "toaster"])
+    with pytest.raises(SystemExit, match=r"device 'toaster' cannot be used"):
+        app.main()

@@ -1,0 +1,119 @@
+"""The app in a real browser: every tab once, wrong input, and no request that leaves this machine."""
+
+import shutil
+from collections.abc import Iterator
+from urllib.parse import urlparse
+
+import pytest
+
+pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api")
+from test_app import served  # noqa: E402, F401  (a fixture)
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+LOCAL = {"127.0.0.1", "localhost", None}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, served) -> Iterator:  # noqa: F811
+    """The open app. Afterwards: nothing was asked of another machine, and the browser has nothing to complain about."""
+    page, foreign, complaints = browser.new_page(viewport={"width": 1280, "height": 900}), [], []
+    page.set_default_timeout(30_000)
+    page.on("request", lambda r: foreign.append(r.url) if urlparse(r.url).hostname not in LOCAL else None)
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(served)
+    yield page
+    page.close()
+    assert foreign == []
+    assert complaints == []
+
+
+def open_tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def picture(page, elem_id: str, other_than: str | None = None) -> str:
+    """The address of the picture in ``elem_id`` once it is loaded and another than ``other_than``."""
+    fresh = "i && i.complete && i.naturalWidth > 0 && i.src !== old"
+    script = f"([id, old]) => {{ const i = document.querySelector('#' + id + ' img'); return {fresh} }}"
+    page.wait_for_function(script, arg=[elem_id, other_than or ""])
+    return page.locator(f"#{elem_id} img").get_attribute("src")
+
+
+def test_sample_interpolate_and_inpaint(page):
+    first = [picture(page, f"sample-{k}") for k in range(3)]  # the page samples by itself when it opens
+    page.get_by_text("35 NFE").wait_for()
+    picture(page, "film")
+    page.get_by_label("Seed").locator("visible=true").fill("5")
+    page.locator("#sample-go").click()
+    for k in range(3):
+        picture(page, f"sample-{k}", first[k])
+
+    open_tab(page, "Interpolate")
+    picture(page, "strip")
+    start = picture(page, "frame")
+    page.locator("#position input[type=number]").fill("10")
+    page.locator("#position input[type=number]").press("Enter")
+    picture(page, "frame", start)
+
+    open_tab(page, "Edit")
+    before = picture(page, "result")
+    page.get_by_label("left", exact=True).check()
+    page.locator("#edit-go").click()
+    picture(page, "result", before)
+    page.locator("#examples button").nth(7).click()
+    picture(page, "original", picture(page, "degraded"))
+
+
+def test_wrong_input_gets_a_message_and_the_app_goes_on(page, tmp_path):
+    open_tab(page, "Edit")
+    done = picture(page, "result")
+    fake = tmp_path / "holiday.png"
+    fake.write_text("not a picture at all")
+    page.locator("#upload input[type=file]").set_input_files(str(fake))
+    page.get_by_text("holiday.png is not a picture that can be read").first.wait_for()
+    page.locator("#upload").get_by_text("holiday").wait_for(state="detached")  # dropped: the example is back
+    page.get_by_label("painted").check()
+    page.locator("#painted canvas").first.wait_for()
+    page.locator("#edit-go").click()
+    page.get_by_text("The mask is empty").first.wait_for()
+    page.get_by_label("top", exact=True).check()
+    page.locator("#edit-go").click()
+    picture(page, "result", done)
+
+
+def test_training_is_live_and_stops(page):
+    open_tab(page, "2D playground")
+    moons = picture(page, "paths")
+    page.get_by_label("8gaussians").check()
+    picture(page, "paths", moons)
+    page.get_by_text("The same paths in 3D").click()
+    page.locator(".js-plotly-plot canvas").first.wait_for()
+
+    open_tab(page, "Train live")
+    page.locator("#train-go").click()
+    seen = [picture(page, "train-points")]
+    for _ in range(2):
+        seen.append(picture(page, "train-points", seen[-1]))
+    assert len(set(seen)) == 3
+    page.locator("#train-stop").click()
+    page.wait_for_timeout(1500)
+    status = page.locator("#train-status").inner_text()
+    page.wait_for_timeout(1500)
+    assert page.locator("#train-status").inner_text() == status and "of 2000" in status and "step 2000" not in status

@@ -1,0 +1,133 @@
+"""The preconditionings and the one denoiser code path: the boundary condition is exact, not approximate."""
+
+import math
+
+import pytest
+import torch
+from conftest import normal, tiny
+from torch import nn
+
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond
+
+DTYPES = [torch.float32, torch.float64]
+KINDS = ["mlp", "unet"]
+
+
+def levels(form: str, value: float, batch: int, dtype: torch.dtype):
+    return {
+        "scalar": torch.tensor(value, dtype=dtype),
+        "per sample": torch.full((batch,), value, dtype=dtype),
+        "scalar of the other dtype": torch.tensor(value, dtype=torch.float64 if dtype == torch.float32 else torch.float32),
+        "number": value,
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["scalar", "per sample", "scalar of the other dtype", "number"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_boundary_is_bitwise(kind, dtype, form):
+    model = tiny(kind, CONSISTENCY, dtype=dtype)
+    x = normal(3, *model.shape, dtype=dtype) * 10
+    assert torch.equal(model(x, levels(form, 0.002, 3, dtype)), x)
+
+
+@pytest.mark.parametrize("sigma_min", [0.003, 0.1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_boundary_is_bitwise_for_any_sigma_min_and_sigma_data(dtype, sigma_min):
+    model = tiny("mlp", Precond(sigma_data=0.3, sigma_min=sigma_min), dtype=dtype)
+    x = normal(3, 2, dtype=dtype)
+    assert torch.equal(model(x, torch.tensor(sigma_min, dtype=dtype)), x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_batch_keeps_its_boundary_rows(kind, dtype):
+    model = tiny(kind, CONSISTENCY, dtype=dtype)
+    x = normal(2, *model.shape, dtype=dtype)
+    out = model(x, torch.tensor([0.002, 3.0], dtype=dtype))
+    assert torch.equal(out[0], x[0])
+    assert not torch.allclose(out[1], x[1])
+
+
+@pytest.mark.parametrize("precond", [EDM, CONSISTENCY, Precond(sigma_min=0.1)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sigma_zero_is_finite_and_the_identity(kind, precond):
+    model = tiny(kind, precond)
+    x = normal(2, *model.shape, dtype=torch.float32)
+    out = model(x, torch.tensor(0.0))
+    assert torch.equal(out, x)
+    out.square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.05, 1.0, 80.0])
+@pytest.mark.parametrize("sigma_min", [0.0, 0.002])
+def test_coefficients_are_those_of_the_papers(sigma, sigma_min):
+    c = Precond(0.5, sigma_min)(torch.tensor(sigma, dtype=torch.float64))
+    above = sigma - sigma_min
+    expected = (
+        0.25 / (above**2 + 0.25),
+        0.5 * above / math.sqrt(sigma**2 + 0.25),
+        1 / math.sqrt(sigma**2 + 0.25),
+        math.log(sigma) / 4,
+    )
+    assert [v.item() for v in c] == pytest.approx(expected, rel=1e-14, abs=1e-300)
+
+
+def test_denoiser_applies_the_coefficients():
+    class Recorder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def forward(self, x, c_noise, label):
+            self.seen = (x, c_noise, label)
+            return torch.full_like(x, 3.0)
+
+    net = Recorder()
+    x, sigma, label = normal(2, 2), torch.tensor([0.5, 2.0], dtype=torch.float64), torch.tensor([1, 0])
+    out = Denoiser(net, EDM, (2,), classes=2)(x, sigma, label)
+    c = EDM(sigma)
+    assert torch.equal(out, c.c_skip[:, None] * x + c.c_out[:, None] * 3)
+    assert torch.equal(net.seen[0], c.c_in[:, None] * x)
+    assert torch.equal(net.seen[1], c.c_noise)
+    assert net.seen[2] is label
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float64_states_stay_float64_over_a_float32_network(kind):
+    model = tiny(kind)
+    x = normal(2, *model.shape)
+    out = model(x, torch.tensor(1.5, dtype=torch.float64))
+    assert out.dtype == torch.float64
+    # The network alone is float32, so the whole agrees with the float64 network to float32 rounding through a few layers.
+    assert torch.allclose(out, tiny(kind, dtype=torch.float64)(x, torch.tensor(1.5, dtype=torch.float64)), atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [torch.tensor(3), 3])
+def test_integer_levels_are_levels(sigma):
+    model = tiny()
+    x = normal(2, 2, dtype=torch.float32)
+    assert torch.equal(model(x, sigma), model(x, torch.tensor(3.0)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_level_equals_the_same_level_per_sample(kind):
+    model = tiny(kind)
+    x = normal(3, *model.shape, dtype=torch.float32)
+    assert torch.equal(model(x, torch.tensor(1.5)), model(x, torch.full((3,), 1.5)))
+
+
+def test_another_sample_shape_is_an_error():
+    with pytest.raises(ValueError, match=r"samples of shape \(2,\), got a batch of shape \(4, 3\)"):
+        tiny()(torch.zeros(4, 3), torch.tensor(1.0))
+
+
+def test_a_label_for_an_unconditional_model_is_an_error():
+    with pytest.raises(ValueError, match="unconditional"):
+        tiny()(torch.zeros(4, 2), torch.tensor(1.0), torch.zeros(4, dtype=torch.int64))
+
+
+def test_another_number_of_levels_is_an_error():
+    with pytest.raises(ValueError, match="one value per sample"):
+        tiny()(torch.zeros(4, 2), torch.ones(3))
