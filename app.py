@@ -118,7 +118,7 @@ def sample(data=None, seed=0, count=16, heun_steps=18, student_steps=1, student=
             done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
             panels[method] = (png(view.picture(step.x0_hat)), f"**{view.METHODS[method]}, {done}** · {step.nfe} NFE · {ms:.0f} ms")
             yield shown()
-        if method == "edm" and group.is_image:
+        if method == "edm":
             film = png(view.film(walked))
     yield shown()
 
@@ -177,8 +177,8 @@ def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, b
     data, seed = view.plane_data(distribution, drawing), view.seed_from(seed)
     steps = view.whole("The number of training steps", steps, 10, MAX_TRAINING)
     batch = view.whole("The batch size", batch, 16, 2048)
-    # ECT is tuning: it starts from the diffusion model where one is bundled. The others are more fun from nothing.
-    init = f"{distribution}-edm" if method == "ect" and f"{distribution}-edm" in pretrained_names() else ""
+    init = f"{distribution}-edm"  # as in the presets, students start from the diffusion model where one is bundled
+    init = init if method in ("cd", "ect") and init in pretrained_names() else ""
     yield None, None, "Starting ...", seed
     for samples, curve, text in view.train_live(data, method, steps, batch, seed, init, DEVICE):
         yield png(samples), png(curve), text, seed
@@ -248,17 +248,20 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
                     with gr.Column(min_width=240):
                         outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}"))
                         outputs.append(gr.Markdown("", elem_classes="caption"))
-            title = "How EDM made its first sample: above the noisy state, below the network's guess of the end"
-            outputs.append(panel(title, "The first sample after each step, from noise on the left to data on the right", "film"))
+            title = "How EDM got there, step by step (pictures: above the noisy state, below the network's guess of the end)"
+            outputs.append(panel(title, "The way from noise to the first sample", "film"))
     inputs = [data, seed, count, heun_steps, student_steps, student, kind]
     event = gr.on([go.click, page.load], sample, inputs, [*outputs, seed], api_name="sample", show_progress="minimal", **RUN)
     stop.click(None, cancels=[event], api_visibility="private")
 
     def adapt(name: str):
         group = view.groups()[name]
-        return gr.Dropdown(["all", *group.class_names], value="all", visible=group.classes > 0), 16 if group.is_image else MAX_COUNT
+        kinds = gr.Dropdown(["all", *group.class_names], value="all", visible=group.classes > 0)
+        looks = [gr.Image(elem_classes=["panel"] if group.is_image else ["panel", "figure"]) for _ in pictures]
+        return kinds, 16 if group.is_image else MAX_COUNT, *looks
 
-    data.change(adapt, data, [kind, count], **QUIET)
+    pictures = [output for output in outputs if isinstance(output, gr.Image)]
+    data.change(adapt, data, [kind, count, *pictures], **QUIET)
 
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:

@@ -226,7 +226,14 @@ def picture(x: Tensor, columns: int | None = None, size: int = PANEL) -> np.ndar
 
 
 def film(steps: Sequence[Step], most: int = 18) -> np.ndarray:
-    """The first sample at up to ``most`` of the steps: above the noisy state after the step, below the estimate made at it."""
+    """How samples came about. Images: the first one at up to ``most`` of the steps, above the noisy state after the step, below
+    the estimate made at it. Points: their paths.
+    """
+    from . import plots
+
+    if steps[0].x.ndim == 2:
+        path, sigmas = torch.stack([step.x[:24] for step in steps]), torch.tensor([step.sigma_next for step in steps])
+        return figure_pixels(plots.plot_trajectories(path, sigmas))
     keep = sorted({round(k * (len(steps) - 1) / max(1, min(most, len(steps)) - 1)) for k in range(min(most, len(steps)))})
     return picture(torch.cat([steps[k].x[:1] for k in keep] + [steps[k].x0_hat[:1] for k in keep]), len(keep), 160)
 
@@ -439,7 +446,7 @@ def train_live(
         made = last.x.cpu()
         text = (
             f"**{METHODS[method]}**, step {state.step} of {steps} · loss {state.loss:.3g} · {state.images_per_s:,.0f} samples/s · "
-            f"sliced Wasserstein distance to the data {sliced_wasserstein(made, truth):.3f} · began with {begin}"
+            f"sliced Wasserstein distance {sliced_wasserstein(made, truth):.3f} · from {begin}"
         )
         samples = plots.plot_points({"data": truth, f"{METHODS[method]}, {last.nfe} NFE": made}, size=3.4)
         curve = plots.plot_curves({"loss": losses}, "training step", "loss")

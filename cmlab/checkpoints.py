@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from .data import unknown
 from .denoiser import Denoiser, Precond
@@ -132,15 +131,17 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
     return model.to(device).eval(), meta
 
 
-def load_weights(model: nn.Module, name_or_path: str | Path) -> None:
+def load_weights(model: Denoiser, name_or_path: str | Path) -> None:
     """Start ``model`` (a Denoiser) from another checkpoint's weights; raises CheckpointError when the networks differ."""
     source, meta = load(name_or_path)
-    try:
-        model.net.load_state_dict(source.net.state_dict())
-    except RuntimeError as error:
+    # Equal shapes are not enough: another time_scale or number of heads loads without a murmur and means something else.
+    ours, theirs = ({**asdict(m.net.config), "dropout": 0} for m in (model, source))
+    if ours != theirs or type(model.net) is not type(source.net) or (model.shape, model.classes) != (source.shape, source.classes):
         raise CheckpointError(
-            f"{resolve(name_or_path)} has another network ({meta['network']} {meta['config']}): give both the same --network options"
-        ) from error
+            f"{resolve(name_or_path)} has another network ({meta['network']} {meta['config']}, samples {source.shape}, "
+            f"{source.classes} classes): give both the same --network options"
+        )
+    model.net.load_state_dict(source.net.state_dict())
 
 
 def _one_line(error: BaseException) -> str:

@@ -72,7 +72,7 @@ class EditOptions:
         patch: for super_resolve: side of the blocks whose mean is kept.
         sigma: for denoise: standard deviation of the noise, in units of [-1, 1]; it is added to the picture first.
         steps: for inpaint, colorize, super_resolve: number of noise levels.
-        label: class that the model may assume.
+        label: class of the picture; a bundled digit knows its own.
         seed: seed of the noise.
         out: picture to write.
         overwrite: replace that file.
@@ -214,7 +214,7 @@ def train(args: list[str]) -> None:
             bar.set_postfix(loss=f"{state.loss:.4g}", per_s=f"{state.images_per_s:.0f}")
     assert state is not None
     seconds = time.perf_counter() - started
-    about = {"preset": name, "seconds": round(seconds, 1), "command": " ".join(["cmlab train", *args]), "device": str(device)}
+    about = {"preset": name, "seconds": round(seconds, 2), "command": " ".join(["cmlab train", *args]), "device": str(device)}
     if device.type == "cpu":
         about["threads"] = run_options.threads
     checkpoints.save(target, state.ema, about, torch.float16 if preset.half else None)
@@ -275,13 +275,15 @@ def edit(args: list[str]) -> None:
         raise ValueError(f"{o.checkpoint} is a diffusion model: edits need a consistency model such as digits-color-cd")
     channels, size = model.shape[0], model.shape[1:]
     if o.image is not None:
-        y = read_image(o.image, channels, size)
+        if model.classes and o.label is None:
+            raise ValueError(f"{o.checkpoint} wants to know the picture's class: pass --label 0..{model.classes - 1}")
+        y, own_label = read_image(o.image, channels, size), o.label
     else:
-        pictures = (digits_color() if channels == 3 else digits()).x0
-        index = o.index or 0
+        data = digits_color() if channels == 3 else digits()
+        pictures, index = data.x0, o.index or 0
         if not 0 <= index < len(pictures):
             raise ValueError(f"--index must lie in 0..{len(pictures) - 1}, got {index}")
-        y = pictures[index : index + 1]
+        y, own_label = pictures[index : index + 1], int(data.label[index]) if model.classes else None
         if tuple(y.shape[1:]) != model.shape:
             raise ValueError(f"no bundled picture fits {model.shape}: pass --image FILE")
     extra = {} if o.steps is None else {"steps": o.steps}
@@ -299,7 +301,7 @@ def edit(args: list[str]) -> None:
         task = editing.denoise(y, sigma)  # checks sigma before the noise is made
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(o.seed))
         task = editing.denoise(y + sigma * noise, sigma)
-    label = _labels(model, o.label, 1, torch.device("cpu")) if o.label is not None else None
+    label = _labels(model, own_label if o.label is None else o.label, 1, torch.device("cpu"))
     target = _new_file(o.out, o.overwrite)
     result = editing.apply_edit(model, task, [o.seed], label=label)
     _write_png(target, image_grid(torch.cat([original, task.kept.to(original), result.to(original)]), 3, max(1, 160 // size[0])))

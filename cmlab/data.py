@@ -31,7 +31,7 @@ class Data(Protocol):
         ...
 
     def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
-        """``n`` samples (n, *S) float32, scaled to standard deviation about 0.5, and their labels (n,) or None."""
+        """``n`` samples (n, *S) float32, of a size like 1 (plane: standard deviation 0.5; images in [-1, 1]), and labels (n,) or None."""
         ...
 
 
@@ -193,7 +193,10 @@ def _color_digits() -> tuple[Tensor, Tensor]:
 
 
 def digits_color() -> ImageData:
-    """The digits in light ink on dark paper of another hue, six random pairs of hues each: (10782, 3, 8, 8), ten classes."""
+    """The digits in bright ink on dimmed paper of another hue, six random pairs each: (10782, 3, 8, 8), ten classes.
+
+    In one picture of a hundred the hues turn the luma round (bright blue on dim yellow): colour carries what grey does not.
+    """
     x0, label = _color_digits()
     return ImageData(x0, label, DIGIT_NAMES)
 

@@ -64,7 +64,8 @@ class Denoiser(nn.Module):
         net: called as ``net(x, c_noise, label)`` with x (B, *S), c_noise (B,), label (B,) int64 or None.
         precond: the scalings; ``precond.sigma_min > 0`` makes a consistency model.
         shape: shape S of one sample, ``(2,)`` or ``(C, H, W)``.
-        classes: number of classes, 0 for an unconditional model. ``label=None`` asks for any class.
+        classes: number of classes, 0 for an unconditional model. A conditional network sees
+            ``label=None`` as no class at all, which means something only to one trained that way.
 
     The scalings are computed in the dtype of ``x`` and the network runs in its own, so float64 solver states stay float64.
     """

@@ -152,7 +152,7 @@ def slerp(z1: Tensor, z2: Tensor, a: float | Tensor) -> Tensor:
     """Spherical interpolation of whole samples: the direction turns evenly, the length changes linearly (CM, appendix D).
 
     z1, z2: (B, *S). a: a number or (B,); 0 gives z1, 1 gives z2. For opposite vectors the way round is not defined: it then goes
-    by the first coordinate axis that is not parallel to z1. Raises ValueError for a zero vector.
+    by the coordinate axis that is least parallel to z1. Raises ValueError for a zero vector.
     """
     if z1.shape != z2.shape:
         raise ValueError(f"slerp needs equal shapes, got {tuple(z1.shape)} and {tuple(z2.shape)}")

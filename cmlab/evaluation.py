@@ -23,13 +23,13 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int =
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64)
     direction = direction / direction.norm(dim=0)
-    sorted_a, sorted_b = ((points.double() @ direction).sort(dim=0).values for points in (a, b))
+    sorted_a, sorted_b = ((points.detach().double() @ direction).sort(dim=0).values for points in (a, b))
     return float((sorted_a - sorted_b).square().mean().sqrt())
 
 
 def paired_rms(a: Tensor, b: Tensor) -> float:
     """Root mean square of the per-coordinate difference between samples made from the same noise."""
-    return float((a - b).double().square().mean().sqrt())
+    return float((a - b).detach().double().square().mean().sqrt())
 
 
 def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: int = 0, n: int = 20_000) -> dict[str, float]:

@@ -67,16 +67,18 @@ class ConsistencyLoss:
             that solver along the teacher's PF-ODE (CD).
         distance: d, see `Distance`.
         weight: "1" (the paper) or "1/dt", 1/(sigma - sigma_next) (iCT), which keeps small sigma from starving.
-        target: decay of the target's moving average. None: the target is the online network itself behind a stop-gradient.
+        target: decay of the target's moving average; at 0 the target is the online network itself behind a stop-gradient.
     """
 
     pairs: GridPairs | EctPairs = field(default_factory=GridPairs)
     bridge: Literal["noise", "euler", "heun"] = "noise"
     distance: Distance = field(default_factory=Distance)
     weight: Literal["1", "1/dt"] = "1/dt"
-    target: FixedMu | AdaptiveMu | None = None
+    target: FixedMu | AdaptiveMu = field(default_factory=FixedMu)
 
     def __post_init__(self):
+        if isinstance(self.target, AdaptiveMu) and not isinstance(self.pairs, GridPairs):
+            raise ValueError("an adaptive target decay follows N(k): give it pairs on a grid, or take FixedMu")
         if self.bridge not in ("noise", "euler", "heun"):
             raise ValueError(f"unknown bridge {self.bridge!r}: choose one of noise, euler, heun")
         if self.weight not in ("1", "1/dt"):
@@ -88,13 +90,11 @@ class ConsistencyLoss:
 
     @property
     def needs_target(self) -> bool:
-        return self.target is not None
+        return self.target.mu > 0 if isinstance(self.target, FixedMu) else self.target.mu0 > 0
 
     def target_decay(self, progress: float) -> float:
-        """mu(k), the decay of the target's moving average after the step at ``progress``; 0 without an averaged target."""
-        if self.target is None:
-            return 0.0
-        return self.target(progress, self.pairs.n(progress) if isinstance(self.pairs, GridPairs) else 2)
+        """mu(k), the decay of the target's moving average after the step at ``progress``."""
+        return self.target(progress, self.pairs.n(progress) if isinstance(self.pairs, GridPairs) else 0)
 
     def __call__(
         self,

@@ -84,8 +84,8 @@ class SampleDraws:
     """
 
     def __init__(self, seeds: Sequence[int]):
-        # A sampler's first draw must not be the noise a training step with the same seed has seen: keep the streams apart.
-        self._generators = [torch.Generator().manual_seed(int(seed) & 0xFFFFFFFF) for seed in seeds]
+        # The upper half of the generator's 32 bits of seed: no sample starts from the noise that a training step has drawn.
+        self._generators = [torch.Generator().manual_seed((int(seed) ^ 0x80000000) & 0xFFFFFFFF) for seed in seeds]
 
     def __len__(self) -> int:
         return len(self._generators)

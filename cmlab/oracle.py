@@ -71,7 +71,9 @@ class Oracle:
         """The exact consistency function f(x, sigma) = flow(x, sigma, sigma_min) (CM, Definition 1), in the dtype of x."""
         if label is not None:
             raise ValueError("an oracle has no classes: call it without a label")
-        return self.flow(x, sigma, sigma_min).to(x.dtype)
+        sigma = torch.as_tensor(sigma, device=x.device)
+        # In sigma's own dtype, so that the float32 level 0.002 is sigma_min and f(x, sigma_min) is x itself.
+        return self.flow(x, sigma, torch.tensor(sigma_min, dtype=sigma.dtype, device=x.device)).to(x.dtype)
 
 
 class GaussianMixture(Oracle):

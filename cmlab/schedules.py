@@ -145,7 +145,11 @@ class EctPairs:
 class FixedMu:
     """A constant decay of the target's moving average; 0 makes the target a copy of the online network."""
 
-    mu: float = 0.95
+    mu: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.mu <= 1:
+            raise ValueError(f"mu must lie in [0, 1], got {self.mu}")
 
     def __call__(self, progress: float, n: int) -> float:
         return self.mu
@@ -162,6 +166,10 @@ class AdaptiveMu:
     def __post_init__(self):
         if self.convention not in ("paper", "code"):
             raise ValueError(f"unknown convention {self.convention!r}: choose one of paper, code")
+        if not 0 <= self.mu0 < 1:
+            raise ValueError(f"mu0 must lie in [0, 1), got {self.mu0}")
 
     def __call__(self, progress: float, n: int) -> float:
+        if self.mu0 == 0:
+            return 0.0
         return math.exp(self.s0 * math.log(self.mu0) / (n if self.convention == "paper" else max(n - 1, 1)))

@@ -51,7 +51,7 @@ def test_huber_lies_between_its_limits(scale, c):
     assert bool((value >= norm - c - slack).all())
 
 
-@pytest.mark.parametrize("distance", [*(Distance(name) for name in DISTANCES), Distance("huber", 0.0)])
+@pytest.mark.parametrize("distance", [Distance("l1"), Distance("l2"), Distance("huber"), Distance("huber", 0.0)])
 def test_gradient_at_zero_is_finite(distance):
     a = torch.zeros(2, 3, requires_grad=True)
     distance(a, torch.zeros(2, 3)).sum().backward()

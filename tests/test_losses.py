@@ -234,7 +234,7 @@ def test_unknown_options_name_the_known_ones(change):
 
 
 @pytest.mark.parametrize(
-    ("target", "expected"), [(None, 0.0), (FixedMu(0.95), 0.95), (AdaptiveMu(2, 0.9), 0.9), (AdaptiveMu(2, 0.9, "code"), 0.81)]
+    ("target", "expected"), [(FixedMu(), 0.0), (FixedMu(0.95), 0.95), (AdaptiveMu(2, 0.9), 0.9), (AdaptiveMu(2, 0.9, "code"), 0.81)]
 )
 def test_target_decay_at_the_start(target, expected):
     assert ConsistencyLoss(GridPairs(ProgressiveN()), target=target).target_decay(0.0) == pytest.approx(expected, rel=1e-12)
@@ -249,10 +249,10 @@ def test_target_decay_follows_the_grid():
 def test_presets_are_those_of_the_papers():
     assert ct() == ConsistencyLoss(GridPairs(ProgressiveN(2, 150)), "noise", Distance("l2"), "1", AdaptiveMu(2, 0.9))
     assert ict() == ConsistencyLoss(
-        GridPairs(DoublingN(10, 1280), "lognormal", -1.1, 2.0), "noise", Distance("huber", None), "1/dt", None
+        GridPairs(DoublingN(10, 1280), "lognormal", -1.1, 2.0), "noise", Distance("huber", None), "1/dt", FixedMu(0.0)
     )
-    assert ect() == ConsistencyLoss(EctPairs(2.0, 8, 8.0, 1.0, -1.1, 2.0), "noise", Distance("huber", 0.0), "1/dt", None)
-    assert cd(18, "euler") == ConsistencyLoss(GridPairs(FixedN(18)), "euler", Distance("huber"), "1/dt", None)
+    assert ect() == ConsistencyLoss(EctPairs(2.0, 8, 8.0, 1.0, -1.1, 2.0), "noise", Distance("huber", 0.0), "1/dt", FixedMu(0.0))
+    assert cd(18, "euler") == ConsistencyLoss(GridPairs(FixedN(18)), "euler", Distance("huber"), "1/dt", FixedMu(0.0))
     assert LOSSES["edm"]() == EDMLoss(LogNormal(-1.2, 1.2), 0.5)
 
 

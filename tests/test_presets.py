@@ -51,7 +51,7 @@ def test_preset_describes_what_its_name_says(name):
     method = name.rsplit("-", 1)[1]
     assert isinstance(preset.loss, EDMLoss) == (method == "edm")
     assert bool(preset.teacher) == preset.loss.needs_teacher
-    assert preset.init == (f"{preset.data}-edm" if method in ("cd", "ect") else "")
+    assert preset.init == ("" if method in ("edm", "ct") else f"{preset.data}-edm")  # the paper's CT starts from nothing
     assert preset.batch % preset.accumulate == 0
 
 

@@ -157,17 +157,16 @@ def test_target_decay_follows_mu_of_k():
         assert all(torch.allclose(a, e, atol=1e-6) for a, e in zip(weights(state.target), expected, strict=True))
 
 
-@pytest.mark.parametrize("mu", [0.0, 1.0])
-def test_target_at_the_ends_of_mu(mu):
+def test_target_of_mu_1_never_moves():
     model = tiny()
     start = weights(model)
-    state = list(fit(model, DATA, ConsistencyLoss(GridPairs(FixedN(9)), target=FixedMu(mu)), steps=3, batch=4, lr=0.05))[-1]
+    state = list(fit(model, DATA, ConsistencyLoss(GridPairs(FixedN(9)), target=FixedMu(1.0)), steps=3, batch=4, lr=0.05))[-1]
     assert state.target is not None
-    assert equal(weights(state.target), weights(model) if mu == 0 else start)
+    assert equal(weights(state.target), start)
 
 
-def test_target_of_mu_0_trains_like_no_target():
-    losses = [ConsistencyLoss(GridPairs(FixedN(9)), target=target) for target in (None, FixedMu(0.0))]
+def test_averaged_target_of_tiny_mu_trains_like_no_target():
+    losses = [ConsistencyLoss(GridPairs(FixedN(9)), target=FixedMu(mu)) for mu in (0.0, 1e-12)]
     assert equal(*(trained(loss) for loss in losses))
 
 
@@ -228,7 +227,9 @@ def test_cosine_schedule_falls_from_lr_towards_zero():
 def test_labels_are_trained():
     x0 = torch.stack([torch.full((2,), v) for v in (-0.5, 0.5)])[torch.arange(40) % 2][:, :, None, None].expand(40, 2, 1, 1)
     data = ImageData(x0.contiguous(), torch.arange(40) % 2, ("low", "high"))
-    net = build_network(MLPConfig(16, 1, 3), data.shape, data.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # initial weights that do not depend on the tests that ran before
+        net = build_network(MLPConfig(16, 1, 3), data.shape, data.classes)
     model = Denoiser(net, EDM, data.shape, data.classes)
     state = list(fit(model, data, EDMLoss(), steps=150, batch=32, lr=1e-2, every=150, ema=0.9))[-1]
     noise = torch.zeros(2, 2, 1, 1)

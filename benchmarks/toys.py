@@ -1,0 +1,111 @@
+"""The README's 2D table: train every method on the ring of 8 and the two moons with three seeds, and print medians.
+
+    python benchmarks/toys.py [--seeds 3] [--data 8gaussians two-moons] [--runs NAME ...]
+
+Protocol: standard deviation 0.5, 5,000 steps of 512, one CPU thread, 20,000 points, 256 directions; every seed has its own
+reference draw, noise, teacher and floor (data against data). The ladder goes from the paper's CT to the preset that ships, one
+change at a time. Results are printed as they come and written to runs/toys.json, from which a stopped run goes on.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cmlab import checkpoints
+from cmlab.data import load_data
+from cmlab.denoiser import Denoiser
+from cmlab.distances import Distance
+from cmlab.evaluation import toy_report
+from cmlab.losses import ConsistencyLoss, ct, ict
+from cmlab.presets import Preset, build_model, get_preset
+from cmlab.schedules import DoublingN, FixedMu, GridPairs, ProgressiveN
+from cmlab.training import fit
+
+RESULTS = Path("runs/toys.json")
+
+
+def ladder(data: str) -> dict[str, Preset]:
+    """Name -> preset; each rung of the ladder changes one thing of the rung above it."""
+    paper = replace(get_preset(f"{data}-ct"), loss=ct())
+    rungs = {"CT as in the paper": paper}
+    rungs["  target EMA off (mu = 0)"] = replace(paper, loss=replace(ct(), target=FixedMu(0.0)))
+    rungs["  weight 1 -> 1/dt"] = replace(paper, loss=replace(ct(), target=FixedMu(0.0), weight="1/dt"))
+    pairs = GridPairs(ProgressiveN(2, 150), "uniform")
+    rungs["  l2 -> pseudo-Huber"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
+    pairs = GridPairs(DoublingN(10, 160), "uniform")
+    rungs["  N(k) doubling 10..160"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
+    rungs["  lognormal pairs (= iCT)"] = replace(paper, loss=ict(10, 160))
+    return {
+        "EDM": get_preset(f"{data}-edm"),
+        "CD (N = 80, Heun, 1/dt)": get_preset(f"{data}-cd"),
+        "iCT, uniform pairs, from EDM": get_preset(f"{data}-ict"),
+        "ECT, from EDM": get_preset(f"{data}-ect"),
+        **rungs,
+    }
+
+
+def run(name: str, preset: Preset, seed: int, teacher: Denoiser | None) -> tuple[Denoiser, dict[str, float]]:
+    """Train with ``seed``; students start from and distil the teacher of the same seed."""
+    wants_init = bool(preset.init)
+    model = build_model(replace(preset, init="", seed=seed))
+    if wants_init and teacher is not None:
+        model.net.load_state_dict(teacher.net.state_dict())
+    started = time.perf_counter()
+    state = None
+    for state in fit(
+        model, load_data(preset.data), preset.loss, steps=preset.steps, batch=preset.batch, lr=preset.lr, ema=preset.ema,
+        teacher=teacher if preset.loss.needs_teacher else None, seed=seed, every=preset.steps,
+    ):  # fmt: skip
+        pass
+    assert state is not None and isinstance(state.ema, Denoiser)
+    seconds = time.perf_counter() - started
+    report = toy_report(state.ema, preset.data, teacher if preset.consistency else None, seed)
+    return state.ema, {**report, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", nargs="+", default=["8gaussians", "two-moons"])
+    parser.add_argument("--runs", nargs="+", help="only methods whose names start so (EDM is always trained)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for data in arguments.data:
+        for seed in range(arguments.seeds):
+            path = Path(f"runs/toys-{data}-edm-{seed}.safetensors")
+            for name, preset in ladder(data).items():
+                key = f"{data}|{name}|{seed}"
+                chosen = not arguments.runs or any(name.strip().startswith(r) for r in arguments.runs) or name == "EDM"
+                if key in results or not chosen:
+                    continue
+                teacher = None if name == "EDM" else checkpoints.load(path)[0].requires_grad_(False)
+                model, results[key] = run(name, preset, seed, teacher)
+                if name == "EDM":
+                    checkpoints.save(path, model)
+                print(key, {k: round(v, 4) for k, v in results[key].items()}, flush=True)
+                RESULTS.write_text(json.dumps(results, indent=1))
+    table(results, arguments.data)
+
+
+def table(results: dict[str, dict[str, float]], datasets: list[str]) -> None:
+    columns = ["40 Heun steps", "1 step", "2 steps", "paired rms to the teacher", "seconds"]
+    for data in datasets:
+        rows = {name: [v for k, v in results.items() if k.startswith(f"{data}|{name}|")] for name in ladder(data)}
+        floors = [v["floor"] for v in rows["EDM"]]
+        print(f"\n{data}: floor {statistics.median(floors):.4f} (data against data), median of {len(floors)} seeds")
+        print("| method | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+        for name, reports in rows.items():
+            if reports:
+                cells = [statistics.median(r[c] for r in reports) if c in reports[0] else None for c in columns]
+                shown = ["" if c is None else f"{c:.0f}" if n == "seconds" else f"{c:.4f}" for c, n in zip(cells, columns, strict=True)]
+                print(f"| {name} | " + " | ".join(shown) + " |")
+
+
+if __name__ == "__main__":
+    main()

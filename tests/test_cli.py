@@ -1,0 +1,240 @@
+"""The command line: what works, what each wrong input says, and that every option changes the resolved run."""
+
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cmlab import Denoiser, MLPConfig, UNetConfig, build_network, checkpoints, get_preset
+from cmlab.cli import TrainCommand, TrainOptions, _option_names, _parse, main
+from cmlab.denoiser import CONSISTENCY, EDM
+from cmlab.plots import to_uint8
+
+FAST = ["--steps", "3", "--batch", "8", "--network.width", "8"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Small untrained checkpoints of each kind; what they draw does not matter here."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    unet = UNetConfig(channels=8, mult=(1,), emb=8)
+    for name, config, precond, shape, classes in (
+        ("edm2d", MLPConfig(width=8), EDM, (2,), 0),
+        ("cm2d", MLPConfig(width=8), CONSISTENCY, (2,), 0),
+        ("edm", unet, EDM, (3, 8, 8), 10),
+        ("cm", unet, CONSISTENCY, (3, 8, 8), 10),
+    ):
+        checkpoints.save(folder / f"{name}.safetensors", Denoiser(build_network(config, shape, classes), precond, shape, classes))
+    (folder / "text.safetensors").write_text("not a checkpoint")
+    whole = (folder / "cm.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.png").write_text("not a picture")
+    Image.new("RGB", (9, 8)).save(folder / "wide.png")
+    Image.new("RGB", (8, 8)).save(folder / "black.png")
+    return folder
+
+
+def run(args: str, capsys, **names) -> tuple[int, str, str]:
+    code = main(args.format(**names).split())
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_train_sample_info_from_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "two-moons-edm", *FAST]) == 0
+    assert main(["sample", "runs/two-moons-edm.safetensors", "--n", "5", "--out", "points.npz"]) == 0
+    assert np.load("points.npz")["x"].shape == (5, 2)
+    assert main(["info", "runs/two-moons-edm.safetensors"]) == 0
+    text = capsys.readouterr().out
+    assert "diffusion model" in text and "cmlab train two-moons-edm" in text
+
+
+def test_student_takes_the_users_own_teacher_before_the_bundled_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "two-moons-edm", *FAST]) == 0
+    assert main(["train", "two-moons-cd", *FAST]) == 0  # its width 8 fits runs/two-moons-edm alone
+    meta = checkpoints.read_meta("runs/two-moons-cd.safetensors")
+    assert meta["precond"]["sigma_min"] == 0.002 and meta["config"]["width"] == 8
+
+
+def test_samples_do_not_depend_on_the_batch(models, tmp_path, capsys):
+    for n, seed in ((3, 5), (1, 6)):
+        assert main(f"sample {models}/edm.safetensors --n {n} --seed {seed} --label 2 --steps 3 --out {tmp_path}/{n}.npz".split()) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "3.npz")["x"][1:2], np.load(tmp_path / "1.npz")["x"], atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["inpaint", "colorize", "super_resolve", "stroke", "denoise"])
+def test_edit_writes_three_pictures(task, models, tmp_path, capsys):
+    assert main(f"edit {models}/cm.safetensors {task} --out {tmp_path}/e.png".split()) == 0
+    assert "Largest change of what was kept" in capsys.readouterr().out
+    with Image.open(tmp_path / "e.png") as picture:
+        assert picture.width == (3 * 8 + 2) * 20
+
+
+def test_edit_reads_a_picture_and_a_painted_mask(models, tmp_path):
+    picture = to_uint8(torch.linspace(-1, 1, 192).reshape(1, 3, 8, 8))[0]
+    Image.fromarray(picture).save(tmp_path / "in.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :3] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert main(f"edit {models}/cm.safetensors inpaint --label 1 --image {tmp_path}/in.png --mask {tmp_path}/mask.png --out {tmp_path}/o.png".split()) == 0
+    with Image.open(tmp_path / "o.png") as result:
+        three = np.asarray(result)[::20, ::20]
+    np.testing.assert_array_equal(three[:, :8], picture)  # original
+    np.testing.assert_array_equal(three[:, 18 + 3 : 26], picture[:, 3:])  # the kept part of the result
+
+
+WRONG = {
+    "": "usage",
+    "smaple x": "did you mean 'sample'",
+    "train": "name a preset",
+    "train --steps 3": "the preset comes first",
+    "train two-mons-edm": "did you mean 'two-moons-edm'",
+    "train two-moons-edm --stpes 3": "did you mean --steps",
+    "train two-moons-edm --loss.densty.mean 1": "did you mean --loss.density.mean",
+    "train two-moons-edm --loss.bridge heun": "unknown option --loss.bridge",
+    "train two-moons-edm --steps many": "invalid literal for int",
+    "train two-moons-edm --steps 0": "must be at least 1",
+    "train two-moons-edm --batch 10 --accumulate 3": "accumulate must divide the batch",
+    "train two-moons-edm surplus": "unexpected argument 'surplus'",
+    "train two-moons-edm --out /dev/null/x": "choose another --out",
+    "train two-moons-edm --device tpu9": "try --device cpu",
+    "train two-moons-edm --threads 0": "--threads must be at least 1",
+    "train two-moons-edm --data two-mons": "did you mean 'two-moons'",
+    "train two-moons-edm --teacher oracle": "no use for a teacher",
+    "train digits-cd --teacher oracle --init= --steps 3": "no exact score",
+    "train two-moons-cd --teacher {m}/none.safetensors": "no checkpoint at",
+    "train two-moons-ict --init {m}/cm.safetensors": "another network",
+    "train rings-cd": "cmlab train rings-edm",
+    "sample": "Required options",
+    "sample {m}/none.safetensors": "no checkpoint at",
+    "sample {m}": "is a folder",
+    "sample {m}/text.safetensors": "not a readable safetensors file",
+    "sample {m}/cut.safetensors": "cut short",
+    "sample {m}/edm.safetensors --sampler onestep": "choose --sampler euler or heun",
+    "sample {m}/cm.safetensors --sampler heun": "choose --sampler onestep or multistep",
+    "sample {m}/cm.safetensors --sampler onestep --steps 2": "use 'multistep'",
+    "sample {m}/cm.safetensors --n 0": "--n must be at least 1",
+    "sample {m}/cm.safetensors --steps 0": "at least 1 step",
+    "sample {m}/cm.safetensors --label 10": "this model has 0..9",
+    "sample {m}/cm2d.safetensors --label 0": "this model has no classes",
+    "sample {m}/cm.safetensors --out x.gif": "must end in .png or .npz",
+    "edit {m}/cm.safetensors": "Required options",
+    "edit {m}/cm.safetensors paint": "inpaint",
+    "edit {m}/cm2d.safetensors inpaint": "makes points, not pictures",
+    "edit {m}/edm.safetensors inpaint": "need a consistency model",
+    "edit {m}/cm.safetensors inpaint --mask {m}/black.png": "the mask is empty",
+    "edit {m}/cm.safetensors inpaint --mask nowhere": "neither a file nor one of",
+    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/wide.png": "is 8x9, the model needs 8x8",
+    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/notes.png": "is not a picture that can be read",
+    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/none.png": "no picture at",
+    "edit {m}/cm.safetensors inpaint --image {m}/black.png": "pass --label 0..9",
+    "edit {m}/cm.safetensors inpaint --patch 2": "--patch belongs to super_resolve",
+    "edit {m}/cm.safetensors super_resolve --patch 3": "does not divide the image size 8x8",
+    "edit {m}/cm.safetensors denoise --sigma 100": "must lie in",
+    "edit {m}/cm.safetensors stroke --steps 4": "--steps belongs to",
+    "edit {m}/cm.safetensors inpaint --index 99999": "--index must lie in",
+    "edit {m}/cm.safetensors inpaint --image {m}/black.png --index 1": "leave it out when --image is given",
+    "info nothing-like-it": "choose one of",
+}
+
+
+@pytest.mark.parametrize("args", WRONG)
+def test_wrong_input_is_one_line_that_names_the_way_out(args, models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(args, capsys, m=models)
+    assert code != 0
+    if args:
+        assert err.startswith("cmlab: error: ") and err.count("\n") == 1, err
+        assert WRONG[args] in err
+    else:
+        assert WRONG[args] in out
+    assert not any(p.is_file() for p in tmp_path.rglob("*")), "a refused command must write nothing"
+
+
+@pytest.mark.parametrize(
+    "args", ["train two-moons-edm --out {o}", "sample {m}/cm.safetensors --out {o}/kept.png", "edit {m}/cm.safetensors stroke --out {o}/kept.png"]
+)
+def test_nothing_is_overwritten_without_being_asked(args, models, tmp_path, capsys):
+    for name in ("kept.png", "two-moons-edm.safetensors"):
+        (tmp_path / name).write_text("precious")
+    code, _, err = run(args, capsys, m=models, o=tmp_path)
+    assert code == 1 and "--overwrite" in err
+    assert {p.read_text() for p in tmp_path.iterdir()} == {"precious"}
+
+
+def test_an_edit_failure_leaves_the_old_file(models, tmp_path, monkeypatch, capsys):
+    (tmp_path / "kept.png").write_text("precious")
+
+    def broken(*_, **__):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr("PIL.Image.Image.save", broken)
+    assert main(f"edit {models}/cm.safetensors stroke --out {tmp_path}/kept.png --overwrite".split()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.png"] and (tmp_path / "kept.png").read_text() == "precious"
+
+
+def _other(value):
+    """Another legal value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return 0.5 * value + 0.25
+    if isinstance(value, tuple):
+        return (*value, 3)
+    return {"noise": "heun", "heun": "euler", "uniform": "lognormal", "lognormal": "uniform", "1": "1/dt", "1/dt": "1", "cosine": "constant",
+            "paper": "code", "l2": "l1", "huber": "huber", "8gaussians": "rings"}.get(value, "elsewhere")  # fmt: skip
+
+
+def _leaves(node, path=()):
+    for field in fields(node):
+        value = getattr(node, field.name)
+        yield from _leaves(value, (*path, field.name)) if is_dataclass(value) else [((*path, field.name), value)]
+
+
+@pytest.mark.parametrize("name", ["8gaussians-edm", "8gaussians-cd", "8gaussians-ct", "8gaussians-ict", "8gaussians-ect", "digits-edm"])
+def test_every_train_option_changes_the_resolved_run(name):
+    default = TrainCommand(TrainOptions(), get_preset(name))
+    options = _option_names(default)
+    for path, value in _leaves(default):
+        option = "--" + ".".join(path[1:]).replace("_", "-")
+        assert option in options
+        other = 0.5 if value is None and get_preset(name).loss.distance.name == "huber" else _other(value)  # type: ignore[union-attr]
+        if other == value or (value is None and other == "elsewhere"):
+            continue  # c belongs to the distance "huber"
+        if isinstance(other, bool):
+            words = [option if other else "--no-" + option[2:]]
+        else:
+            words = [option, *(map(str, other) if isinstance(other, tuple) else [str(other)])]
+        node = _parse(TrainCommand, words, "cmlab train", default)
+        for part in path:
+            node = getattr(node, part)
+        assert (str(node) if isinstance(node, Path) else node) == other, option
+
+
+def test_info_lists_what_there_is(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("8gaussians-cd", "digits-color", "checkerboard"))
+
+
+@pytest.mark.parametrize("command", ["", "train", "train two-moons-cd", "sample", "edit", "info"])
+def test_help_explains(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_checkpoint_header_is_json_that_says_how_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "8gaussians-edm", *FAST]) == 0
+    about = checkpoints.read_meta("runs/8gaussians-edm.safetensors")["about"]
+    assert about["preset"] == "8gaussians-edm" and about["command"].startswith("cmlab train 8gaussians-edm --steps 3")
+    assert about["seconds"] > 0 and json.dumps(about)
