@@ -1,4 +1,4 @@
-# make app | test | lab | env | notebooks | lint. Each builds .venv first if it is not there.
+# make app | test | lab | env | notebooks | lint | figures. Each builds .venv first if it is not there.
 PYTHON ?= python3
 PORT ?= 7860
 VENV := .venv
@@ -32,3 +32,8 @@ notebooks: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+# The README's pictures: bundled models, and the app in a browser.
+figures: $(READY)
+	$(BIN)/python benchmarks/figures.py
+	$(BIN)/python benchmarks/screenshot.py benchmarks/figures/app.png

@@ -23,7 +23,7 @@ from gradio.themes import Default  # noqa: E402
 from cmlab import appview as view  # noqa: E402
 from cmlab.checkpoints import pretrained_names  # noqa: E402
 from cmlab.data import TOYS  # noqa: E402
-from cmlab.editing import EDITS, MASKS, run_edit  # noqa: E402
+from cmlab.editing import EDITS, MASKS, likeliest_label, run_edit  # noqa: E402
 from cmlab.losses import LOSSES  # noqa: E402
 from cmlab.noise import SIGMA_MAX, seeds_from  # noqa: E402
 
@@ -148,7 +148,8 @@ def edit(
     model, (y, own_class, notes) = view.model_of(group, method, DEVICE), source_picture(group, image, example)
     class_name = own_class if class_name == "auto" else class_name
     if class_name is None and group.classes:
-        notes.append("class unknown: choose it for a better result")
+        class_name = group.class_names[int(likeliest_label(model, y.to(DEVICE), group.classes))]
+        notes.append(f"taken for class {class_name}: choose another if it is not")
     label = None if class_name is None else view.class_labels(group, class_name, 1, DEVICE)
     made, degraded = view.make_edit(
         task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed
@@ -203,12 +204,13 @@ def seed_box(label: str, value: int) -> gr.Number:
     return box
 
 
-def model_boxes(names: list[str], *classes_first: str, class_value: str, info: str | None = None) -> tuple:
-    """Data set, method and class; the last two follow the first."""
+def model_boxes(names: list[str], *classes_first: str, class_value: str, info: str | None = None, students: bool = False) -> tuple:
+    """Data set, method and class; the last two follow the first. ``students``: no diffusion model where there is another."""
 
     def options(name: str) -> tuple[dict, dict]:
         group = view.groups()[name]
-        methods, classes = [(view.METHODS[m], m) for m in group.models], [*classes_first, *group.class_names]
+        shown = [m for m in group.models if not (students and m == "edm" and len(group.models) > 1)]
+        methods, classes = [(view.METHODS[m], m) for m in shown], [*classes_first, *group.class_names]
         kind = {"choices": classes, "value": class_value if class_value in classes else None, "visible": group.classes > 0}
         return {"choices": methods, "value": "cd" if "cd" in group.models else methods[0][1]}, kind
 
@@ -294,7 +296,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             example = gr.Number(3, visible=False, label="Example")
             gr.Markdown("**... or upload a picture**", elem_classes="heading")
             image = gr.File(label="Picture", show_label=False, file_types=["image"], height=120, elem_id="upload")
-            data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own")
+            data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own", students=True)
             seed = seed_box("Seed", 0)
         with gr.Column(scale=3):
             task = gr.Radio([(view.TASKS[t], t) for t in EDITS], value="inpaint", label="Task", elem_id="task")

@@ -56,13 +56,11 @@ def run(name: str, preset: Preset, seed: int, teacher: Denoiser | None) -> tuple
     if wants_init and teacher is not None:
         model.net.load_state_dict(teacher.net.state_dict())
     started = time.perf_counter()
-    state = None
-    for state in fit(
+    *_, state = fit(
         model, load_data(preset.data), preset.loss, steps=preset.steps, batch=preset.batch, lr=preset.lr, ema=preset.ema,
         teacher=teacher if preset.loss.needs_teacher else None, seed=seed, every=preset.steps,
-    ):  # fmt: skip
-        pass
-    assert state is not None and isinstance(state.ema, Denoiser)
+    )  # fmt: skip
+    assert isinstance(state.ema, Denoiser)
     seconds = time.perf_counter() - started
     report = toy_report(state.ema, preset.data, teacher if preset.consistency else None, seed)
     return state.ema, {**report, "seconds": seconds}
@@ -103,7 +101,9 @@ def table(results: dict[str, dict[str, float]], datasets: list[str]) -> None:
         for name, reports in rows.items():
             if reports:
                 cells = [statistics.median(r[c] for r in reports) if c in reports[0] else None for c in columns]
-                shown = ["" if c is None else f"{c:.0f}" if n == "seconds" else f"{c:.4f}" for c, n in zip(cells, columns, strict=True)]
+                shown = [
+                    "" if c is None else f"{c:.0f}" if n == "seconds" else f"{c:.4f}" for c, n in zip(cells, columns, strict=True)
+                ]
                 print(f"| {name} | " + " | ".join(shown) + " |")
 
 

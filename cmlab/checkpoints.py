@@ -53,11 +53,10 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
     """
     from safetensors.torch import save as to_bytes
 
-    config_owner = model.net
     meta = {
         "format": FORMAT,
-        "network": network_name(config_owner.config),
-        "config": asdict(config_owner.config),
+        "network": network_name(model.config),
+        "config": asdict(model.config),
         "precond": asdict(model.precond),
         "shape": list(model.shape),
         "classes": model.classes,
@@ -94,7 +93,8 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {_one_line(error)}. Copy or train it again"
+            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {_one_line(error)}. "
+            "Copy or train it again"
         ) from error
     if "cmlab" not in header:
         raise CheckpointError(f"{path} is a safetensors file of another program (no cmlab header): cmlab cannot rebuild its model")
@@ -123,7 +123,9 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
         net = build_network(config, tuple(meta["shape"]), meta["classes"])
         model = Denoiser(net, Precond(**meta["precond"]), meta["shape"], meta["classes"])
     except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} describes a model that this cmlab does not know ({_one_line(error)}): update cmlab") from error
+        raise CheckpointError(
+            f"{path} describes a model that this cmlab does not know ({_one_line(error)}): update cmlab"
+        ) from error
     try:
         net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     except (RuntimeError, ValueError) as error:
@@ -135,7 +137,7 @@ def load_weights(model: Denoiser, name_or_path: str | Path) -> None:
     """Start ``model`` (a Denoiser) from another checkpoint's weights; raises CheckpointError when the networks differ."""
     source, meta = load(name_or_path)
     # Equal shapes are not enough: another time_scale or number of heads loads without a murmur and means something else.
-    ours, theirs = ({**asdict(m.net.config), "dropout": 0} for m in (model, source))
+    ours, theirs = ({**asdict(m.config), "dropout": 0} for m in (model, source))
     if ours != theirs or type(model.net) is not type(source.net) or (model.shape, model.classes) != (source.shape, source.classes):
         raise CheckpointError(
             f"{resolve(name_or_path)} has another network ({meta['network']} {meta['config']}, samples {source.shape}, "

@@ -11,6 +11,7 @@ import tyro
 
 from . import checkpoints
 from .data import unknown
+from .denoiser import Denoiser
 
 _KNOWN_ERRORS = (ValueError, FloatingPointError, OSError)
 
@@ -72,7 +73,7 @@ class EditOptions:
         patch: for super_resolve: side of the blocks whose mean is kept.
         sigma: for denoise: standard deviation of the noise, in units of [-1, 1]; it is added to the picture first.
         steps: for inpaint, colorize, super_resolve: number of noise levels.
-        label: class of the picture; a bundled digit knows its own.
+        label: class of the picture; by default a bundled digit's own, or the likeliest for a given picture.
         seed: seed of the noise.
         out: picture to write.
         overwrite: replace that file.
@@ -217,6 +218,7 @@ def train(args: list[str]) -> None:
     about = {"preset": name, "seconds": round(seconds, 2), "command": " ".join(["cmlab train", *args]), "device": str(device)}
     if device.type == "cpu":
         about["threads"] = run_options.threads
+    assert isinstance(state.ema, Denoiser)
     checkpoints.save(target, state.ema, about, torch.float16 if preset.half else None)
     print(f"{target}: {preset.steps} steps in {seconds:.0f} s, last loss {state.loss:.4g}. Next: cmlab sample {target}")
 
@@ -248,8 +250,8 @@ def sample(args: list[str]) -> None:
     if target.suffix == ".npz":
         import numpy as np
 
-        arrays = {"x": x.float().numpy(), "seeds": np.array(seeds)}
-        _write(target, lambda file: np.savez(file, **arrays, **({} if label is None else {"label": label.cpu().numpy()})))
+        classes = np.array([]) if label is None else label.cpu().numpy()
+        _write(target, lambda file: np.savez(file, x=x.float().numpy(), seeds=np.array(seeds), label=classes))
     elif len(model.shape) == 1:
         from .plots import plot_points
 
@@ -275,15 +277,15 @@ def edit(args: list[str]) -> None:
         raise ValueError(f"{o.checkpoint} is a diffusion model: edits need a consistency model such as digits-color-cd")
     channels, size = model.shape[0], model.shape[1:]
     if o.image is not None:
-        if model.classes and o.label is None:
-            raise ValueError(f"{o.checkpoint} wants to know the picture's class: pass --label 0..{model.classes - 1}")
-        y, own_label = read_image(o.image, channels, size), o.label
+        y = read_image(o.image, channels, size)
+        own_label = int(editing.likeliest_label(model, y, model.classes)) if model.classes else None
     else:
-        data = digits_color() if channels == 3 else digits()
-        pictures, index = data.x0, o.index or 0
+        data, index = digits_color() if channels == 3 else digits(), o.index or 0
+        pictures, labels = data.x0, data.label
+        assert labels is not None
         if not 0 <= index < len(pictures):
             raise ValueError(f"--index must lie in 0..{len(pictures) - 1}, got {index}")
-        y, own_label = pictures[index : index + 1], int(data.label[index]) if model.classes else None
+        y, own_label = pictures[index : index + 1], int(labels[index]) if model.classes else None
         if tuple(y.shape[1:]) != model.shape:
             raise ValueError(f"no bundled picture fits {model.shape}: pass --image FILE")
     extra = {} if o.steps is None else {"steps": o.steps}
@@ -339,7 +341,12 @@ class TrainCommand:
 
 def _check_edit_options(o: EditOptions) -> None:
     """An option that the task does not read is an error, not a silence."""
-    uses = {"mask": ("inpaint",), "patch": ("super_resolve",), "sigma": ("denoise",), "steps": ("inpaint", "colorize", "super_resolve")}
+    uses = {
+        "mask": ("inpaint",),
+        "patch": ("super_resolve",),
+        "sigma": ("denoise",),
+        "steps": ("inpaint", "colorize", "super_resolve"),
+    }
     for name, tasks in uses.items():
         if getattr(o, name) is not None and o.task not in tasks:
             raise ValueError(f"--{name} belongs to {', '.join(tasks)}; {o.task} does not use it")
@@ -357,7 +364,9 @@ def read_image(path: Path, channels: int, size: tuple[int, ...]) -> torch.Tensor
     try:
         with Image.open(path) as picture:
             if (picture.height, picture.width) != tuple(size):
-                raise ValueError(f"{path} is {picture.height}x{picture.width}, the model needs {size[0]}x{size[1]}: resize it first")
+                raise ValueError(
+                    f"{path} is {picture.height}x{picture.width}, the model needs {size[0]}x{size[1]}: resize it first"
+                )
             return from_uint8(np.array(picture.convert("RGB")), channels)
     except FileNotFoundError as error:
         raise ValueError(f"no picture at {path}: check the path") from error

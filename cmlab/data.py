@@ -31,7 +31,7 @@ class Data(Protocol):
         ...
 
     def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
-        """``n`` samples (n, *S) float32, of a size like 1 (plane: standard deviation 0.5; images in [-1, 1]), and labels (n,) or None."""
+        """``n`` samples (n, *S) float32 (plane: standard deviation 0.5; images: in [-1, 1]) and labels (n,) or None."""
         ...
 
 
@@ -158,8 +158,9 @@ def _rings() -> GaussianMixture:
 def _digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
-    return torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1, torch.tensor(raw.target, dtype=torch.int64)
+    pixels, target = load_digits(return_X_y=True)
+    x0 = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
+    return x0, torch.as_tensor(target, dtype=torch.int64)
 
 
 DIGIT_NAMES = tuple("0123456789")
@@ -221,9 +222,28 @@ def load_data(name: str) -> MixtureData | ImageData:
     return DATASETS[name]()
 
 
+def load_toy(name: str) -> MixtureData:
+    """The 2D set ``name``, one of TOYS, with its exact oracle; raises ValueError for any other name."""
+    data = load_data(name) if name in TOYS else None
+    if not isinstance(data, MixtureData):
+        raise ValueError(unknown("2D data set", name, TOYS))
+    return data
+
+
+def load_images(name: str) -> ImageData:
+    """The image set ``name``; raises ValueError for the name of a 2D set or an unknown one."""
+    data = load_data(name)
+    if not isinstance(data, ImageData):
+        others = ", ".join(n for n in DATASETS if n not in TOYS)
+        raise ValueError(f"the data set {name!r} holds points, not images: choose one of {others}")
+    return data
+
+
 def unknown(kind: str, name: str, known) -> str:
     """The message for a name that is not in ``known``: the nearest one, or all of them where none is near."""
     import difflib
 
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"unknown {kind} {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known) or '(none)'}")
+    return f"unknown {kind} {name!r}: " + (
+        f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known) or '(none)'}"
+    )

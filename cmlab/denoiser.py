@@ -5,7 +5,7 @@ One contract for everything in this package: ``denoise(x, sigma, label=None) -> 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,11 @@ class Denoiser(nn.Module):
     def __init__(self, net: nn.Module, precond: Precond, shape: Sequence[int], classes: int = 0):
         super().__init__()
         self.net, self.precond, self.shape, self.classes = net, precond, tuple(shape), classes
+
+    @property
+    def config(self) -> Any:
+        """The frozen configuration that the network was built from."""
+        return self.net.config
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:

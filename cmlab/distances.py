@@ -51,11 +51,10 @@ def l2(a: Tensor, b: Tensor) -> Tensor:
 def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     """sqrt(||a - b||^2 + c^2) - c of the whole vector's norm, (B,) (iCT, eq. 8; Kinyugo's code takes it per coordinate)."""
     d = _difference(a, b)
-    if c is None:
-        c = PSEUDO_HUBER_C * d.shape[1] ** 0.5
-    if c == 0:  # sqrt has no finite gradient at 0; vector_norm takes 0 there
+    width = PSEUDO_HUBER_C * d.shape[1] ** 0.5 if c is None else c
+    if width == 0:  # sqrt has no finite gradient at 0; vector_norm takes 0 there
         return torch.linalg.vector_norm(d, dim=1)
-    return (d.square().sum(1) + c**2).sqrt() - c
+    return (d.square().sum(1) + width**2).sqrt() - width
 
 
 DISTANCES = {"l1": l1, "l2": l2, "huber": pseudo_huber}

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .denoiser import Denoise
 from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, karras_sigmas, state_dtype
-from .samplers import Step, multistep
+from .samplers import Step, last_state, multistep
 
 STROKE_SIGMAS = (5.38, 2.24)  # CM, appendix D
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -92,7 +93,8 @@ def colorize(y: Tensor, steps: int = 18) -> Edit:
 def super_resolve(y: Tensor, patch: int = 2, steps: int = 18) -> Edit:
     """Keep the mean of every ``patch`` x ``patch`` block of y (B, C, H, W), generate the detail.
 
-    y may be the original or a small picture enlarged by repeating its pixels. Raises ValueError where patch does not divide H and W.
+    y may be the original, or a small picture enlarged by repeating its pixels. Raises ValueError where patch does not
+    divide H and W.
     """
     if y.ndim != 4:
         raise ValueError(f"super-resolution needs images (B, C, H, W), got {tuple(y.shape)}")
@@ -140,7 +142,25 @@ def run_edit(
 
 def apply_edit(denoiser: Denoise, edit: Edit, noise: "Draws | torch.Generator | Sequence[int]", **kwargs) -> Tensor:
     """The result of `run_edit`, (B, *S) float64."""
-    return [step.x for step in run_edit(denoiser, edit, noise, **kwargs)][-1]
+    return last_state(run_edit(denoiser, edit, noise, **kwargs))
+
+
+@torch.no_grad()
+def likeliest_label(denoiser: Denoise, y: Tensor, classes: int, sigmas: Sequence[float] = (0.5, 1.0, 2.0), seed: int = 0) -> Tensor:
+    """The class whose denoiser restores y (B, *S) best from noise, (B,) int64: the model itself as a classifier.
+
+    Mean squared error of D(y + sigma eps, sigma, label) over ``sigmas`` with the same eps for every class (Li et al., 2023).
+    """
+    if classes < 1:
+        raise ValueError("this needs a model with classes")
+    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).to(y)
+    errors = torch.zeros(len(y), classes, dtype=y.dtype, device=y.device)
+    for sigma in sigmas:
+        for k in range(classes):
+            label = torch.full((len(y),), k, device=y.device)
+            restored = denoiser(y + sigma * noise, torch.tensor(sigma, dtype=y.dtype, device=y.device), label)
+            errors[:, k] += (restored - y).square().flatten(1).mean(1)
+    return errors.argmin(1)
 
 
 def grid_sigmas(steps: int) -> tuple[float, ...]:
@@ -219,7 +239,7 @@ def _check_mask(y: Tensor, free: Tensor) -> Tensor:
 
 def _decreasing(sigmas: Sequence[float]) -> tuple[float, ...]:
     levels = tuple(float(s) for s in sigmas)
-    if not levels or any(b >= a for a, b in zip(levels, levels[1:], strict=False)) or levels[-1] < SIGMA_MIN:
+    if not levels or any(b >= a for a, b in pairwise(levels)) or levels[-1] < SIGMA_MIN:
         raise ValueError(f"need decreasing noise levels of at least {SIGMA_MIN}, got {levels}")
     return levels
 

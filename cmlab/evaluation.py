@@ -1,6 +1,5 @@
 """How good are the samples? Sliced Wasserstein distance for points in the plane, a classifier for digits."""
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from .denoiser import Denoise, Denoiser
 from .noise import SIGMA_MAX, sampling_sigmas, seeds_from
-from .samplers import Step, heun, multistep, sample
+from .samplers import heun, last_state, multistep, sample
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
@@ -38,12 +37,12 @@ def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: 
     A diffusion model is sampled with 40 Heun steps; a consistency model in one step and in two (levels 80 and 0.5); with a
     ``teacher``, also the paired rms to the teacher's 40 Heun steps from the same noise. ``seed`` fixes reference and noise.
     """
-    from .data import load_data
+    from .data import load_toy
 
     def generator(stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(1000 * seed + stream)
 
-    oracle = load_data(data).oracle
+    oracle = load_toy(data).oracle
     reference, second = oracle.sample(n, generator(1)), oracle.sample(n, generator(2))
     x = torch.randn(n, 2, generator=generator(3)).double() * SIGMA_MAX
     grid = sampling_sigmas(40)
@@ -67,16 +66,6 @@ def is_consistency(model: Denoise) -> bool:
     return isinstance(model, Denoiser) and model.precond.sigma_min > 0
 
 
-def last_state(steps: Iterable[Step]) -> Tensor:
-    """Run a sampler to its end and return the state x."""
-    step = None
-    for step in steps:
-        pass
-    if step is None:
-        raise ValueError("the sampler made no step")
-    return step.x
-
-
 def digit_features(x: Tensor) -> np.ndarray:
     """Grey or RGB digits (B, C, 8, 8) as luma, each picture stretched to [0, 1] and flattened: blind to hue and contrast."""
     weights = torch.tensor([0.2989, 0.5870, 0.1140]) if x.shape[1] == 3 else torch.ones(1)
@@ -90,9 +79,10 @@ def digit_classifier(data: str = "digits"):
     """A support vector machine on two thirds of the real digits, and its accuracy on the other third of the scans."""
     from sklearn.svm import SVC
 
-    from .data import digits, load_data
+    from .data import digits, load_images
 
-    images = load_data(data)
+    images = load_images(data)
+    assert images.label is not None
     scans = len(digits().x0)
     held_out = torch.randperm(scans, generator=torch.Generator().manual_seed(0)) < scans // 3
     held_out = held_out.repeat(len(images.x0) // scans)  # all colourings of a scan fall on the same side

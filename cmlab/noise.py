@@ -16,9 +16,7 @@ SIGMA_DATA = 0.5
 RHO = 7.0
 
 
-def karras_sigmas(
-    n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
-) -> Tensor:
+def karras_sigmas(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> Tensor:
     """``n`` decreasing noise levels, denser near zero (EDM, eq. 5).
 
     Returns a float64 tensor (n,) that starts at exactly ``sigma_max`` and, for n > 1, ends at exactly ``sigma_min``.
@@ -37,9 +35,7 @@ def karras_sigmas(
     return sigmas
 
 
-def sampling_sigmas(
-    n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
-) -> Tensor:
+def sampling_sigmas(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> Tensor:
     """The Karras grid with a final 0: n + 1 levels for n solver steps (EDM, Algorithm 1)."""
     return torch.cat([karras_sigmas(n, sigma_min, sigma_max, rho), torch.zeros(1, dtype=torch.float64)])
 
@@ -52,9 +48,7 @@ def expand(sigma: Tensor, x: Tensor) -> Tensor:
     if sigma.ndim == 0:
         sigma = sigma.expand(x.shape[0])
     if sigma.ndim != 1 or sigma.shape[0] != x.shape[0]:
-        raise ValueError(
-            f"sigma must be a scalar or one value per sample: x is {tuple(x.shape)}, sigma is {tuple(sigma.shape)}"
-        )
+        raise ValueError(f"sigma must be a scalar or one value per sample: x is {tuple(x.shape)}, sigma is {tuple(sigma.shape)}")
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 

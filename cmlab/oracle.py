@@ -63,11 +63,12 @@ class Oracle:
 
         if bool((start == end).all()):
             return x
-        return odeint(velocity, x, torch.tensor([0.0, 1.0], dtype=x.dtype), rtol=1e-9, atol=1e-9, method="dopri5")[-1]
+        ends = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
+        states = odeint(velocity, x, ends, rtol=1e-9, atol=1e-9, method="dopri5")
+        assert isinstance(states, Tensor)
+        return states[-1]
 
-    def consistency(
-        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, sigma_min: float = SIGMA_MIN
-    ) -> Tensor:
+    def consistency(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, sigma_min: float = SIGMA_MIN) -> Tensor:
         """The exact consistency function f(x, sigma) = flow(x, sigma, sigma_min) (CM, Definition 1), in the dtype of x."""
         if label is not None:
             raise ValueError("an oracle has no classes: call it without a label")
@@ -85,9 +86,7 @@ class GaussianMixture(Oracle):
         stds: (K,) isotropic standard deviations, or one number; 0 puts a point mass there.
     """
 
-    def __init__(
-        self, weights: Tensor | Sequence[float], means: Tensor, stds: Tensor | Sequence[float] | float
-    ):
+    def __init__(self, weights: Tensor | Sequence[float], means: Tensor, stds: Tensor | Sequence[float] | float):
         self.means = torch.as_tensor(means, dtype=torch.float64)
         count = self.means.shape[0]
         weights = torch.as_tensor(weights, dtype=torch.float64)

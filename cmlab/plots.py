@@ -40,7 +40,7 @@ def from_uint8(image: np.ndarray, channels: int = 3) -> Tensor:
 
 
 def image_grid(x: Tensor, columns: int | None = None, scale: int = 1, gap: int = 1) -> np.ndarray:
-    """A batch (B, C, H, W) as one picture, uint8 (H', W', 3): row by row, ``gap`` white pixels between, each pixel ``scale`` wide."""
+    """A batch (B, C, H, W) as one picture, uint8 (H', W', 3): row by row, ``gap`` white pixels between, then enlarged."""
     tiles = to_uint8(x)
     count, h, w, _ = tiles.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
@@ -158,7 +158,13 @@ def plot_curves(
     for k, (name, (x, y)) in enumerate(curves.items()):
         few = len(x) <= 24
         ax.plot(
-            x, y, LINES[k % len(LINES)], color=COLORS[k % len(COLORS)], marker=MARKERS[k % len(MARKERS)] if few else None, ms=4, label=name
+            x,
+            y,
+            LINES[k % len(LINES)],
+            color=COLORS[k % len(COLORS)],
+            marker=MARKERS[k % len(MARKERS)] if few else None,
+            ms=4,
+            label=name,
         )
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if "x" in log:
@@ -184,7 +190,8 @@ def trajectories_3d(path: Tensor, sigmas: Tensor, title: str = "") -> "go.Figure
     figure = go.Figure()
     for k in range(paths.shape[1]):
         figure.add_scatter3d(
-            x=np.log(levels), y=scaled[:, k, 0], z=scaled[:, k, 1], mode="lines", line={"color": COLORS[k % len(COLORS)], "width": 3},
+            x=np.log(levels), y=scaled[:, k, 0], z=scaled[:, k, 1], mode="lines",
+            line={"color": COLORS[k % len(COLORS)], "width": 3},
             showlegend=False, hovertemplate="ln σ %{x:.2f}<br>x₁ %{y:.2f}<br>x₂ %{z:.2f}<extra></extra>",
         )  # fmt: skip
     figure.update_layout(

@@ -11,7 +11,7 @@ from . import checkpoints
 from .data import TOYS, load_data, unknown
 from .denoiser import CONSISTENCY, EDM, Denoise, Denoiser
 from .distances import Distance
-from .losses import LOSSES, ConsistencyLoss, EDMLoss
+from .losses import LOSSES, ConsistencyLoss, EDMLoss, cd
 from .networks import MLPConfig, UNetConfig, build_network
 from .schedules import DoublingN, GridPairs
 from .training import TrainState, fit
@@ -49,7 +49,7 @@ class Preset:
     teacher: str = ""
     accumulate: int = 1
     seed: int = 0
-    half: bool = False
+    half: bool = True
 
     @property
     def consistency(self) -> bool:
@@ -120,22 +120,25 @@ def run(preset: Preset, every: int = 100, device: torch.device | str = "cpu") ->
 _SMALL_ICT = ConsistencyLoss(GridPairs(DoublingN(10, 160), "uniform"), "noise", Distance("huber"), "1/dt")
 
 
-def _student(data: str, method: str) -> dict[str, str]:
-    """CD, iCT and ECT start from the diffusion model; the paper's CT starts from nothing."""
-    return {"init": f"{data}-edm" if method in ("cd", "ict", "ect") else "", "teacher": f"{data}-edm" if method == "cd" else ""}
+def _student(data: str, method: str) -> tuple[str, str]:
+    """Initial weights and teacher: CD, iCT and ECT start from the diffusion model, the paper's CT from nothing."""
+    edm = f"{data}-edm"
+    return edm if method in ("cd", "ict", "ect") else "", edm if method == "cd" else ""
 
 
 def _toy(data: str, method: str) -> Preset:
-    loss = {"ict": lambda: _SMALL_ICT}.get(method, LOSSES[method])()
+    loss = _SMALL_ICT if method == "ict" else LOSSES[method]()
     lr = {"edm": 2e-3, "ct": 1e-3, "ect": 2e-3}.get(method, 4e-3)
-    return Preset(data, loss, MLPConfig(), lr=lr, **_student(data, method))
+    init, teacher = _student(data, method)
+    return Preset(data, loss, MLPConfig(), lr=lr, init=init, teacher=teacher)
 
 
 def _digits(data: str, method: str) -> Preset:
-    loss = {"cd": lambda: LOSSES["cd"](40), "ict": lambda: _SMALL_ICT}.get(method, LOSSES[method])()
+    loss = cd(40) if method == "cd" else _SMALL_ICT if method == "ict" else LOSSES[method]()
     steps, lr = {"edm": (8000, 2e-3), "cd": (3000, 1e-3), "ict": (4000, 1e-3), "ect": (4000, 1e-3), "ct": (8000, 1e-3)}[method]
     network = UNetConfig(channels=24, mult=(1, 1), emb=64)
-    return Preset(data, loss, network, steps=steps, batch=128, lr=lr, half=True, **_student(data, method))
+    init, teacher = _student(data, method)
+    return Preset(data, loss, network, steps=steps, batch=128, lr=lr, init=init, teacher=teacher)
 
 
 PRESETS: dict[str, Preset] = {

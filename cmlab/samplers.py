@@ -9,7 +9,8 @@ hook of zero-shot editing.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ def _check_sigmas(sigmas: Tensor, at_least: int, dtype: torch.dtype) -> Tensor:
 def _ode(one_step, denoise, x, sigmas, label, project) -> Iterator[Step]:
     levels = _check_sigmas(sigmas, 2, x.dtype).to(x.device)
     nfe = 0
-    for i, (sigma, sigma_next) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         x, x0_hat, used = one_step(denoise, x, sigma, sigma_next, label, project)
         nfe += used
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), nfe)
@@ -130,7 +131,7 @@ def heun(
     levels = _check_sigmas(sigmas, 2, x.dtype).to(x.device)
     gamma_max = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
     nfe = 0
-    for i, (sigma, sigma_next) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         sigma_hat = sigma
         if churn_min <= float(sigma) <= churn_max:
             sigma_hat = sigma * (1 + gamma_max)
@@ -191,6 +192,16 @@ def _need_noise(noise: Noise, name: str) -> Draws:
     return as_draws(noise)
 
 
+def last_state(steps: Iterable[Step]) -> Tensor:
+    """Run a sampler to its end and return the state x."""
+    step = None
+    for step in steps:  # noqa: B007 (only the last one matters)
+        pass
+    if step is None:
+        raise ValueError("the sampler made no step")
+    return step.x
+
+
 SAMPLERS = {"euler": euler, "heun": heun, "onestep": onestep, "multistep": multistep}
 ODE_SAMPLERS = ("euler", "heun")
 TWO_STEP_SIGMA = 0.821  # iCT's and ECT's second level on CIFAR-10
@@ -216,7 +227,9 @@ def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX) -> Te
     return karras_sigmas(steps + 1, sigma_max=sigma_max)[:-1]
 
 
-def initial_noise(shape: Sequence[int], seeds: Sequence[int], sigma: float = SIGMA_MAX, device: torch.device | str = "cpu") -> Tensor:
+def initial_noise(
+    shape: Sequence[int], seeds: Sequence[int], sigma: float = SIGMA_MAX, device: torch.device | str = "cpu"
+) -> Tensor:
     """``sigma`` times unit noise, (len(seeds), *shape) float64 (float32 on mps): row k is a function of seeds[k] alone."""
     device = torch.device(device)
     return as_draws(list(seeds)).normal((len(seeds), *shape)).to(device, state_dtype(device)) * sigma
@@ -246,8 +259,4 @@ def sample(
     draws = as_draws(seeds)
     x = draws.normal((len(seeds), *shape)).to(device, state_dtype(torch.device(device))) * float(levels[0])
     adds_noise = (sampler == "multistep" and len(levels) > 1) or options.get("churn", 0) > 0
-    last = None
-    for last in SAMPLERS[sampler](denoise, x, levels, label, noise=draws if adds_noise else None, **options):
-        pass
-    assert last is not None
-    return last.x
+    return last_state(SAMPLERS[sampler](denoise, x, levels, label, noise=draws if adds_noise else None, **options))

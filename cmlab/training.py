@@ -119,7 +119,8 @@ def fit(
         if target is not None and isinstance(loss, ConsistencyLoss):
             mu = loss.target_decay(progress)
             with torch.no_grad():
-                torch._foreach_lerp_(list(target.parameters()), list(model.parameters()), 1 - mu)
+                for mean, online in zip(target.parameters(), model.parameters(), strict=True):
+                    mean.lerp_(online, 1 - mu)
         if (step + 1) % every == 0 or step + 1 == steps:
             mean = float(total) / since
             if not math.isfinite(mean):

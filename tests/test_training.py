@@ -231,7 +231,7 @@ def test_labels_are_trained():
         torch.manual_seed(0)  # initial weights that do not depend on the tests that ran before
         net = build_network(MLPConfig(16, 1, 3), data.shape, data.classes)
     model = Denoiser(net, EDM, data.shape, data.classes)
-    state = list(fit(model, data, EDMLoss(), steps=150, batch=32, lr=1e-2, every=150, ema=0.9))[-1]
+    state = list(fit(model, data, EDMLoss(), steps=400, batch=32, lr=1e-2, every=400, ema=0.9))[-1]
     noise = torch.zeros(2, 2, 1, 1)
     with torch.no_grad():
         out = state.ema(noise, torch.tensor(3.0), torch.tensor([0, 1])).mean((1, 2, 3))

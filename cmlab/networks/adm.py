@@ -103,14 +103,13 @@ def _time_features(t: Tensor, dim: int) -> Tensor:
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, label): x (B, C, H, W) -> the same shape; the last layer starts at zero. H must be divisible by 2^(levels-1)."""
+    """F(x, c_noise, label): x (B, C, H, W) -> the same shape; the last layer starts at zero. Sides divide by 2^(levels-1)."""
 
     def __init__(self, config: UNetConfig, shape: tuple[int, ...], classes: int = 0):
         super().__init__()
-        if len(shape) != 3 or shape[1] % 2 ** (len(config.mult) - 1) or shape[2] % 2 ** (len(config.mult) - 1):
-            raise ValueError(
-                f"a U-Net with {len(config.mult)} levels needs images whose sides divide by {2 ** (len(config.mult) - 1)}, got {shape}"
-            )
+        shrink = 2 ** (len(config.mult) - 1)
+        if len(shape) != 3 or shape[1] % shrink or shape[2] % shrink:
+            raise ValueError(f"a U-Net with {len(config.mult)} levels needs images whose sides divide by {shrink}, got {shape}")
         if config.channels % config.group:
             raise ValueError(f"channels ({config.channels}) must be a multiple of group ({config.group})")
         self.config = config

@@ -24,6 +24,7 @@ class MLP(nn.Module):
         self.config = config
         dim = torch.Size(shape).numel()
         # c_noise * 4 = ln sigma spans 11 units: these frequencies turn between a third of a period and eleven periods over it.
+        self.freqs: Tensor
         self.register_buffer("freqs", torch.linspace(0.25, 4.0, config.freqs), persistent=False)
         self.inp = nn.Linear(dim, config.width)
         self.time = nn.Linear(2 * config.freqs, config.width)
