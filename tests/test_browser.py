@@ -33,7 +33,7 @@ def browser() -> Iterator:
 def page(browser, served) -> Iterator:  # noqa: F811
     """The open app. Afterwards: nothing was asked of another machine, and the browser has nothing to complain about."""
     page, foreign, complaints = browser.new_page(viewport={"width": 1280, "height": 900}), [], []
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     page.on("request", lambda r: foreign.append(r.url) if urlparse(r.url).hostname not in LOCAL else None)
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
