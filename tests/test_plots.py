@@ -67,4 +67,5 @@ def test_pyplot_is_left_alone():
 
 def test_3d_paths_leave_out_sigma_zero():
     figure = plots.trajectories_3d(normal(3, 2, 2), torch.tensor([80.0, 1.0, 0.0]))
-    assert len(figure.data) == 2 and len(figure.data[0].x) == 2
+    paths = figure.to_dict()["data"]
+    assert len(paths) == 2 and len(paths[0]["x"]) == 2
