@@ -22,7 +22,7 @@ app: $(READY)
 	PORT=$(PORT) $(BIN)/python app.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
