@@ -3,7 +3,7 @@
 from ._version import __version__
 from .checkpoints import load, pretrained_names, save
 from .data import DATASETS, load_data
-from .denoiser import CONSISTENCY, EDM, Coeffs, Denoise, Denoiser, Precond
+from .denoiser import CONSISTENCY, EDM, Coeffs, Denoise, Denoiser, Precond, conditioned
 from .distances import Distance
 from .editing import EDITS, Edit, apply_edit, run_edit, slerp
 from .evaluation import sliced_wasserstein
@@ -47,6 +47,7 @@ __all__ = [
     "__version__",
     "apply_edit",
     "build_network",
+    "conditioned",
     "default_sigmas",
     "expand",
     "fit",

@@ -91,3 +91,15 @@ class Denoiser(nn.Module):
         dtype = next(self.net.parameters()).dtype
         out = self.net((c.c_in * x).to(dtype), c.c_noise.reshape(-1).to(dtype), label)
         return (c.c_skip * x + c.c_out * out.to(x.dtype)).to(x.dtype)
+
+
+def conditioned(denoise: Denoise, label: Tensor) -> Denoise:
+    """``denoise`` with its classes fixed: row k of every batch has class label[k] (label (B,) int64).
+
+    What asks for no label, a notebook or an unconditional sampler, can then use a conditional model.
+    """
+
+    def fixed(x: Tensor, sigma: Tensor, _: Tensor | None = None, /) -> Tensor:
+        return denoise(x, sigma, label[: len(x)].to(x.device))
+
+    return fixed

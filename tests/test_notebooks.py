@@ -17,7 +17,7 @@ from cmlab import checkpoints, presets, teach
 FOLDER = Path(__file__).parent.parent / "notebooks"
 MAKE = runpy.run_path(str(FOLDER / "make.py"))
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-NEEDS = ("digits-color-edm", "digits-color-cd", "digits-color-ect")
+NEEDS = ("digits-color-edm", "digits-color-cd", "digits-color-ict")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
