@@ -26,6 +26,7 @@ from cmlab.data import TOYS  # noqa: E402
 from cmlab.editing import EDITS, MASKS, likeliest_label, run_edit  # noqa: E402
 from cmlab.losses import LOSSES  # noqa: E402
 from cmlab.noise import SIGMA_MAX, seeds_from  # noqa: E402
+from cmlab.presets import PRESETS  # noqa: E402
 
 DEVICE = "cpu"  # main() sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
@@ -82,7 +83,9 @@ def group_of(data: str | None, images: bool = False) -> view.Group:
 def source_picture(group: view.Group, image: str | None, example: float) -> tuple[torch.Tensor, str | None, list[str]]:
     """The uploaded file or else a bundled example (1, C, H, W), its class where known, and what was changed to fit the model."""
     if image is not None:
-        y, notes = view.read_picture(image, group.shape)
+        from cmlab.plots import read_picture
+
+        y, notes = read_picture(image, group.shape)
         return y, None, notes
     pictures, classes = view.examples(group)
     k = view.whole("The example", example, 0, len(pictures) - 1)
@@ -178,8 +181,8 @@ def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, b
     data, seed = view.plane_data(distribution, drawing), view.seed_from(seed)
     steps = view.whole("The number of training steps", steps, 10, MAX_TRAINING)
     batch = view.whole("The batch size", batch, 16, 2048)
-    init = f"{distribution}-edm"  # as in the presets, students start from the diffusion model where one is bundled
-    init = init if method in ("cd", "ect") and init in pretrained_names() else ""
+    preset = PRESETS.get(f"{distribution}-{method}")  # students start from the diffusion model where one is bundled
+    init = preset.init if preset is not None and preset.init in pretrained_names() else ""
     yield None, None, "Starting ...", seed
     for samples, curve, text in view.train_live(data, method, steps, batch, seed, init, DEVICE):
         yield png(samples), png(curve), text, seed
@@ -226,7 +229,7 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
         "**The same noise in, three models out.** Diffusion walks down the PF-ODE in many steps; a consistency model jumps to its "
         "end in one. Where a student is good, its pictures are the diffusion model's. NFE counts network evaluations: the cost."
     )
-    students = [m for m in view.TRAINED_ALONE if any(m in g.models for g in view.groups().values())] or ["ect"]
+    students = [m for m in view.FROM_DATA if any(m in g.models for g in view.groups().values())] or ["ect"]
     first = view.groups()[names[0]]
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -246,7 +249,7 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
         with gr.Column(scale=3):
             outputs = []
             with gr.Row():
-                for k, title in enumerate(("Diffusion: EDM", "Distilled from it: CD", "Learnt from data: CT family")):
+                for k, title in enumerate(("Diffusion: EDM", "Distilled from it: CD", "Tuned on the data: CT family")):
                     with gr.Column(min_width=240):
                         outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}"))
                         outputs.append(gr.Markdown("", elem_classes="caption"))
@@ -390,7 +393,7 @@ def plane_tab(tab: gr.Tab) -> None:
             with gr.Tab("Train live"):
                 gr.Markdown(
                     "**Watch a network learn.** EDM learns to denoise. CD learns, from the exact PF-ODE, that all points of one "
-                    "path share one end; CT, iCT and ECT learn the same from data alone. Students answer in one evaluation."
+                    "path share one end; CT, iCT and ECT learn it from the data points. Students answer in one evaluation."
                 )
                 with gr.Row():
                     method = gr.Radio([(view.METHODS[m], m) for m in LOSSES], value="cd", label="Method", elem_id="train-method")
@@ -451,7 +454,7 @@ def look() -> dict:
     """Options for launch(): the system's fonts (nothing is fetched) and the blue of Okabe and Ito's colour-blind-safe palette."""
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue")
     theme.set(button_primary_background_fill="#0072B2", button_primary_background_fill_hover="#005A8C")
-    return {"theme": theme, "css": view.CSS, "run_history": False, "footer_links": ["api", "settings"]}
+    return {"theme": theme, "css": view.CSS, "run_history": False, "footer_links": ["api", "settings"], "max_file_size": "20mb"}
 
 
 def main() -> None:

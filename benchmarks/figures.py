@@ -43,12 +43,12 @@ def edits() -> dict[str, Figure]:
         "inpaint": editing.inpaint(y, editing.preset_mask("bottom", (8, 8))),
         "colorize": editing.colorize(y),
         "super_resolve": editing.super_resolve(y, 2),
-        "stroke": editing.stroke(stroke, (1.5, 0.5)),
+        "stroke": editing.stroke(stroke),
         "denoise": editing.denoise(y + 0.5 * noise, 0.5),
     }
     return {
         name: plot_images(
-            {"original": y, "given": task.kept, "result": editing.apply_edit(model, task, list(range(8)), label=label)}, name
+            {"original": y, "given": task.degraded, "result": editing.apply_edit(model, task, list(range(8)), label=label)}, name
         )
         for name, task in tasks.items()
     }

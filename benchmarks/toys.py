@@ -4,7 +4,7 @@
 
 Protocol: standard deviation 0.5, 5,000 steps of 512, one CPU thread, 20,000 points, 256 directions; every seed has its own
 reference draw, noise, teacher and floor (data against data). The ladder goes from the paper's CT to the preset that ships, one
-change at a time. Results are printed as they come and written to runs/toys.json, from which a stopped run goes on.
+change at a time (the last, starting from EDM's weights, is the shipped preset itself). Results are printed as they come and written to runs/toys.json, from which a stopped run goes on.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def ladder(data: str) -> dict[str, Preset]:
     rungs["  l2 -> pseudo-Huber"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
     pairs = GridPairs(DoublingN(10, 160), "uniform")
     rungs["  N(k) doubling 10..160"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
-    rungs["  lognormal pairs (= iCT)"] = replace(paper, loss=ict(10, 160))
+    rungs["  lr 1e-3 -> 4e-3"] = replace(rungs["  N(k) doubling 10..160"], lr=4e-3)
+    rungs["iCT as in the paper (lognormal pairs), N 10..160"] = replace(paper, loss=ict(10, 160))
     return {
         "EDM": get_preset(f"{data}-edm"),
         "CD (N = 80, Heun, 1/dt)": get_preset(f"{data}-cd"),
@@ -80,13 +81,14 @@ def main() -> None:
             for name, preset in ladder(data).items():
                 key = f"{data}|{name}|{seed}"
                 chosen = not arguments.runs or any(name.strip().startswith(r) for r in arguments.runs) or name == "EDM"
-                if key in results or not chosen:
+                if results.get(key, {}).get("preset") == repr(preset) or not chosen:
                     continue
                 teacher = None if name == "EDM" else checkpoints.load(path)[0].requires_grad_(False)
-                model, results[key] = run(name, preset, seed, teacher)
+                model, report = run(name, preset, seed, teacher)
+                results[key] = {"preset": repr(preset), **report}
                 if name == "EDM":
                     checkpoints.save(path, model)
-                print(key, {k: round(v, 4) for k, v in results[key].items()}, flush=True)
+                print(key, {k: round(v, 4) for k, v in report.items()}, flush=True)
                 RESULTS.write_text(json.dumps(results, indent=1))
     table(results, arguments.data)
 

@@ -5,6 +5,7 @@ Every refusal is a ValueError whose text can be shown to the user as it stands.
 
 import io
 import math
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from torch import Tensor
 from . import checkpoints
 from .data import DATASETS, TOYS, ImageData, MixtureData, drawn_points, load_data
 from .denoiser import Denoise
-from .editing import EDITS, STROKE_SIGMAS, Edit, preset_mask, slerp
+from .editing import EDITS, Edit, preset_mask, slerp
 from .evaluation import sliced_wasserstein
 from .noise import as_draws, sampling_sigmas, seeds_from, state_dtype
 from .oracle import FiniteData
@@ -27,7 +28,8 @@ from .presets import build_model, find, get_preset
 from .samplers import SAMPLERS, Step, default_sigmas, heun, initial_noise
 
 METHODS = {"edm": "EDM", "cd": "CD", "ct": "CT", "ict": "iCT", "ect": "ECT"}
-TRAINED_ALONE = ("ect", "ict", "ct")  # students without a teacher, in the order of preference
+FROM_DATA = ("ect", "ict", "ct")  # students that learn from data points instead of a teacher's ODE, in the order of preference
+MAX_DRAWN = 4_000_000  # pixels of a painting
 TASKS = {"inpaint": "Inpaint", "colorize": "Colorize", "super_resolve": "Super-resolve", "stroke": "Stroke", "denoise": "Denoise"}
 TASK_HELP = {
     "inpaint": "The pixels outside the mask are kept exactly; the model fills in the rest so that the whole looks like data.",
@@ -198,7 +200,7 @@ def real(name: str, value: Any, low: float, high: float) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300  # False for NaN
 
 
 def _short(value: Any) -> str:
@@ -208,7 +210,7 @@ def _short(value: Any) -> str:
 
 def seed_from(value: Any) -> int:
     """The seed to use: ``value``, or a fresh one where the box is empty."""
-    return torch.seed() % (MAX_SEED + 1) if value is None else whole("The seed", value, 0, MAX_SEED)
+    return secrets.randbelow(MAX_SEED + 1) if value is None else whole("The seed", value, 0, MAX_SEED)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------------
@@ -257,42 +259,6 @@ def examples(group: Group) -> tuple[Tensor, list[str | None]]:
     return pictures, [str(k) if own and group.classes else None for k in range(data.classes)]
 
 
-def read_picture(path: str, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
-    """An image file as (1, C, H, W) in [-1, 1] for a model of ``shape``, and what had to be changed, in words.
-
-    Raises ValueError for a file that is not a readable picture.
-    """
-    from PIL import Image, ImageOps
-
-    from .plots import from_uint8
-
-    channels, height, width = shape
-    try:
-        with Image.open(path) as file:
-            if file.width * file.height > 50_000_000:
-                raise ValueError(
-                    f"{Path(path).name} has {file.width} x {file.height} pixels: choose a picture below 50 million pixels."
-                )
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow raises many kinds, SyntaxError among them
-        raise ValueError(f"{Path(path).name} is not a picture that can be read. Choose a PNG, JPEG, GIF or WebP file.") from error
-    notes = []
-    if image.mode not in (("RGB",) if channels == 3 else ("L", "RGB")):
-        notes.append(f"converted from mode {image.mode} to RGB" + (" on white" if "A" in image.getbands() else ""))
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=float)
-        span = values.max() - values.min()
-        image = Image.fromarray(((values - values.min()) / (span or 1) * 255).astype(np.uint8))
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-    if image.size != (width, height):
-        notes.append(f"resized from {image.width} x {image.height} to {width} x {height} pixels")
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
-    return from_uint8(np.array(image), channels), notes
-
-
 def painted_mask(editor: dict | None, shape: Sequence[int]) -> Tensor:
     """The painted area of an image editor as a mask (1, 1, H, W), 1 where at least a quarter of a pixel is covered.
 
@@ -309,6 +275,9 @@ def painted_mask(editor: dict | None, shape: Sequence[int]) -> Tensor:
 
 def _painted(editor: dict | None) -> np.ndarray | None:
     """True where any layer holds paint, (H, W). Paint is what is not transparent: its colour says nothing."""
+    for part in [*((editor or {}).get("layers") or []), (editor or {}).get("composite")]:
+        if part is not None and part.shape[0] * part.shape[1] > MAX_DRAWN:
+            raise ValueError(f"The painting has {part.shape[1]} x {part.shape[0]} pixels: paint on a smaller picture.")
     layers = [
         layer for layer in (editor or {}).get("layers") or [] if layer is not None and layer.ndim == 3 and layer.shape[2] == 4
     ]
@@ -378,12 +347,12 @@ def make_edit(
         # Nothing painted: the picture in coarse blocks stands for a rough painting.
         guide = painted_over(painted, y.shape[1:])
         guide = EDITS["super_resolve"](y, patch).kept if guide is None else guide
-        edit = EDITS[task](guide, [noise_level * s / STROKE_SIGMAS[0] for s in STROKE_SIGMAS])
+        edit = EDITS[task](guide, noise_level)
     elif task == "denoise":
         edit = EDITS[task](y + initial_noise(y.shape[1:], seeds_from(seed, 1), noise_level).float(), noise_level)
     else:
         raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(EDITS)}.")
-    return edit, edit.kept
+    return edit, edit.degraded
 
 
 def make_interpolation(
@@ -426,7 +395,9 @@ def train_live(
     from . import plots
     from .training import fit
 
-    preset = replace(get_preset(f"{TOYS[0]}-{method}"), init=init, seed=seed)
+    # The bundled file, not a run of the user's own, whose network may have another size.
+    name, start = init.rpartition("-")[0] or TOYS[0], str(checkpoints.resolve(init)) if init else ""
+    preset = replace(get_preset(f"{name}-{method}"), init=start, seed=seed)
     teacher = data.oracle if preset.loss.needs_teacher else None
     n, k = 600, 18 if method == "edm" else 1
     truth = data.batch(n, torch.Generator().manual_seed(seed))[0]

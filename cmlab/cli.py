@@ -12,6 +12,7 @@ import tyro
 from . import checkpoints
 from .data import unknown
 from .denoiser import Denoiser
+from .presets import find
 
 _KNOWN_ERRORS = (ValueError, FloatingPointError, OSError)
 
@@ -71,7 +72,7 @@ class EditOptions:
         index: which of the bundled digits to edit when no image is given.
         mask: for inpaint: centre, left, right, top, bottom, random, or a picture whose bright pixels are to be generated.
         patch: for super_resolve: side of the blocks whose mean is kept.
-        sigma: for denoise: standard deviation of the noise, in units of [-1, 1]; it is added to the picture first.
+        sigma: for denoise and stroke: standard deviation of the noise that is added to the picture, in units of [-1, 1].
         steps: for inpaint, colorize, super_resolve: number of noise levels.
         label: class of the picture; by default a bundled digit's own, or the likeliest for a given picture.
         seed: seed of the noise.
@@ -215,7 +216,13 @@ def train(args: list[str]) -> None:
             bar.set_postfix(loss=f"{state.loss:.4g}", per_s=f"{state.images_per_s:.0f}")
     assert state is not None
     seconds = time.perf_counter() - started
-    about = {"preset": name, "seconds": round(seconds, 2), "command": " ".join(["cmlab train", *args]), "device": str(device)}
+    about = {
+        "preset": name,
+        "data": preset.data,
+        "seconds": round(seconds, 2),
+        "command": " ".join(["cmlab train", *args]),
+        "device": str(device),
+    }
     if device.type == "cpu":
         about["threads"] = run_options.threads
     assert isinstance(state.ema, Denoiser)
@@ -233,7 +240,7 @@ def sample(args: list[str]) -> None:
     if o.n < 1:
         raise ValueError(f"--n must be at least 1, got {o.n}")
     device = _device(o.device)
-    model, _ = checkpoints.load(o.checkpoint, device)
+    model, _ = checkpoints.load(find(o.checkpoint), device)
     consistency = model.precond.sigma_min > 0
     sampler = o.sampler or ("multistep" if consistency else "heun")
     if consistency == (sampler in ODE_SAMPLERS):
@@ -270,7 +277,7 @@ def edit(args: list[str]) -> None:
 
     o: EditOptions = _parse(EditOptions, args, "cmlab edit")
     _check_edit_options(o)
-    model, _ = checkpoints.load(o.checkpoint)
+    model, _ = checkpoints.load(find(o.checkpoint))
     if len(model.shape) != 3:
         raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
     if model.precond.sigma_min == 0:
@@ -291,13 +298,13 @@ def edit(args: list[str]) -> None:
     extra = {} if o.steps is None else {"steps": o.steps}
     original = y
     if o.task == "inpaint":
-        task = editing.inpaint(y, _mask(o.mask or "centre", size, o.seed), **extra)
+        task = editing.inpaint(y, _mask("centre" if o.mask is None else o.mask, size, o.seed), **extra)
     elif o.task == "colorize":
         task = editing.colorize(y, **extra)
     elif o.task == "super_resolve":
-        task = editing.super_resolve(y, o.patch or 2, **extra)
+        task = editing.super_resolve(y, 2 if o.patch is None else o.patch, **extra)
     elif o.task == "stroke":
-        task = editing.stroke(y)
+        task = editing.stroke(y, o.sigma)
     else:
         sigma = 0.5 if o.sigma is None else o.sigma
         task = editing.denoise(y, sigma)  # checks sigma before the noise is made
@@ -306,7 +313,9 @@ def edit(args: list[str]) -> None:
     label = _labels(model, own_label if o.label is None else o.label, 1, torch.device("cpu"))
     target = _new_file(o.out, o.overwrite)
     result = editing.apply_edit(model, task, [o.seed], label=label)
-    _write_png(target, image_grid(torch.cat([original, task.kept.to(original), result.to(original)]), 3, max(1, 160 // size[0])))
+    _write_png(
+        target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0]))
+    )
     difference = float((task.project(result) - result).abs().max())
     print(f"{target}: original, known, result. Largest change of what was kept: {difference:.1e}")
 
@@ -321,13 +330,13 @@ def info(args: list[str]) -> None:
         print("data sets:", ", ".join(DATASETS))
         print("presets:", ", ".join(PRESETS))
         return
-    path = checkpoints.resolve(o.checkpoint)
+    path = find(o.checkpoint)
     model, meta = checkpoints.load(path)
     count = sum(p.numel() for p in model.parameters())
     kind = f"consistency model, f(x, {model.precond.sigma_min}) = x" if model.precond.sigma_min else "diffusion model (EDM)"
     print(f"{path}\n  {kind}; samples of shape {model.shape}; {model.classes or 'no'} classes")
     print(f"  network {meta['network']}, {count:,} parameters, {path.stat().st_size / 1e3:.0f} kB: {meta['config']}")
-    for key, value in meta["about"].items():
+    for key, value in meta.get("about", {}).items():
         print(f"  {key}: {value}")
 
 
@@ -344,7 +353,7 @@ def _check_edit_options(o: EditOptions) -> None:
     uses = {
         "mask": ("inpaint",),
         "patch": ("super_resolve",),
-        "sigma": ("denoise",),
+        "sigma": ("denoise", "stroke"),
         "steps": ("inpaint", "colorize", "super_resolve"),
     }
     for name, tasks in uses.items():
@@ -354,24 +363,17 @@ def _check_edit_options(o: EditOptions) -> None:
         raise ValueError("--index chooses a bundled picture: leave it out when --image is given")
 
 
-def read_image(path: Path, channels: int, size: tuple[int, ...]) -> torch.Tensor:
-    """A picture file as (1, channels, H, W) in [-1, 1]; raises ValueError unless it is a picture of ``size`` (H, W)."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+def read_image(path: Path, channels: int, size: tuple[int, ...], any_mode: bool = False) -> torch.Tensor:
+    """A picture file as (1, channels, H, W) in [-1, 1]; raises ValueError unless it is a picture of this size and mode."""
+    from .plots import read_picture
 
-    from .plots import from_uint8
-
-    try:
-        with Image.open(path) as picture:
-            if (picture.height, picture.width) != tuple(size):
-                raise ValueError(
-                    f"{path} is {picture.height}x{picture.width}, the model needs {size[0]}x{size[1]}: resize it first"
-                )
-            return from_uint8(np.array(picture.convert("RGB")), channels)
-    except FileNotFoundError as error:
-        raise ValueError(f"no picture at {path}: check the path") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-        raise ValueError(f"{path} is not a picture that can be read ({error}): use PNG or JPEG") from error
+    if not path.is_file():
+        raise ValueError(f"no picture at {path}: check the path")
+    x, changes = read_picture(path, (channels, *size))
+    refused = [c for c in changes if not (any_mode and c.startswith("converted"))]
+    if refused:
+        raise ValueError(f"{path} does not fit the model, it would have to be {' and '.join(refused)}: do that first")
+    return x
 
 
 def _mask(name: str, size: tuple[int, ...], seed: int) -> torch.Tensor:
@@ -381,7 +383,7 @@ def _mask(name: str, size: tuple[int, ...], seed: int) -> torch.Tensor:
         return editing.preset_mask(name, size, seed)
     if not Path(name).is_file():
         raise ValueError(f"--mask {name!r} is neither a file nor one of {', '.join(editing.MASKS)}")
-    return (read_image(Path(name), 1, size) > 0).float()
+    return (read_image(Path(name), 1, size, any_mode=True) > 0).float()
 
 
 def _labels(model: Any, label: int | None, n: int, device: torch.device) -> torch.Tensor | None:

@@ -71,6 +71,15 @@ class ImageData:
         return self.x0[i], None if self.label is None else self.label[i]
 
 
+LUMA = (0.2989, 0.5870, 0.1140)
+
+
+def luma(x: Tensor) -> Tensor:
+    """The brightness of RGB images, (B, 3, H, W) -> (B, 1, H, W): a weighted mean, so grey pictures keep their values."""
+    weights = torch.tensor(LUMA, dtype=x.dtype, device=x.device)
+    return (x * (weights / weights.sum()).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
 # --- the plane -----------------------------------------------------------------------------------------------------------
 
 

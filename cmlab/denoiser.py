@@ -64,8 +64,8 @@ class Denoiser(nn.Module):
         net: called as ``net(x, c_noise, label)`` with x (B, *S), c_noise (B,), label (B,) int64 or None.
         precond: the scalings; ``precond.sigma_min > 0`` makes a consistency model.
         shape: shape S of one sample, ``(2,)`` or ``(C, H, W)``.
-        classes: number of classes, 0 for an unconditional model. A conditional network sees
-            ``label=None`` as no class at all, which means something only to one trained that way.
+        classes: number of classes, 0 for an unconditional model. A conditional model
+            needs a label in every call: none is trained without.
 
     The scalings are computed in the dtype of ``x`` and the network runs in its own, so float64 solver states stay float64.
     """
@@ -84,6 +84,8 @@ class Denoiser(nn.Module):
             raise ValueError(f"this model works on samples of shape {self.shape}, got a batch of shape {tuple(x.shape)}")
         if label is not None and self.classes == 0:
             raise ValueError("this model is unconditional: call it without a label")
+        if label is None and self.classes > 0:
+            raise ValueError(f"this model has {self.classes} classes: pass label=, one integer per sample")
         sigma = torch.as_tensor(sigma, device=x.device)
         if not sigma.is_floating_point():
             sigma = sigma.to(x.dtype)

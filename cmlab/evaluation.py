@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .data import luma
 from .denoiser import Denoise, Denoiser
 from .noise import SIGMA_MAX, sampling_sigmas, seeds_from
 from .samplers import heun, last_state, multistep, sample
@@ -68,10 +69,9 @@ def is_consistency(model: Denoise) -> bool:
 
 def digit_features(x: Tensor) -> np.ndarray:
     """Grey or RGB digits (B, C, 8, 8) as luma, each picture stretched to [0, 1] and flattened: blind to hue and contrast."""
-    weights = torch.tensor([0.2989, 0.5870, 0.1140]) if x.shape[1] == 3 else torch.ones(1)
-    luma = (x.float() * weights.view(1, -1, 1, 1)).sum(1).flatten(1)
-    low, high = luma.amin(1, keepdim=True), luma.amax(1, keepdim=True)
-    return ((luma - low) / (high - low).clamp_min(1e-6)).numpy()
+    flat = (luma(x.float()) if x.shape[1] == 3 else x.float()).flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    return ((flat - low) / (high - low).clamp_min(1e-6)).numpy()
 
 
 @lru_cache(maxsize=2)

@@ -3,6 +3,7 @@
 ``sigma`` is the only "time" in this package (the papers' t equals sigma). Grids run downwards, because sampling does.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -26,6 +27,8 @@ def karras_sigmas(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA
         raise ValueError(f"a sigma grid needs at least 1 point, got {n}")
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    if rho <= 0:
+        raise ValueError(f"rho must be above 0, got {rho}")
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigmas = (top + ramp * (bottom - top)) ** rho
@@ -141,6 +144,23 @@ def as_draws(source: "Draws | torch.Generator | Sequence[int]") -> Draws:
 def seeds_from(seed: int, n: int) -> list[int]:
     """``n`` per-sample seeds ``seed, seed + 1, ...``: sample k of seed s is sample 0 of seed s + k."""
     return [seed + k for k in range(n)]
+
+
+_GLOBAL_GENERATOR = threading.RLock()
+
+
+@contextmanager
+def global_seed(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Run a block on torch's global generators seeded with ``seed``, and put them back as they were.
+
+    Weight initialisation and dropout know no other source. Threads take turns: two models built at once get their own weights.
+    """
+    device = torch.device(device)
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 @contextmanager

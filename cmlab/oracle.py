@@ -73,6 +73,7 @@ class Oracle:
         if label is not None:
             raise ValueError("an oracle has no classes: call it without a label")
         sigma = torch.as_tensor(sigma, device=x.device)
+        sigma = sigma if sigma.is_floating_point() else sigma.to(x.dtype)
         # In sigma's own dtype, so that the float32 level 0.002 is sigma_min and f(x, sigma_min) is x itself.
         return self.flow(x, sigma, torch.tensor(sigma_min, dtype=sigma.dtype, device=x.device)).to(x.dtype)
 

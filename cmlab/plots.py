@@ -4,6 +4,7 @@ Colours are Okabe and Ito's (distinguishable with colour-blindness); series also
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .data import luma
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+MAX_PIXELS = 50_000_000  # of a picture that is read
 LINES = ("-", "--", "-.", ":")
 _DATA = {"s": 3, "color": "0.75", "linewidths": 0, "zorder": 0}
 
@@ -35,8 +39,40 @@ def from_uint8(image: np.ndarray, channels: int = 3) -> Tensor:
     """One picture (H, W, 3) uint8 as (1, channels, H, W) float32 in [-1, 1]; one channel takes the luma."""
     x = torch.from_numpy(np.ascontiguousarray(image[..., :3])).float().permute(2, 0, 1)[None] / 127.5 - 1
     if channels == 1:
-        return (x * torch.tensor([0.2989, 0.5870, 0.1140]).view(1, 3, 1, 1)).sum(1, keepdim=True) / 0.9999
+        return luma(x)
     return x
+
+
+def read_picture(path: str | Path, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
+    """An image file as (1, C, H, W) in [-1, 1] for a model of ``shape``, and what had to be changed, in words.
+
+    Raises ValueError for a file that is not a readable picture.
+    """
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise ValueError(f"{Path(path).name} has {file.width} x {file.height} pixels: choose one below 50 million pixels.")
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow raises many kinds, SyntaxError among them
+        raise ValueError(f"{Path(path).name} is not a picture that can be read. Choose a PNG, JPEG, GIF or WebP file.") from error
+    notes = []
+    if image.mode not in (("RGB",) if channels == 3 else ("L", "RGB")):
+        notes.append(f"converted from mode {image.mode} to RGB" + (" on white" if "A" in image.getbands() else ""))
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=float)
+        span = values.max() - values.min()
+        image = Image.fromarray(((values - values.min()) / (span or 1) * 255).astype(np.uint8))
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    if image.size != (width, height):
+        notes.append(f"resized from {image.width} x {image.height} to {width} x {height} pixels")
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
+    return from_uint8(np.array(image), channels), notes
 
 
 def image_grid(x: Tensor, columns: int | None = None, scale: int = 1, gap: int = 1) -> np.ndarray:

@@ -9,10 +9,11 @@ import torch
 
 from . import checkpoints
 from .data import TOYS, load_data, unknown
-from .denoiser import CONSISTENCY, EDM, Denoise, Denoiser
+from .denoiser import Denoise, Denoiser, Precond
 from .distances import Distance
 from .losses import LOSSES, ConsistencyLoss, EDMLoss, cd
 from .networks import MLPConfig, UNetConfig, build_network
+from .noise import SIGMA_MIN, global_seed
 from .schedules import DoublingN, GridPairs
 from .training import TrainState, fit
 
@@ -59,20 +60,39 @@ class Preset:
 def build_model(preset: Preset) -> Denoiser:
     """A new model as the preset describes it, initialised from ``preset.init`` or from ``preset.seed``."""
     data = load_data(preset.data)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(preset.seed)
+    with global_seed(preset.seed):
         net = build_network(preset.network, data.shape, data.classes)
-    model = Denoiser(net, CONSISTENCY if preset.consistency else EDM, data.shape, data.classes)
+    model = Denoiser(net, _precond(preset.loss), data.shape, data.classes)
     if preset.init:
-        checkpoints.load_weights(model, find(preset.init))
+        path = find(preset.init)
+        _check_data(path, preset)
+        checkpoints.load_weights(model, path)
     return model
+
+
+def _precond(loss: EDMLoss | ConsistencyLoss) -> Precond:
+    """The scalings that belong to the loss: its lowest level is where a consistency model returns its input."""
+    if isinstance(loss, EDMLoss):
+        return Precond(sigma_data=loss.sigma_data)
+    return Precond(sigma_min=loss.pairs.sigma_min or SIGMA_MIN)
+
+
+def _check_data(path: Path, preset: Preset) -> None:
+    """Refuse a checkpoint that says it was trained on other data."""
+    about = checkpoints.read_meta(path).get("about") or {}
+    made_by = PRESETS.get(about.get("preset", ""))
+    data = about.get("data") or (made_by.data if made_by else preset.data)
+    if data != preset.data:
+        raise ValueError(f"{path} was trained on {data}, not on {preset.data}: name an --init and a --teacher of the same data")
 
 
 def find(name: str) -> Path:
     """A checkpoint by path, from this folder's ``runs/``, or among the bundled ones: the user's own run comes first."""
-    own = Path("runs") / f"{name}{checkpoints.SUFFIX}"
-    if not Path(name).is_file() and own.is_file():
-        return own
+    if not Path(name).is_file():
+        for folder in (Path("runs"), Path("../runs")):  # notebooks run one folder below
+            own = folder / f"{name}{checkpoints.SUFFIX}"
+            if own.is_file():
+                return own
     try:
         return checkpoints.resolve(name)
     except checkpoints.CheckpointError as error:
@@ -90,7 +110,12 @@ def load_teacher(preset: Preset) -> Denoise | None:
         if oracle is None:
             raise ValueError(f"the data set {preset.data!r} has no exact score: name a trained teacher instead of 'oracle'")
         return oracle
-    return checkpoints.load(find(preset.teacher))[0].requires_grad_(False)
+    path = find(preset.teacher)
+    _check_data(path, preset)
+    teacher = checkpoints.load(path)[0].requires_grad_(False)
+    if teacher.precond.sigma_min > 0:
+        raise ValueError(f"{path} is a consistency model: a teacher must be a diffusion model, such as {preset.data}-edm")
+    return teacher
 
 
 def run(preset: Preset, every: int = 100, device: torch.device | str = "cpu") -> Iterator[TrainState]:

@@ -122,6 +122,8 @@ def heun(
     noise of scale ``churn_noise``; it needs ``noise``. Without churn nothing is drawn.
     """
     if churn == 0:
+        if (churn_min, churn_max, churn_noise) != (0.0, math.inf, 1.0):
+            raise ValueError("churn_min, churn_max and churn_noise need churn > 0")
         _refuse_noise(noise, "heun without churn")
         yield from _ode(heun_step, denoise, x, sigmas, label, project)
         return

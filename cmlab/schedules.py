@@ -59,9 +59,12 @@ class DoublingN:
     s0: int = 10
     s1: int = 1280
 
+    def __post_init__(self):
+        if not 1 <= self.s0 <= self.s1:
+            raise ValueError(f"need 1 <= s0 <= s1, got {self.s0} and {self.s1}")
+
     def __call__(self, progress: float) -> int:
-        stages = int(math.log2(self.s1 // self.s0)) + 1
-        stage = min(int(_clamp01(progress) * stages), stages - 1)
+        stage = int(_clamp01(progress) * (math.log2(self.s1 // self.s0) + 1))
         return min(self.s0 * 2**stage, self.s1) + 1
 
 
@@ -120,7 +123,7 @@ class EctPairs:
 
     At stage 0 and small sigma the lower level is the data itself, so training starts as diffusion and anneals into consistency
     (ECT, arXiv 2406.14548, section 4). ``stages`` of equal length; levels are kept in [sigma_min, sigma_max]; sigma_min = 0 is
-    the original.
+    the original. The levels stay at least sigma / 10,000 apart: float32 cannot tell closer ones from each other.
     """
 
     q: float = 2.0
@@ -132,13 +135,19 @@ class EctPairs:
     sigma_min: float = SIGMA_MIN
     sigma_max: float = SIGMA_MAX
 
+    def __post_init__(self):
+        if self.q <= 1 or self.stages < 1:
+            raise ValueError(f"need q > 1 and at least 1 stage, got q = {self.q} and stages = {self.stages}")
+        if not 0 <= self.sigma_min < self.sigma_max:
+            raise ValueError(f"need 0 <= sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
     def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
         stage = min(int(_clamp01(progress) * self.stages), self.stages - 1)
         # A pair needs room above sigma_min: the lognormal's far left tail would have weight 1/0 there.
         floor = max(2 * self.sigma_min, 1e-5)
         sigma = LogNormal(self.mean, self.std)(count, draws).clamp(floor, self.sigma_max)
         gap = (1 + self.k * torch.sigmoid(-self.b * sigma)) / self.q ** (stage + 1)
-        return sigma, (sigma * (1 - gap).clamp_min(0)).clamp_min(self.sigma_min)
+        return sigma, (sigma * (1 - gap).clamp(0, 1 - 1e-4)).clamp_min(self.sigma_min)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .data import Data
 from .denoiser import Denoise
 from .losses import ConsistencyLoss, EDMLoss
-from .noise import BatchDraws
+from .noise import BatchDraws, global_seed
 
 
 class TrainState(NamedTuple):
@@ -87,7 +87,6 @@ def fit(
     target = copy.deepcopy(model).requires_grad_(False) if loss.needs_target else None
     optimizer = torch.optim.RAdam(model.parameters(), lr=lr)
     part = batch // accumulate
-    devices = [device] if device.type == "cuda" else []
     total, since, clock = torch.zeros((), device=device), 0, time.perf_counter()
     for step in range(steps):
         progress = step / steps
@@ -96,8 +95,7 @@ def fit(
         x0, label = data.batch(batch, _step_generator(seed, step, 0))
         x0, label = x0.to(device), None if label is None else label.to(device)
         optimizer.zero_grad(set_to_none=True)
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_step_seed(seed, step, 2))  # dropout draws from the global generator
+        with global_seed(_step_seed(seed, step, 2), device):  # dropout draws from the global generator
             for start in range(0, batch, part):
                 rows = slice(start, start + part)
                 draws = BatchDraws(_step_generator(seed, step, 1), batch, start, start + part)

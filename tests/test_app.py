@@ -24,13 +24,14 @@ from cmlab import appview as view  # noqa: E402
 from cmlab import checkpoints  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
 from cmlab.networks import UNetConfig, build_network  # noqa: E402
+from cmlab.plots import read_picture  # noqa: E402
 
 COLOR = "digits-color"
 
 
 def untrained(folder: Path, data: str, shape: tuple[int, ...]) -> None:
     """Checkpoints that have learnt nothing: enough for plumbing, and made in no time."""
-    for method in ("edm", "cd", "ect"):
+    for method in ("edm", "cd", "ict"):
         torch.manual_seed(0)
         net = build_network(UNetConfig(channels=8, mult=(1,), emb=16), shape, 10)
         checkpoints.save(folder / f"{data}-{method}.safetensors", Denoiser(net, EDM if method == "edm" else CONSISTENCY, shape, 10))
@@ -48,7 +49,7 @@ def served(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("pretrained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the developer's own runs/ is not part of the test
-        if not {f"{COLOR}-{m}" for m in ("edm", "cd", "ect")} <= set(checkpoints.pretrained_names()):
+        if not {f"{COLOR}-{m}" for m in ("edm", "cd", "ict")} <= set(checkpoints.pretrained_names()):
             patch.setattr(checkpoints, "PRETRAINED", folder)
             untrained(folder, COLOR, (3, 8, 8))
             untrained(folder, "digits", (1, 8, 8))
@@ -234,7 +235,7 @@ def test_pictures_of_every_mode_are_read(tmp_path, mode, shape):
     image = ramp if mode == "L" else Image.fromarray(np.asarray(ramp).astype(np.uint16)) if mode == "I;16" else ramp.convert(mode)
     path = tmp_path / f"ramp.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16') else 'tif'}"
     image.save(path)
-    x, notes = view.read_picture(str(path), shape)
+    x, notes = read_picture(str(path), shape)
     assert x.shape == (1, *shape) and x.abs().max() <= 1.001
     assert x[..., 0, :].mean() < -0.5 and x[..., -1, :].mean() > 0.5
     assert any("resized from 24 x 16" in note for note in notes)

@@ -36,6 +36,7 @@ def models(tmp_path_factory) -> Path:
     (folder / "notes.png").write_text("not a picture")
     Image.new("RGB", (9, 8)).save(folder / "wide.png")
     Image.new("RGB", (8, 8)).save(folder / "black.png")
+    Image.new("RGBA", (8, 8)).save(folder / "alpha.png")
     return folder
 
 
@@ -139,13 +140,23 @@ WRONG = {
     "edit {m}/edm.safetensors inpaint": "need a consistency model",
     "edit {m}/cm.safetensors inpaint --mask {m}/black.png": "the mask is empty",
     "edit {m}/cm.safetensors inpaint --mask nowhere": "neither a file nor one of",
-    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/wide.png": "is 8x9, the model needs 8x8",
+    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/wide.png": "resized from 9 x 8 to 8 x 8 pixels",
     "edit {m}/cm.safetensors inpaint --label 1 --image {m}/notes.png": "is not a picture that can be read",
     "edit {m}/cm.safetensors inpaint --label 1 --image {m}/none.png": "no picture at",
     "edit {m}/cm.safetensors inpaint --patch 2": "--patch belongs to super_resolve",
     "edit {m}/cm.safetensors super_resolve --patch 3": "does not divide the image size 8x8",
     "edit {m}/cm.safetensors denoise --sigma 100": "must lie in",
     "edit {m}/cm.safetensors stroke --steps 4": "--steps belongs to",
+    "edit {m}/cm.safetensors inpaint --steps 0": "at least 1 step",
+    "edit {m}/cm.safetensors super_resolve --patch 0": "does not divide",
+    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/alpha.png": "converted from mode RGBA to RGB",
+    "train two-moons-ict --loss.pairs.rho 0": "rho must be above 0",
+    "train digits-edm --network.group 0": "must be at least 1",
+    "train digits-edm --network.heads 5": "must be a multiple",
+    "train two-moons-ect --loss.pairs.stages 0": "at least 1 stage",
+    "train two-moons-ict --loss.pairs.n.s0 200": "need 1 <= s0 <= s1",
+    "train two-moons-cd --data 8gaussians": "was trained on two-moons, not on 8gaussians",
+    "train two-moons-cd --teacher two-moons-cd": "a teacher must be a diffusion model",
     "edit {m}/cm.safetensors inpaint --index 99999": "--index must lie in",
     "edit {m}/cm.safetensors inpaint --image {m}/black.png --index 1": "leave it out when --image is given",
     "info nothing-like-it": "choose one of",

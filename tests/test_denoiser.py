@@ -7,7 +7,7 @@ import torch
 from conftest import normal, tiny
 from torch import nn
 
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond, conditioned
 
 DTYPES = [torch.float32, torch.float64]
 KINDS = ["mlp", "unet"]
@@ -131,3 +131,11 @@ def test_a_label_for_an_unconditional_model_is_an_error():
 def test_another_number_of_levels_is_an_error():
     with pytest.raises(ValueError, match="one value per sample"):
         tiny()(torch.zeros(4, 2), torch.ones(3))
+
+
+def test_conditioned_fixes_the_class_of_every_row():
+    model = tiny(classes=3)
+    x, sigma, label = normal(4, 2, dtype=torch.float32), torch.tensor(1.0), torch.tensor([2, 0, 1, 1])
+    fixed = conditioned(model, label)
+    assert torch.equal(fixed(x, sigma), model(x, sigma, label))
+    assert torch.equal(fixed(x[:2], sigma), model(x[:2], sigma, label[:2]))

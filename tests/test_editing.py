@@ -9,8 +9,8 @@ from conftest import normal, seeded, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmlab.data import LUMA, luma
 from cmlab.editing import (
-    LUMA,
     MASKS,
     STROKE_SIGMAS,
     Edit,
@@ -202,10 +202,24 @@ def test_strokes_start_from_the_painting():
         return x
 
     y = normal(2, 3, 8, 8)
-    list(run_edit(spy, stroke(y), seeded(2)))
+    list(run_edit(spy, stroke(y, 1.5), seeded(2)))
     assert len(seen) == 2
-    assert torch.allclose(seen[0], y + 5.38 * torch.randn(y.shape, generator=seeded(2)).double(), atol=EXACT)
-    assert STROKE_SIGMAS == (5.38, 2.24)
+    assert torch.allclose(seen[0], y + 1.5 * torch.randn(y.shape, generator=seeded(2)).double(), atol=EXACT)
+    assert stroke(y, 1.5).sigmas == pytest.approx((1.5, 1.5 * 2.24 / 5.38))
+
+
+@pytest.mark.parametrize(("side", "level"), [(256, 5.38), (512, 5.38), (64, 2.69), (16, 1.345)])
+def test_small_pictures_get_less_noise_than_the_papers_256(side, level):
+    sigmas = stroke(torch.zeros(1, 3, side, side)).sigmas
+    assert sigmas[0] == pytest.approx(level)
+    assert sigmas[1] / sigmas[0] == pytest.approx(STROKE_SIGMAS[1] / STROKE_SIGMAS[0])
+
+
+def test_colorize_shows_the_grey_picture_and_keeps_the_projection():
+    y = normal(2, 3, 8, 8)
+    edit = colorize(y)
+    assert torch.allclose(edit.degraded, luma(y).expand_as(y))
+    assert not torch.allclose(edit.kept, edit.degraded, atol=0.1)
 
 
 def test_edits_start_from_what_is_kept():
@@ -292,9 +306,9 @@ def test_preset_masks_of_any_size_can_be_inpainted(name, h, w):
         (lambda: super_resolve(torch.zeros(1, 3, 8, 12), 3), r"3 does not divide the image size 8x12: choose one of \[2, 4\]"),
         (lambda: super_resolve(torch.zeros(1, 3, 8, 8), 0), "does not divide"),
         (lambda: super_resolve(torch.zeros(1, 2), 2), r"\(B, C, H, W\)"),
-        (lambda: stroke(torch.zeros(1, 2), (1.0, 2.0)), "decreasing"),
-        (lambda: stroke(torch.zeros(1, 2), ()), "decreasing"),
-        (lambda: stroke(torch.zeros(1, 2), (1.0, 0.0)), "0.002"),
+        (lambda: stroke(torch.zeros(1, 2), 0.002), "noise level must lie in"),
+        (lambda: stroke(torch.zeros(1, 2), 81.0), "noise level must lie in"),
+        (lambda: inpaint(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8), steps=0), "at least 1 step"),
         (lambda: denoise(torch.zeros(1, 2), 0.0), r"\[0.002, 80.0\]"),
         (lambda: denoise(torch.zeros(1, 2), 81.0), r"\[0.002, 80.0\]"),
     ],

@@ -110,8 +110,13 @@ class UNet(nn.Module):
         shrink = 2 ** (len(config.mult) - 1)
         if len(shape) != 3 or shape[1] % shrink or shape[2] % shrink:
             raise ValueError(f"a U-Net with {len(config.mult)} levels needs images whose sides divide by {shrink}, got {shape}")
-        if config.channels % config.group:
-            raise ValueError(f"channels ({config.channels}) must be a multiple of group ({config.group})")
+        widths = [config.channels * m for m in config.mult]
+        if min(config.group, config.heads, config.blocks, *widths) < 1:
+            raise ValueError(f"channels, mult, blocks, group and heads must be at least 1, got {config}")
+        if config.channels % config.group or any(w % config.heads for w in widths):
+            raise ValueError(
+                f"channels ({config.channels}) must be a multiple of group ({config.group}) and of heads ({config.heads})"
+            )
         self.config = config
         ch, group, drop = config.channels, config.group, config.dropout
         emb = config.emb or 4 * ch
