@@ -1,35 +1,42 @@
 """The app: sample, interpolate, edit, and a 2D playground. Thin over cmlab; run it with ``make app`` or ``python app.py``."""
 
 import argparse
+import atexit
 import functools
 import os
+import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
-# Before gradio is imported: no usage reports, and temporary files that belong to no other user of this machine.
+# Before gradio is imported: no usage reports, and temporary files in a folder that only this user can read, gone at the end.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-_USER = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"cmlab-app-{_USER}"))
+if "GRADIO_TEMP_DIR" not in os.environ:
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="cmlab-app-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
-import gradio as gr  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from gradio.themes import Default  # noqa: E402
+import gradio as gr
+import numpy as np
+import torch
+from gradio.themes import Default
 
-from cmlab import appview as view  # noqa: E402
-from cmlab.checkpoints import pretrained_names  # noqa: E402
-from cmlab.data import TOYS  # noqa: E402
-from cmlab.editing import EDITS, MASKS, likeliest_label, run_edit  # noqa: E402
-from cmlab.losses import LOSSES  # noqa: E402
-from cmlab.noise import SIGMA_MAX, seeds_from  # noqa: E402
-from cmlab.presets import PRESETS  # noqa: E402
+from cmlab import appview as view
+from cmlab.checkpoints import pretrained_names
+from cmlab.data import TOYS
+from cmlab.editing import EDITS, MASKS, likeliest_label, run_edit
+from cmlab.losses import LOSSES
+from cmlab.noise import SIGMA_MAX, seeds_from
+from cmlab.presets import PRESETS
 
 DEVICE = "cpu"  # main() sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
+MAX_PICTURES = 4000  # kept on disk, a few kB each
+_WRITTEN: dict[Path, None] = {}
+_WRITING = threading.Lock()
 # Two at a time: a training run must not lock the other tabs, and a class of users must not lock the machine.
 RUN = {"concurrency_id": "model", "concurrency_limit": 2}
 QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -64,11 +71,18 @@ def png(pixels: np.ndarray) -> str:
 
     data = encode_pil_to_bytes(Image.fromarray(pixels), "png")
     path = Path(os.environ["GRADIO_TEMP_DIR"]) / hash_bytes(data) / "image.png"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
+    with _WRITING:
+        _WRITTEN.pop(path, None)
+        _WRITTEN[path] = None  # the newest comes last
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, path)
+        while len(_WRITTEN) > MAX_PICTURES:  # gradio's own clean-up does not know these files
+            oldest = next(iter(_WRITTEN))
+            del _WRITTEN[oldest]
+            shutil.rmtree(oldest.parent, ignore_errors=True)
     return str(path)
 
 

@@ -43,7 +43,7 @@ def write_readme() -> None:
         "# Checkpoints that ship with cmlab",
         "",
         "Written by `python benchmarks/ship.py`. Each was made by the command beside it, on one CPU thread, seed 0.",
-        "Seconds: as it was run, with other jobs on both cores; alone it takes a third to a half (`benchmarks/speed.py`). 2D: sliced",
+        "Seconds: as it was run, beside other jobs; alone it takes half or less (`benchmarks/speed.py`). 2D: sliced",
         "Wasserstein distance, 20,000 points, 256 directions, floor = data against data. Digits: share of 2,000 class-conditional",
         "samples that a classifier (accuracy on held-out scans beside it) puts into the class that was asked for.",
         "",

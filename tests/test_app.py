@@ -284,3 +284,12 @@ def test_an_unknown_device_ends_with_one_line(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(free_port()), "--device", "toaster"])
     with pytest.raises(SystemExit, match=r"device 'toaster' cannot be used"):
         app.main()
+
+
+def test_old_pictures_leave_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(app, "MAX_PICTURES", 3)
+    monkeypatch.setattr(app, "_WRITTEN", {})
+    paths = [Path(app.png(np.full((2, 2, 3), k, np.uint8))) for k in (0, 1, 2, 0, 3)]
+    assert [p.exists() for p in paths] == [True, False, True, True, True]  # picture 0 was shown again, so 1 is the oldest
+    assert len(list(tmp_path.iterdir())) == 3
