@@ -4,6 +4,7 @@ They obey the one contract ``denoise(x, sigma, label=None)``, so everything here
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .noise import SIGMA_MIN, Draws, as_draws, expand, state_dtype
 
 
-class Oracle:
+class Oracle(ABC):
     """What all exact denoisers share; a subclass gives ``denoise``, ``log_prob`` and ``sample``.
 
     ``shape`` is the shape S of one sample. An oracle is called like a network; ``label`` must be None.
@@ -21,17 +22,17 @@ class Oracle:
     shape: tuple[int, ...]
     classes = 0
 
+    @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x0 + sigma eps = x], shape of x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Natural logarithm of the density of x0 + sigma eps at x, (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> Tensor:
         """``n`` independent draws of x0, (n, *S) float64."""
-        raise NotImplementedError
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         if label is not None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cmlab import checkpoints, presets, teach
+from cmlab.exercises import EXERCISES, OPEN, QUIZZES, WRONG
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 MAKE = runpy.run_path(str(FOLDER / "make.py"))
@@ -67,8 +68,8 @@ def workplace(tmp_path) -> Path:
 
 def solved(notebook: nbformat.NotebookNode, lesson: str) -> list[nbformat.NotebookNode]:
     """Its code cells as a diligent reader leaves them: exercises solved, quiz answered, a guess at every prediction."""
-    answers = {name: teach.source(teach.EXERCISES[name].answer, name) for name in exercises(notebook)}
-    right = ", ".join(repr(question.right) for question in teach.QUIZZES[lesson])
+    answers = {name: teach.source(EXERCISES[name].answer, name) for name in exercises(notebook)}
+    right = ", ".join(repr(question.right) for question in QUIZZES[lesson])
     cells = []
     for cell in code_cells(notebook):
         source = re.sub(r'teach\.quiz\(".*\)', f"teach.quiz({lesson!r}, {right})", solve(cell.source, answers))
@@ -89,13 +90,11 @@ def test_it_runs_unsolved_and_again_with_the_answers(path, workplace):
     assert not [o for cell in code_cells(done) for o in cell.outputs if o.get("name") == "stderr"]
 
     first, second = (texts(part) for part in halves(done, len(notebook.cells)))
-    assert names and all(f"{name}: {teach.OPEN}" in first for name in names)
-    assert (
-        "You made no guess." in first and "You guessed" not in first and first.count("no answer yet") == len(teach.QUIZZES[lesson])
-    )
+    assert names and all(f"{name}: {OPEN}" in first for name in names)
+    assert "You made no guess." in first and "You guessed" not in first and first.count("no answer yet") == len(QUIZZES[lesson])
     assert all(f"{name}: {teach.RIGHT}" in second for name in names)
     assert "You made no guess." not in second and "You guessed" in second
-    assert second.count("✓ right") == len(teach.QUIZZES[lesson])
+    assert second.count("✓ right") == len(QUIZZES[lesson])
 
 
 def halves(notebook: nbformat.NotebookNode, count: int) -> tuple[nbformat.NotebookNode, nbformat.NotebookNode]:
@@ -108,20 +107,20 @@ def test_every_typical_mistake_is_caught_in_the_cell_it_is_made_in(path, capsys)
     notebook = read(path)
     for name in exercises(notebook):
         cell = next(cell for cell in code_cells(notebook) if any(node.name == name for node in functions(cell.source)))
-        for wrong, diagnosis in teach.EXERCISES[name].wrong.items():
+        for wrong, diagnosis in EXERCISES[name].wrong.items():
             source = solve(cell.source, {name: teach.source(wrong, name)})
             node = next(node for node in functions(source) if node.name == name)
             scope = {"torch": torch, "teach": teach}
             exec(compile(ast.Module([node], []), "cell", "exec"), scope)
             said = capsys.readouterr().out
-            assert f"{name}: {teach.WRONG}" in said and diagnosis in said and teach.EXERCISES[name].hint in said
-            assert scope[name] is teach.EXERCISES[name].answer
+            assert f"{name}: {WRONG}" in said and diagnosis in said and EXERCISES[name].hint in said
+            assert scope[name] is EXERCISES[name].answer
 
 
 def test_every_exercise_and_quiz_belongs_to_a_notebook():
     used = [name for path in NOTEBOOKS for name in exercises(read(path))]
-    assert sorted(used) == sorted(teach.EXERCISES)
-    assert sorted(teach.QUIZZES) == [path.stem[:2] for path in NOTEBOOKS]
+    assert sorted(used) == sorted(EXERCISES)
+    assert sorted(QUIZZES) == [path.stem[:2] for path in NOTEBOOKS]
 
 
 # --- the rules of the series, on the committed files ---------------------------------------------------------------------

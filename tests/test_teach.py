@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from cmlab import checkpoints, plots, teach
-from cmlab.teach import EXERCISES, OPEN, QUIZZES, RIGHT, WRONG
+from cmlab.exercises import EXERCISES, OPEN, QUIZZES, RIGHT, WRONG
 
 WRONGS = [(name, wrong) for name, exercise in EXERCISES.items() for wrong in exercise.wrong]
 
