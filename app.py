@@ -216,7 +216,7 @@ def panel(title: str, alt: str, elem_id: str, *classes: str, scale: int = 1, hei
 def seed_box(label: str, value: int) -> gr.Number:
     """A box for the seed with a button that throws the dice. The used seed is written back into it."""
     dice = gr.Button("random", size="sm")
-    box = gr.Number(value, label=label, step=1, buttons=[dice])
+    box = gr.Number(value, label=label, info="empty: a new one", step=1, buttons=[dice])
     dice.click(lambda: view.seed_from(None), None, box, **QUIET)
     return box
 
@@ -271,7 +271,8 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
             outputs.append(panel(title, "The way from noise to the first sample", "film"))
     inputs = [data, seed, count, heun_steps, student_steps, student, kind]
     event = gr.on([go.click, page.load], sample, inputs, [*outputs, seed], api_name="sample", show_progress="minimal", **RUN)
-    stop.click(None, cancels=[event], api_visibility="private")
+    captions = [output for output in outputs if isinstance(output, gr.Markdown)]
+    stop.click(lambda *texts: [t.replace("waits", "not run") for t in texts], captions, captions, cancels=[event], **QUIET)
 
     def adapt(name: str):
         group = view.groups()[name]
@@ -347,7 +348,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             y, _, notes = source_picture(group, image, example)
         except ValueError as error:  # say so, drop the file, go on with the example
             y, notes, keep = source_picture(group, None, example)[0], [], None
-            gr.Warning(str(error), title="Not a picture")
+            gr.Warning(f"{error} The example is in use again.", title="Not a picture")
         for note in notes:
             gr.Info(f"Your picture was {note}.", title="Picture converted")
         chosen = png(view.picture(y))
@@ -370,6 +371,8 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     def pick(event: gr.SelectData):
         return event.index, None
 
+    # Another picture: the result of the old one must not stand beside it.
+    gr.on([image.change, example.change, data.change], lambda: (None, None, ""), None, [degraded, result, caption], **QUIET)
     follow = [task.change, image.change, example.change, mask.change, data.change]
     outputs = [about, steps, patch, noise_level, mask, painted, original, image]
     # In the queue, unlike the other small events: messages to the user travel with it.
@@ -422,11 +425,11 @@ def plane_tab(tab: gr.Tab) -> None:
                     curve = panel("Loss", "The loss over the training steps", "train-loss", "figure", scale=3)
 
     def redraw(distribution, drawing, *rest):
-        """As trajectories, but it does not complain about a canvas that nobody has drawn on yet."""
+        """As trajectories, but a canvas that nobody has drawn on yet empties the panels instead of complaining."""
         if distribution != view.DRAWN or view.is_painted(drawing):
             yield from trajectories(distribution, drawing, *rest)
         else:
-            yield [gr.skip()] * 4
+            yield None, None, None, gr.skip()
 
     inputs, outputs = [distribution, drawing, count, steps, level, seed], [paths, arrows, solid, seed]
     go.click(trajectories, inputs, outputs, api_name="trajectories", show_progress="minimal", **RUN)
@@ -434,7 +437,9 @@ def plane_tab(tab: gr.Tab) -> None:
     gr.on(follow, redraw, inputs, outputs, api_visibility="private", show_progress="minimal", **RUN)
     inputs = [distribution, drawing, method, train_steps, batch, seed]
     event = train.click(train_2d, inputs, [points, curve, status, seed], api_name="train_2d", show_progress="hidden", **RUN)
-    stop.click(None, cancels=[event], api_visibility="private")
+    stop.click(lambda text: f"{text} · stopped", status, status, cancels=[event], **QUIET)
+    # Another distribution: what was trained on the old one must not stand beside it.
+    distribution.input(lambda: (None, None, ""), None, [points, curve, status], cancels=[event], **QUIET)
     # Gradio offers its brush at once only over a background.
     paper = png(np.full((260, 260, 3), 255, np.uint8))
     distribution.change(lambda d: gr.ImageEditor(paper, visible=d == view.DRAWN), distribution, drawing, **QUIET)

@@ -433,6 +433,9 @@ def main(argv: list[str] | None = None) -> int:
         if args[0] not in COMMANDS:
             raise ValueError(unknown("command", args[0], COMMANDS))
         COMMANDS[args[0]](args[1:])
+    except BrokenPipeError:  # the reader of our output has gone: nothing is wrong
+        sys.stderr.close()
+        return 0
     except _KNOWN_ERRORS as error:
         print(f"cmlab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -234,8 +234,9 @@ def trajectories_3d(path: Tensor, sigmas: Tensor, title: str = "") -> "go.Figure
         title=title, height=480, margin={"l": 0, "r": 0, "t": 40, "b": 0}, template="plotly_white",
         scene={
             "xaxis": {"title": "ln σ", "autorange": "reversed"},
-            "yaxis": {"title": "x₁/√(σ²+½²)"},
-            "zaxis": {"title": "x₂/√(σ²+½²)"},
+            "yaxis": {"title": "x₁/√(σ²+½²)", "nticks": 5},
+            "zaxis": {"title": "x₂/√(σ²+½²)", "nticks": 5},
+            "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}},
         },
     )  # fmt: skip
     return figure

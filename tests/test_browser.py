@@ -77,8 +77,11 @@ def test_sample_interpolate_and_inpaint(page):
     page.get_by_label("left", exact=True).check()
     page.locator("#edit-go").click()
     picture(page, "result", before)
+    old = picture(page, "original")
     page.locator("#examples button").nth(7).click()
-    picture(page, "original", picture(page, "degraded"))
+    picture(page, "original", old)
+    # the result of the old picture does not stay beside the new one
+    page.wait_for_function("() => !document.querySelector('#result img') && !document.querySelector('#degraded img')")
 
 
 def test_wrong_input_gets_a_message_and_the_app_goes_on(page, tmp_path):
