@@ -302,6 +302,7 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
             caption, pictures = gr.Markdown("", elem_classes="caption"), gr.State([])
     inputs, outputs = [data, method, seed_a, seed_b, frames, kind], [strip, frame, caption, seed_a, seed_b, pictures, position]
     gr.on([go.click, tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal", **RUN)
+    data.change(lambda: (None, None, "", []), None, [strip, frame, caption, pictures], **QUIET)
     position.input(lambda p, k: png(p[min(int(k), len(p) - 1)]) if p else None, [pictures, position], frame, **QUIET)
 
 
