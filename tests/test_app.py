@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-gr = pytest.importorskip("gradio")
-pytest.importorskip("gradio_client")
+gr = pytest.importorskip("gradio", reason="the app is an extra: pip install cmlab[app]")
+pytest.importorskip("gradio_client", reason="the app is an extra: pip install cmlab[app]")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gradio_client import Client, handle_file  # noqa: E402

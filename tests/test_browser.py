@@ -6,8 +6,8 @@ from urllib.parse import urlparse
 
 import pytest
 
-pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("gradio", reason="the app is an extra: pip install cmlab[app]")
+sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install cmlab[dev]")
 from test_app import served  # noqa: E402, F401  (a fixture)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from cmlab import Denoiser, MLPConfig, UNetConfig, build_network, checkpoints, get_preset
-from cmlab.cli import TrainCommand, TrainOptions, _option_names, _parse, main
+from cmlab.cli import main
 from cmlab.denoiser import CONSISTENCY, EDM
+from cmlab.options import TrainCommand, TrainOptions, option_names, parse
 from cmlab.plots import to_uint8
 
 FAST = ["--steps", "3", "--batch", "8", "--network.width", "8"]
@@ -229,7 +230,7 @@ def _leaves(node, path=()):
 )
 def test_every_train_option_changes_the_resolved_run(name):
     default = TrainCommand(TrainOptions(), get_preset(name))
-    options = _option_names(default)
+    options = option_names(default)
     for path, value in _leaves(default):
         option = "--" + ".".join(path[1:]).replace("_", "-")
         assert option in options
@@ -240,7 +241,7 @@ def test_every_train_option_changes_the_resolved_run(name):
             words = [option if other else "--no-" + option[2:]]
         else:
             words = [option, *(map(str, other) if isinstance(other, tuple) else [str(other)])]
-        node = _parse(TrainCommand, words, "cmlab train", default)
+        node = parse(TrainCommand, words, "cmlab train", default)
         for part in path:
             node = getattr(node, part)
         assert (str(node) if isinstance(node, Path) else node) == other, option

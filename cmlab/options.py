@@ -1,0 +1,168 @@
+"""The options of the command line, and how they are read: a wrong one is a line with the nearest right one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a preset and write runs/PRESET.safetensors.
+
+    Args:
+        out: folder for the checkpoint.
+        overwrite: replace a checkpoint of the same name.
+        device: "auto" takes a GPU where there is one.
+        threads: CPU threads; 1 is the fastest for the small models.
+    """
+
+    out: Path = Path("runs")
+    overwrite: bool = False
+    device: str = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Draw samples from a checkpoint.
+
+    Args:
+        checkpoint: a bundled name (see 'cmlab info') or a path.
+        n: number of samples.
+        seed: sample k has seed + k as its own seed, so it is the same picture in every batch.
+        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model.
+        sampler: euler or heun for diffusion models, onestep or multistep for consistency models.
+        label: class of all samples; by default the classes in turn.
+        out: file to write: .png (a grid, or a scatter plot for points) or .npz (arrays x, seeds, label).
+        overwrite: replace that file.
+        device: "auto" takes a GPU where there is one.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    n: int = 16
+    seed: int = 0
+    steps: int | None = None
+    sampler: Literal["euler", "heun", "onestep", "multistep"] | None = None
+    label: int | None = None
+    out: Path = Path("samples.png")
+    overwrite: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """Edit a picture with a consistency model; the result is original, what is known, and result side by side.
+
+    Args:
+        checkpoint: a bundled name (see 'cmlab info') or a path.
+        task: what to do.
+        image: picture of the model's size; by default image number 'index' of the digits in the model's number of channels.
+        index: which of the bundled digits to edit when no image is given.
+        mask: for inpaint: centre, left, right, top, bottom, random, or a picture whose bright pixels are to be generated.
+        patch: for super_resolve: side of the blocks whose mean is kept.
+        sigma: for denoise and stroke: standard deviation of the noise that is added to the picture, in units of [-1, 1].
+        steps: for inpaint, colorize, super_resolve: number of noise levels.
+        label: class of the picture; by default a bundled digit's own, or the likeliest for a given picture.
+        seed: seed of the noise.
+        out: picture to write.
+        overwrite: replace that file.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    task: Annotated[Literal["inpaint", "colorize", "super_resolve", "stroke", "denoise"], tyro.conf.Positional]
+    image: Path | None = None
+    index: int | None = None
+    mask: str | None = None
+    patch: int | None = None
+    sigma: float | None = None
+    steps: int | None = None
+    label: int | None = None
+    seed: int = 0
+    out: Path = Path("edit.png")
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Describe a checkpoint, or list presets, data sets and bundled checkpoints.
+
+    Args:
+        checkpoint: a bundled name or a path; without it, the list.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional] = ""
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """What 'cmlab train PRESET' takes: where to write, and the preset's fields."""
+
+    run: Annotated[TrainOptions, tyro.conf.arg(name="")]
+    preset: Annotated[Any, tyro.conf.arg(name="")]
+
+
+def parse(kind: Any, args: list[str], prog: str, default: Any = None) -> Any:
+    """tyro.cli, but an unknown option or value is one line with a suggestion."""
+    import contextlib
+    import io
+
+    config = (tyro.conf.AvoidSubcommands,) if default is not None else ()
+    held = io.StringIO()
+    wants_help = any(a in ("-h", "--help") for a in args)
+    try:
+        with contextlib.nullcontext() if wants_help else contextlib.redirect_stderr(held):
+            if default is None:
+                parsed, rest = tyro.cli(kind, args=args, prog=prog, return_unknown_args=True)
+            else:
+                parsed, rest = tyro.cli(kind, args=args, prog=prog, default=default, config=config, return_unknown_args=True)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        lines = [line.strip("│╭╮╰╯─ \n") for line in held.getvalue().splitlines()]
+        text = " ".join(line for line in lines if line and line != "Parsing error")
+        for tail in (" Argument helptext", " For full helptext"):
+            text = text.split(tail)[0]
+        raise ValueError(f"{text.rstrip('.')}. See '{prog} --help'") from stop
+    if rest:
+        raise ValueError(unknown_option(rest[0], kind, prog, default))
+    return parsed
+
+
+def unknown_option(word: str, kind: Any, prog: str, default: Any = None) -> str:
+    """The message for an argument that no option takes, with the nearest option."""
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r}. See '{prog} --help'"
+    names = option_names(default if default is not None else kind)
+    import difflib
+
+    near = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), names, 1, 0.5)
+    return f"unknown option {word}: " + (f"did you mean {near[0]}? " if near else "") + f"See '{prog} --help'"
+
+
+def option_names(node: Any, prefix: str = "--") -> list[str]:
+    from dataclasses import fields, is_dataclass
+
+    names = []
+    for field in fields(node):
+        value = getattr(node, field.name, None)
+        # TrainCommand's own two fields do not show in the names of the options.
+        name = prefix + ("" if isinstance(node, TrainCommand) else field.name.replace("_", "-"))
+        names += option_names(value, name if isinstance(node, TrainCommand) else name + ".") if is_dataclass(value) else [name]
+    return names
+
+
+def check_edit_options(o: EditOptions) -> None:
+    """An option that the task does not read is an error, not a silence."""
+    uses = {
+        "mask": ("inpaint",),
+        "patch": ("super_resolve",),
+        "sigma": ("denoise", "stroke"),
+        "steps": ("inpaint", "colorize", "super_resolve"),
+    }
+    for name, tasks in uses.items():
+        if getattr(o, name) is not None and o.task not in tasks:
+            raise ValueError(f"--{name} belongs to {', '.join(tasks)}; {o.task} does not use it")
+    if o.image is not None and o.index is not None:
+        raise ValueError("--index chooses a bundled picture: leave it out when --image is given")
