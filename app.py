@@ -414,7 +414,12 @@ def plane_tab(tab: gr.Tab) -> None:
                     "path share one end; CT, iCT and ECT learn it from the data points. Students answer in one evaluation."
                 )
                 with gr.Row():
-                    method = gr.Radio([(view.METHODS[m], m) for m in LOSSES], value="cd", label="Method", elem_id="train-method")
+                    method = gr.Radio(
+                        [(view.METHODS[m], m) for m in LOSSES if m in view.METHODS],
+                        value="cd",
+                        label="Method",
+                        elem_id="train-method",
+                    )
                     train_steps = gr.Slider(10, MAX_TRAINING, 2000, step=10, label="Training steps")
                     batch = gr.Slider(16, 2048, 256, step=16, label="Batch size")
                 with gr.Row():

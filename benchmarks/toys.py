@@ -9,6 +9,7 @@ written to runs/toys.json, from which a stopped run goes on.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -18,12 +19,15 @@ from pathlib import Path
 import torch
 
 from cmlab import checkpoints
+from cmlab.continuous import sct
 from cmlab.data import load_data
 from cmlab.denoiser import Denoiser
 from cmlab.distances import Distance
-from cmlab.evaluation import toy_report
-from cmlab.losses import ConsistencyLoss, ct, ict
+from cmlab.evaluation import ToyTest, paired_rms, toy_report
+from cmlab.losses import ConsistencyLoss, ProgressiveLoss, ct, ict
+from cmlab.noise import karras_sigmas, sampling_sigmas
 from cmlab.presets import Preset, build_model, get_preset
+from cmlab.samplers import euler, heun, last_state
 from cmlab.schedules import DoublingN, FixedMu, GridPairs, ProgressiveN
 from cmlab.training import fit
 
@@ -41,12 +45,19 @@ def ladder(data: str) -> dict[str, Preset]:
     pairs = GridPairs(DoublingN(10, 160), "uniform")
     rungs["  N(k) doubling 10..160"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
     rungs["  lr 1e-3 -> 4e-3"] = replace(rungs["  N(k) doubling 10..160"], lr=4e-3)
-    rungs["iCT as in the paper (lognormal pairs), N 10..160"] = replace(paper, loss=ict(10, 160))
+    shipped = get_preset(f"{data}-ict")
     return {
         "EDM": get_preset(f"{data}-edm"),
+        "PD": get_preset(f"{data}-pd"),
         "CD (N = 80, Heun, 1/dt)": get_preset(f"{data}-cd"),
-        "iCT, uniform pairs, from EDM": get_preset(f"{data}-ict"),
+        "CD, continuous": get_preset(f"{data}-ccd"),
+        "sCD": get_preset(f"{data}-scd"),
+        "iCT, uniform pairs, from EDM": shipped,
+        "iCT, lognormal pairs, from EDM": replace(shipped, loss=ict(10, 160), lr=2e-3),
         "ECT, from EDM": get_preset(f"{data}-ect"),
+        "CT, continuous, from EDM": get_preset(f"{data}-cct"),
+        "sCT": get_preset(f"{data}-sct"),
+        "sCT, adaptive weight": replace(get_preset(f"{data}-sct"), loss=sct()),
         **rungs,
     }
 
@@ -57,15 +68,31 @@ def run(name: str, preset: Preset, seed: int, teacher: Denoiser | None) -> tuple
     model = build_model(replace(preset, init="", seed=seed))
     if wants_init and teacher is not None:
         model.net.load_state_dict(teacher.net.state_dict())
-    started = time.perf_counter()
-    *_, state = fit(
+    progressive = isinstance(preset.loss, ProgressiveLoss)
+    started, two_steps = time.perf_counter(), None
+    for state in fit(
         model, load_data(preset.data), preset.loss, steps=preset.steps, batch=preset.batch, lr=preset.lr, ema=preset.ema,
-        teacher=teacher if preset.loss.needs_teacher else None, seed=seed, every=preset.steps,
-    )  # fmt: skip
-    assert isinstance(state.ema, Denoiser)
+        lr_schedule=preset.lr_schedule, teacher=teacher if preset.loss.needs_teacher else None, seed=seed,
+        every=1 if progressive else preset.steps,
+    ):  # fmt: skip
+        if isinstance(preset.loss, ProgressiveLoss) and state.step < preset.steps and preset.loss.n(state.progress) == 1:
+            two_steps = two_steps or copy.deepcopy(state.ema)  # the last of the stage with two steps
     seconds = time.perf_counter() - started
+    assert isinstance(state.ema, Denoiser)
+    if progressive:
+        assert isinstance(two_steps, Denoiser) and teacher is not None
+        return state.ema, {**progressive_report(state.ema, two_steps, preset.data, teacher, seed), "seconds": seconds}
     report = toy_report(state.ema, preset.data, teacher if preset.consistency else None, seed)
     return state.ema, {**report, "seconds": seconds}
+
+
+def progressive_report(one: Denoiser, two: Denoiser, data: str, teacher: Denoiser, seed: int) -> dict[str, float]:
+    """As toy_report, for the students of progressive distillation with one and with two steps."""
+    test = ToyTest(data, seed)
+    first, second = (last_state(euler(model, test.noise, karras_sigmas(k + 1))) for k, model in ((1, one), (2, two)))
+    report = {"floor": test.floor, "1 step": test.distance(first), "2 steps": test.distance(second)}
+    reached = last_state(heun(teacher, test.noise, sampling_sigmas(40)))
+    return report | {"paired rms to the teacher": paired_rms(first, reached)}
 
 
 def main() -> None:

@@ -5,21 +5,28 @@ classes, and whatever the training run wants to say about itself ("about").
 """
 
 import json
+import math
 import os
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from .data import unknown
-from .denoiser import Denoiser, Precond
+from .denoiser import PRECONDS, Denoiser, Preconditioning, precond_name
 from .networks import NETWORKS, build_network, network_name
 
 FORMAT = 1
 PRETRAINED = Path(__file__).parent / "pretrained"
 SUFFIX = ".safetensors"
+MAX_SIDE = 1 << 16  # of an image; a header may claim anything
 
 
 class CheckpointError(ValueError):
@@ -57,9 +64,10 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
         "format": FORMAT,
         "network": network_name(model.config),
         "config": asdict(model.config),
-        "precond": asdict(model.precond),
+        "precond": {"kind": precond_name(model.precond), **asdict(model.precond)},  # pyright: ignore[reportArgumentType]
         "shape": list(model.shape),
         "classes": model.classes,
+        "drops_labels": model.drops_labels,
         "about": about or {},
     }
     weights = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in model.net.state_dict().items()}
@@ -115,22 +123,104 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
     path = resolve(name_or_path)
     meta = read_meta(path)
     try:
+        weights = load_file(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {_one_line(error)}. Copy or train it again") from error
+    try:
         kind, _ = NETWORKS[meta["network"]]
         known = {f.name for f in fields(kind)}
-        config = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items() if k in known})
-        if set(meta["config"]) - known:
-            raise TypeError(f"unknown settings {sorted(set(meta['config']) - known)}")
-        net = build_network(config, tuple(meta["shape"]), meta["classes"])
-        model = Denoiser(net, Precond(**meta["precond"]), meta["shape"], meta["classes"])
-    except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError) as error:
+        # Files from before the MLP's time_scale was a setting had 4.
+        settings = ({"time_scale": 4.0} if meta["network"] == "mlp" else {}) | meta["config"]
+        config = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known})
+        if set(settings) - known:
+            raise TypeError(f"unknown settings {sorted(set(settings) - known)}")
+        scalings = dict(meta["precond"])
+        precond = PRECONDS[scalings.pop("kind", "karras")](**scalings)
+        model = build(config, precond, meta["shape"], meta["classes"], weights, meta.get("drops_labels", False))
+    except WeightsError as error:
+        raise CheckpointError(
+            f"{path} holds weights that do not fit its own header: {_one_line(error)}. Copy or train it again"
+        ) from error
+    except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"{path} describes a model that this cmlab does not know ({_one_line(error)}): update cmlab"
         ) from error
-    try:
-        net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} holds weights that do not fit its own header: {_one_line(error)}") from error
     return model.to(device).eval(), meta
+
+
+class WeightsError(ValueError):
+    """Weights and the network that they are for differ."""
+
+
+def build(
+    config: Any,
+    precond: Preconditioning,
+    shape: Sequence[int],
+    classes: int,
+    weights: Mapping[str, Tensor],
+    drops_labels: bool = False,
+) -> Denoiser:
+    """A Denoiser (float32) with the network of ``config`` and ``weights``, none of which need be trusted.
+
+    The description is compared with the weights before memory is spent on it. Raises WeightsError where names, shapes or kinds of
+    numbers differ, or numbers are not finite; ValueError, TypeError or RuntimeError where there is no such network.
+    """
+    if not all(type(n) is int and 0 < n <= MAX_SIDE for n in shape):
+        raise ValueError(f"samples of shape {str(list(shape))[:80]}")
+    for value in asdict(precond).values():  # pyright: ignore[reportArgumentType]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"its preconditioning has a number that is {value}")
+    with skeleton(weights):
+        wanted = build_network(config, tuple(shape), classes).state_dict()
+    if unknown_names := wanted.keys() ^ weights.keys():
+        name = min(unknown_names)
+        raise WeightsError(f"{name} is {'missing' if name in wanted else 'one too many'}")
+    for name, value in weights.items():
+        if value.shape != wanted[name].shape:
+            raise WeightsError(f"{name} has the shape {tuple(value.shape)}, not {tuple(wanted[name].shape)}")
+        if not value.is_floating_point():
+            raise WeightsError(f"{name} has numbers of the kind {value.dtype}")
+        if not value.isfinite().all():
+            raise WeightsError(f"{name} has numbers that are not finite")
+    with _WithoutNumbers():  # the numbers come from the weights
+        net = build_network(config, tuple(shape), classes)
+    net.load_state_dict({k: v.float() for k, v in weights.items()})
+    return Denoiser(net, precond, shape, classes, drops_labels)
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Skips the initialisation of new layers."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        if func is torch.linspace and torch.get_default_device().type == "meta":
+            kwargs = {**(kwargs or {}), "device": "cpu"}  # on the meta device it takes a second to import its own compiler
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def skeleton(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Networks built inside have no numbers and take no memory; one that ``weights`` cannot be for is a WeightsError at once.
+
+    So a description of a billion channels or layers costs nothing.
+    """
+    sizes, left = {v.numel() for v in weights.values()}, 4 * len(weights)  # room to build it a few times
+
+    def check(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal left
+        if parameter is not None:
+            left -= 1
+            if left < 0 or parameter.numel() not in sizes:
+                shape = tuple(parameter.shape)
+                raise WeightsError(f"no weights fit the {name} of shape {shape} of a {type(module).__name__} of this network")
+
+    hook = register_module_parameter_registration_hook(check)
+    try:
+        with torch.device("meta"), _WithoutNumbers():
+            yield
+    finally:
+        hook.remove()
 
 
 def load_weights(model: Denoiser, name_or_path: str | Path) -> None:

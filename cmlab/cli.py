@@ -1,4 +1,7 @@
-"""The command line: ``cmlab train | sample | edit | info``. Every error is one line on stderr and a non-zero exit."""
+"""The command line: ``cmlab train | sample | edit | search | likelihood | convert | info``. Every error is one line, status not 0."""
+
+Every error is one line on stderr and a non-zero exit.
+"""
 
 import sys
 import time
@@ -8,10 +11,21 @@ from typing import Any
 import torch
 
 from . import checkpoints
-from .data import unknown
+from .data import Data, load_data, unknown
 from .denoiser import Denoiser
-from .options import EditOptions, InfoOptions, SampleOptions, TrainCommand, TrainOptions, check_edit_options, parse
-from .presets import find
+from .options import (
+    ConvertOptions,
+    EditOptions,
+    InfoOptions,
+    LikelihoodOptions,
+    SampleOptions,
+    SearchOptions,
+    TrainCommand,
+    TrainOptions,
+    check_edit_options,
+    parse,
+)
+from .presets import PRESETS, find
 
 _KNOWN_ERRORS = (ValueError, FloatingPointError, OSError)
 
@@ -92,7 +106,7 @@ def train(args: list[str]) -> None:
 
 
 def sample(args: list[str]) -> None:
-    from .samplers import ODE_SAMPLERS
+    from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS
     from .samplers import sample as draw
 
     o: SampleOptions = parse(SampleOptions, args, "cmlab sample")
@@ -102,18 +116,20 @@ def sample(args: list[str]) -> None:
         raise ValueError(f"--n must be at least 1, got {o.n}")
     device = _device(o.device)
     model, _ = checkpoints.load(find(o.checkpoint), device)
-    consistency = model.precond.sigma_min > 0
+    consistency = model.precond.consistency
     sampler = o.sampler or ("multistep" if consistency else "heun")
-    if consistency == (sampler in ODE_SAMPLERS):
-        fitting = "onestep or multistep" if consistency else "euler or heun"
+    if consistency != (sampler in CONSISTENCY_SAMPLERS):
+        others = ", ".join(name for name in SAMPLERS if name not in ("euler", "heun", *CONSISTENCY_SAMPLERS))
+        fitting = "onestep or multistep" if consistency else f"euler or heun (or {others})"
         kind = "consistency" if consistency else "diffusion"
         raise ValueError(f"{o.checkpoint} is a {kind} model: choose --sampler {fitting}, not {sampler}")
     label = _labels(model, o.label, o.n, device)
-    steps = o.steps if o.steps is not None else (1 if consistency else 18)
+    levels = None if o.sigmas is None else _levels(model, o.sigmas, o.steps)
+    steps = len(levels) - (not consistency) if levels is not None else o.steps if o.steps is not None else 1 if consistency else 18
     target = _new_file(o.out, o.overwrite)
     started = time.perf_counter()
     seeds = [o.seed + k for k in range(o.n)]
-    x = draw(model, model.shape, seeds, sampler, steps, label=label, device=device).cpu()
+    x = draw(model, model.shape, seeds, sampler, steps, label=label, sigmas=levels, device=device).cpu()
     seconds = time.perf_counter() - started
     if target.suffix == ".npz":
         import numpy as np
@@ -141,7 +157,7 @@ def edit(args: list[str]) -> None:
     model, _ = checkpoints.load(find(o.checkpoint))
     if len(model.shape) != 3:
         raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
-    if model.precond.sigma_min == 0:
+    if not model.precond.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: edits need a consistency model such as digits-color-cd")
     channels, size = model.shape[0], model.shape[1:]
     if o.image is not None:
@@ -181,6 +197,120 @@ def edit(args: list[str]) -> None:
     print(f"{target}: original, known, result. Largest change of what was kept: {difference:.1e}")
 
 
+def search(args: list[str]) -> None:
+    from tqdm import tqdm
+
+    from .search import data_floor, greedy_search, search_grid, wasserstein_score
+
+    o: SearchOptions = parse(SearchOptions, args, "cmlab search")
+    if o.points < 1 or o.n < 1:
+        raise ValueError(f"--points and --n must be at least 1, got {o.points} and {o.n}")
+    if o.grid < o.points + 2:
+        raise ValueError(f"--grid must be at least {o.points + 2} to have {o.points} between its ends, got {o.grid}")
+    device = _device(o.device)
+    model, meta = checkpoints.load(find(o.checkpoint), device)
+    if not model.precond.consistency:
+        raise ValueError(f"{o.checkpoint} is a diffusion model: time points are searched for a consistency model")
+    data, name = _data_of(meta, o.data)
+    score = wasserstein_score(model, data, o.n, o.seed, device=device)
+    fresh = wasserstein_score(model, data, o.n, o.seed + o.n, device=device)
+    with tqdm(unit=" scores", desc="search", disable=None) as bar:
+
+        def counted(sigmas: tuple[float, ...]) -> float:
+            bar.update()
+            return score(sigmas)
+
+        found = greedy_search(counted, search_grid(model, o.grid), o.points, tolerance=o.tolerance)
+    floor = data_floor(data, o.n, o.seed)
+    print(f"{o.checkpoint}: sliced Wasserstein distance of {o.n} samples to {name}; data to data {floor:.4f}")
+    print("steps  score   new seeds  sigmas")
+    checked = [fresh(best.sigmas) for best in found.best]
+    for best, check in zip(found.best, checked, strict=True):
+        print(f"{len(best.sigmas):5}  {best.score:.4f}  {check:.4f}     {' '.join(f'{s:.5g}' for s in best.sigmas)}")
+    helpful = min(range(len(checked)), key=checked.__getitem__)
+    if helpful < o.points:
+        print(
+            f"On new seeds more than {helpful + 1} step{'s' * (helpful > 0)} did not help: the difference may be chance, see --n."
+        )
+    words = " ".join(f"{s:.5g}" for s in found.best[helpful].sigmas)
+    print(f"{found.evaluations} lists of levels scored. Next: cmlab sample {o.checkpoint} --sigmas {words}")
+
+
+def likelihood(args: list[str]) -> None:
+    from .data import MixtureData
+    from .likelihood import bits_per_dim, log_likelihood
+    from .steps import level_range
+
+    o: LikelihoodOptions = parse(LikelihoodOptions, args, "cmlab likelihood")
+    if o.n < 2 or o.probes < 0:
+        raise ValueError(f"--n must be at least 2 and --probes at least 0, got {o.n} and {o.probes}")
+    device = _device(o.device)
+    model, meta = checkpoints.load(find(o.checkpoint), device)
+    data, name = _data_of(meta, o.data)
+    if tuple(data.shape) != model.shape:
+        raise ValueError(f"{o.checkpoint} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
+    source = torch.Generator().manual_seed(o.seed)
+    x0, label = data.batch(o.n, source)
+    result = log_likelihood(
+        model,
+        x0.to(device),
+        label.to(device) if label is not None and model.classes else None,
+        trace="hutchinson" if o.probes else "exact",
+        probes=max(o.probes, 1),
+        noise=source if o.probes or o.dequantize else None,
+        bin_width=o.bin_width,
+        dequantize=o.dequantize,
+    )
+    bits = result.bits_per_dim.cpu()
+    error = float(bits.std()) / o.n**0.5
+    print(
+        f"{o.checkpoint} on {o.n} samples of {name}: {bits.mean():.4f} +- {error:.4f} bits per dimension, {result.nfe} evaluations"
+    )
+    if isinstance(data, MixtureData) and o.bin_width is None:
+        exact = bits_per_dim(data.oracle.log_prob(x0.double(), level_range(model)[0]), x0[0].numel())
+        above = bits - exact
+        error = float(above.std()) / o.n**0.5
+        print(f"the data's own density on them: {exact.mean():.4f}; the model needs {above.mean():.4f} +- {error:.4f} more")
+
+
+def _data_of(meta: dict[str, Any], name: str | None) -> tuple[Data, str]:
+    """The data set ``name``, or the one that the checkpoint says it was trained on."""
+    about = meta.get("about") or {}
+    preset = PRESETS.get(about.get("preset", ""))
+    name = name or about.get("data") or (preset.data if preset else None)
+    if name is None:
+        raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
+    return load_data(name), name
+
+
+def _levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> torch.Tensor:
+    from .steps import level_range
+
+    if steps is not None:
+        raise ValueError("--sigmas are the levels themselves: leave --steps out")
+    if not sigmas:
+        raise ValueError("--sigmas needs at least one noise level, such as 80")
+    lowest = level_range(model)[0]
+    if model.precond.consistency and not min(sigmas) > lowest:
+        raise ValueError(f"--sigmas of a consistency model lie above {lowest:g}, where it returns its input")
+    if not model.precond.consistency and sigmas[-1] > lowest:
+        raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
+    return torch.tensor(sigmas, dtype=torch.float64)
+
+
+def convert(args: list[str]) -> None:
+    from . import convert as formats
+
+    o: ConvertOptions = parse(ConvertOptions, args, "cmlab convert")
+    facts = formats.Facts(o.kind, o.sigma_min, o.image_size, o.heads, o.head_channels, o.heads_up)
+    source = o.source if Path(o.source).exists() else find(o.source)
+    model = formats.convert(source, o.target, facts, o.dtype == "half", o.overwrite)
+    kind = "consistency model" if model.precond.consistency else "diffusion model"
+    shape = "x".join(str(n) for n in model.shape)
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{o.target}: {kind}, samples of {shape}, {model.classes or 'no'} classes, {count:,} parameters")
+
+
 def info(args: list[str]) -> None:
     o: InfoOptions = parse(InfoOptions, args, "cmlab info")
     if not o.checkpoint:
@@ -194,7 +324,9 @@ def info(args: list[str]) -> None:
     path = find(o.checkpoint)
     model, meta = checkpoints.load(path)
     count = sum(p.numel() for p in model.parameters())
-    kind = f"consistency model, f(x, {model.precond.sigma_min}) = x" if model.precond.sigma_min else "diffusion model (EDM)"
+    scalings = {"karras": "EDM"}.get(name := meta["precond"].get("kind", "karras"), name)
+    lowest = model.precond.levels[0]
+    kind = f"consistency model, f(x, {lowest}) = x" if model.precond.consistency else f"diffusion model ({scalings})"
     print(f"{path}\n  {kind}; samples of shape {model.shape}; {model.classes or 'no'} classes")
     print(f"  network {meta['network']}, {count:,} parameters, {path.stat().st_size / 1e3:.0f} kB: {meta['config']}")
     for key, value in meta.get("about", {}).items():
@@ -250,12 +382,23 @@ def _write_png(path: Path, image) -> None:
     _write(path, lambda file: Image.fromarray(image).save(file, format="PNG"))
 
 
-COMMANDS = {"train": train, "sample": sample, "edit": edit, "info": info}
+COMMANDS = {
+    "train": train,
+    "sample": sample,
+    "edit": edit,
+    "search": search,
+    "likelihood": likelihood,
+    "convert": convert,
+    "info": info,
+}
 _USAGE = """usage: cmlab COMMAND ...
 
   train PRESET      train a preset and write a checkpoint
   sample CHECKPOINT draw samples into a picture or an .npz file
   edit CHECKPOINT TASK   inpaint, colorize, super_resolve, stroke or denoise a picture
+  search CHECKPOINT find the noise levels of multistep sampling
+  likelihood CHECKPOINT  bits per dimension that a diffusion model needs for its data
+  convert SRC DST   read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI
   info [CHECKPOINT] describe a checkpoint; without one, list presets, data sets and bundled checkpoints
 
 'cmlab COMMAND --help' explains the options."""

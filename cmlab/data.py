@@ -1,4 +1,4 @@
-"""Data sets: exact 2D mixtures, points that a user draws, and handwritten digits.
+"""Data sets: exact 2D mixtures, points that a user draws, handwritten digits, and images from files.
 
 Every 2D set *is* a Gaussian mixture with standard deviation 0.5 per coordinate, so its score, its PF-ODE and its consistency
 function are known exactly.
@@ -6,13 +6,16 @@ function are known exactly.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from .cifar10 import is_cifar10, load_cifar10
+from .images import SUFFIXES, Labels, PixelData, Resize, load_npz, load_pictures, random_flip
 from .noise import SIGMA_DATA, Draws, as_draws
 from .oracle import GaussianMixture
 
@@ -52,11 +55,15 @@ class MixtureData:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images in memory: x0 (N, C, H, W) float32 in [-1, 1], label (N,) int64 or None."""
+    """Images in memory: x0 (N, C, H, W) float32 in [-1, 1], label (N,) int64 or None; ``flip`` mirrors half of each batch."""
 
     x0: Tensor
     label: Tensor | None
     class_names: tuple[str, ...] = ()
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.x0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,9 +73,15 @@ class ImageData:
     def classes(self) -> int:
         return len(self.class_names)
 
+    def take(self, index: Tensor) -> Tensor:
+        """The images at ``index`` (n,), never mirrored."""
+        return self.x0[index]
+
     def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
-        i = (as_draws(source).uniform((n,)).double() * len(self.x0)).long()
-        return self.x0[i], None if self.label is None else self.label[i]
+        source = as_draws(source)
+        i = (source.uniform((n,)).double() * len(self.x0)).long()
+        x0 = random_flip(self.x0[i], source) if self.flip else self.x0[i]
+        return x0, None if self.label is None else self.label[i]
 
 
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -224,11 +237,57 @@ DATASETS = {
 TOYS = ("8gaussians", "two-moons", "checkerboard", "pinwheel", "swiss-roll", "rings")
 
 
-def load_data(name: str) -> MixtureData | ImageData:
-    """The data set ``name`` of DATASETS; raises ValueError with the nearest name for an unknown one."""
-    if name not in DATASETS:
-        raise ValueError(unknown("data set", name, DATASETS))
-    return DATASETS[name]()
+# Sets that have a name but come from a file the user provides.
+FILE_DATASETS = {"cifar10": load_cifar10}
+
+
+def load_data(
+    name: str | Path,
+    *,
+    split: Literal["train", "test"] | None = None,
+    flip: bool = False,
+    resolution: int | None = None,
+    resize: Resize | None = None,
+    channels: Literal[1, 3] | None = None,
+    labels: Labels | None = None,
+    cache: str | Path | Literal[False] | None = None,
+) -> MixtureData | ImageData | PixelData:
+    """A data set by its name in DATASETS or FILE_DATASETS, or by the path of its files.
+
+    A path may be a folder of pictures, a .zip or .tar(.gz, .xz) of one, LSUN's lmdb folder, an .npz of openai's sampler, or
+    CIFAR-10's archive or unpacked folder. ``flip`` mirrors half of the images of each batch; the other options belong to
+    pictures, see `images.load_pictures`. Raises ValueError with the nearest name for an unknown one, for a file that cannot be
+    used, and for an option that the set has no use for; FileNotFoundError for a named set whose file is absent.
+    """
+    options = {"split": split, "resolution": resolution, "resize": resize, "channels": channels, "labels": labels, "cache": cache}
+    options = {k: v for k, v in options.items() if v is not None}
+    path = Path(name).expanduser()
+    if name in DATASETS:
+        _with(options, (), f"the built-in set {name!r}")
+        data = DATASETS[str(name)]()
+    elif name in FILE_DATASETS:
+        data = FILE_DATASETS[str(name)](**_with(options, ("split",), f"{name!r}"))
+    elif not str(name) or not path.exists():  # Path("") is this folder
+        raise ValueError(
+            f"{unknown('data set', str(name), [*DATASETS, *FILE_DATASETS])} (nor is there a file or folder of that name)"
+        )
+    elif is_cifar10(path):
+        data = load_cifar10(path, **_with(options, ("split",), f"CIFAR-10 in {path}"))
+    elif path.suffix == ".npz":
+        data = load_npz(path, **_with(options, (), str(path)))
+    elif path.is_dir() or path.name.endswith(SUFFIXES):
+        data = load_pictures(path, **options)
+    else:
+        raise ValueError(f"{path} is no data set: name a folder of pictures, or a file that ends in {', '.join(SUFFIXES)}")
+    if flip and isinstance(data, MixtureData):
+        raise ValueError(f"the data set {str(name)!r} holds points, not images: leave out flip")
+    return replace(data, flip=True) if flip else data
+
+
+def _with(options: dict, known: tuple[str, ...], what: str) -> dict:
+    if extra := [option for option in options if option not in known]:
+        raise ValueError(f"{what} has no use for {', '.join(extra)}: leave it out")
+    return options
 
 
 def load_toy(name: str) -> MixtureData:
@@ -239,12 +298,12 @@ def load_toy(name: str) -> MixtureData:
     return data
 
 
-def load_images(name: str) -> ImageData:
-    """The image set ``name``; raises ValueError for the name of a 2D set or an unknown one."""
-    data = load_data(name)
-    if not isinstance(data, ImageData):
-        others = ", ".join(n for n in DATASETS if n not in TOYS)
-        raise ValueError(f"the data set {name!r} holds points, not images: choose one of {others}")
+def load_images(name: str | Path, **options) -> ImageData | PixelData:
+    """The image set ``name`` with the options of `load_data`; raises ValueError for the name of a 2D set or an unknown one."""
+    data = load_data(name, **options)
+    if isinstance(data, MixtureData):
+        others = ", ".join(n for n in (*DATASETS, *FILE_DATASETS) if n not in TOYS)
+        raise ValueError(f"the data set {name!r} holds points, not images: choose one of {others}, or a file or folder")
     return data
 
 

@@ -3,14 +3,17 @@
 One contract for everything in this package: ``denoise(x, sigma, label=None) -> x0_hat``.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .noise import SIGMA_DATA, SIGMA_MIN, expand
+from .sde import VP, iddpm_table, vp_range
 
 
 class Denoise(Protocol):
@@ -26,6 +29,26 @@ class Coeffs(NamedTuple):
     c_out: Tensor
     c_in: Tensor
     c_noise: Tensor
+
+
+class Preconditioning(Protocol):
+    """What a Denoiser asks of its scalings: the coefficients at sigma, and the noise levels that the network knows."""
+
+    @property
+    def consistency(self) -> bool:
+        """Whether D(x, lowest level) is x itself."""
+        ...
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Lowest and highest noise level of training; samplers stay between them."""
+        ...
+
+    def __call__(self, sigma: Tensor) -> Coeffs: ...
+
+    def round(self, sigma: Tensor) -> Tensor:
+        """The nearest noise level that the network knows, for those with a table of them; else ``sigma`` itself."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,9 +75,151 @@ class Precond:
             c_noise=sigma.clamp_min(1e-6).log() / 4,
         )
 
+    @property
+    def consistency(self) -> bool:
+        return self.sigma_min > 0
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        return self.sigma_min, math.inf
+
+    def round(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+
+@dataclass(frozen=True)
+class VPPrecond:
+    """The VP networks' scalings: an eps-prediction, told the time t(sigma) in steps of 1/``steps`` (EDM, Table 1, first column)."""
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    steps: int = 1000
+    epsilon: float = 1e-5
+    consistency = False
+
+    def __call__(self, sigma: Tensor) -> Coeffs:
+        time = VP(self.beta_d, self.beta_min).time(sigma)
+        return Coeffs(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), (self.steps - 1) * time)
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        return vp_range(self.epsilon, VP(self.beta_d, self.beta_min))
+
+    def round(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+
+@dataclass(frozen=True)
+class VEPrecond:
+    """The VE networks' scalings: an eps-prediction of the unscaled input, told ln(sigma / 2) (EDM, Table 1, second column)."""
+
+    lowest: float = 0.02
+    highest: float = 100.0
+    consistency = False
+
+    def __call__(self, sigma: Tensor) -> Coeffs:
+        one = torch.ones_like(sigma)
+        return Coeffs(one, sigma, one, (sigma.clamp_min(1e-6) / 2).log())
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        return self.lowest, self.highest
+
+    def round(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+
+@lru_cache(maxsize=8)
+def _iddpm_levels(steps: int, c1: float, c2: float) -> Tensor:
+    # float32, as the published networks were trained: in double the small levels differ by up to 5e-4.
+    return iddpm_table(steps, c1, c2, dtype=torch.float32).double()
+
+
+@dataclass(frozen=True)
+class IDDPMPrecond:
+    """Improved DDPM's scalings: an eps-prediction, told the index of the nearest of ``steps`` levels (EDM, Table 1, third column).
+
+    The networks have twice the channels; the second half, their variance, is not used.
+    """
+
+    c1: float = 0.001
+    c2: float = 0.008
+    steps: int = 1000
+    consistency = False
+
+    @property
+    def table(self) -> Tensor:
+        """The levels u_0 > ... > u_steps = 0, float64."""
+        return _iddpm_levels(self.steps, self.c1, self.c2)
+
+    def nearest(self, sigma: Tensor) -> Tensor:
+        """Index of the nearest level of the table, the first on ties, int64 in the shape of ``sigma``."""
+        table = self.table.to(sigma)
+        return (sigma.reshape(-1, 1) - table).abs().argmin(1).reshape(sigma.shape)
+
+    def __call__(self, sigma: Tensor) -> Coeffs:
+        label = (self.steps - 1 - self.nearest(sigma)).to(sigma.dtype)
+        return Coeffs(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), label)
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        return float(self.table[-2]), float(self.table[0])
+
+    def round(self, sigma: Tensor) -> Tensor:
+        return self.table.to(sigma)[self.nearest(sigma)]
+
+
+@dataclass(frozen=True)
+class TrigPrecond:
+    """TrigFlow's scalings: D(x) = cos(t) x_t - sin(t) sigma_data F(x_t / sigma_data, t) (sCM, arXiv 2410.11081, section 3).
+
+    Here t = arctan(sigma / sigma_data), from 0 to pi/2, and x_t = cos(t) x. As a map it is EDM's with the sign of F turned, and
+    D(x, 0) = x, so diffusion and consistency models share these scalings.
+
+    Args:
+        network: "trig" is told t and gives F; "edm" is told ln(sigma)/4 and gives -F, so that an EDM network fits as it is.
+        consistency: whether the model was trained as a consistency model.
+    """
+
+    sigma_data: float = SIGMA_DATA
+    network: Literal["trig", "edm"] = "trig"
+    consistency: bool = False
+
+    def __post_init__(self):
+        if self.network not in ("trig", "edm"):
+            raise ValueError(f"unknown network {self.network!r}: choose 'trig' (told t) or 'edm' (told ln(sigma)/4)")
+
+    @property
+    def sign(self) -> int:
+        """F = sign * what the network gives."""
+        return 1 if self.network == "trig" else -1
+
+    def __call__(self, sigma: Tensor) -> Coeffs:
+        edm = Precond(self.sigma_data)(sigma)
+        if self.network == "edm":
+            return edm
+        return edm._replace(c_out=-edm.c_out, c_noise=(sigma / self.sigma_data).arctan())
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def round(self, sigma: Tensor) -> Tensor:
+        return sigma
+
 
 EDM = Precond()
 CONSISTENCY = Precond(sigma_min=SIGMA_MIN)
+# "karras" is EDM's, and with sigma_min > 0 the consistency model's.
+PRECONDS: dict[str, type] = {"karras": Precond, "vp": VPPrecond, "ve": VEPrecond, "iddpm": IDDPMPrecond, "trig": TrigPrecond}
+
+
+def precond_name(precond: Preconditioning) -> str:
+    """The registry name of a preconditioning's class."""
+    for name, kind in PRECONDS.items():
+        if isinstance(precond, kind):
+            return name
+    raise ValueError(f"no preconditioning is registered for {type(precond).__name__}: PRECONDS has {', '.join(PRECONDS)}")
 
 
 class Denoiser(nn.Module):
@@ -62,37 +227,52 @@ class Denoiser(nn.Module):
 
     Args:
         net: called as ``net(x, c_noise, label)`` with x (B, *S), c_noise (B,), label (B,) int64 or None.
-        precond: the scalings; ``precond.sigma_min > 0`` makes a consistency model.
+        precond: the scalings; ``Precond(sigma_min=0.002)`` makes a consistency model.
         shape: shape S of one sample, ``(2,)`` or ``(C, H, W)``.
-        classes: number of classes, 0 for an unconditional model. A conditional model
-            needs a label in every call: none is trained without.
+        classes: number of classes, 0 for an unconditional model.
+        drops_labels: the model was also trained without its labels, so it can be called without one (classifier-free guidance);
+            the network then gets label -1, "no class". Any other conditional model needs a label in every call.
 
     The scalings are computed in the dtype of ``x`` and the network runs in its own, so float64 solver states stay float64.
     """
 
-    def __init__(self, net: nn.Module, precond: Precond, shape: Sequence[int], classes: int = 0):
+    def __init__(
+        self, net: nn.Module, precond: Preconditioning, shape: Sequence[int], classes: int = 0, drops_labels: bool = False
+    ):
         super().__init__()
         self.net, self.precond, self.shape, self.classes = net, precond, tuple(shape), classes
+        if drops_labels and not classes:
+            raise ValueError("drops_labels is for conditional models: this one has no classes")
+        self.drops_labels = drops_labels
+        self.uncertainty: nn.Module | None = None  # of a loss with adaptive weights, see `continuous.attach_uncertainty`
 
     @property
     def config(self) -> Any:
         """The frozen configuration that the network was built from."""
         return self.net.config
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        """``augment`` (B, K) tells a network that takes it what was done to the training images; None is "nothing"."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"this model works on samples of shape {self.shape}, got a batch of shape {tuple(x.shape)}")
-        if label is not None and self.classes == 0:
-            raise ValueError("this model is unconditional: call it without a label")
-        if label is None and self.classes > 0:
-            raise ValueError(f"this model has {self.classes} classes: pass label=, one integer per sample")
         sigma = torch.as_tensor(sigma, device=x.device)
         if not sigma.is_floating_point():
             sigma = sigma.to(x.dtype)
         c = self.precond(expand(sigma, x))
+        return (c.c_skip * x + c.c_out * self.raw(c.c_in * x, c.c_noise.reshape(-1), label, augment).to(x.dtype)).to(x.dtype)
+
+    def raw(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        """The network's own answer F to a scaled input (B, *S) and c_noise (B,), in the network's dtype."""
+        if label is not None and self.classes == 0:
+            raise ValueError("this model is unconditional: call it without a label")
+        if label is None and self.classes > 0:
+            if not self.drops_labels:
+                raise ValueError(f"this model has {self.classes} classes: pass label=, one integer per sample")
+            label = torch.full((len(x),), -1, device=x.device)
         dtype = next(self.net.parameters()).dtype
-        out = self.net((c.c_in * x).to(dtype), c.c_noise.reshape(-1).to(dtype), label)
-        return (c.c_skip * x + c.c_out * out.to(x.dtype)).to(x.dtype)
+        told = () if augment is None else (augment.to(dtype),)
+        out = self.net(x.to(dtype), c_noise.to(dtype), label, *told)
+        return out[:, : x.shape[1]]  # a network that also predicts a variance has it in further channels
 
 
 def conditioned(denoise: Denoise, label: Tensor) -> Denoise:
@@ -104,4 +284,6 @@ def conditioned(denoise: Denoise, label: Tensor) -> Denoise:
     def fixed(x: Tensor, sigma: Tensor, _: Tensor | None = None, /) -> Tensor:
         return denoise(x, sigma, label[: len(x)].to(x.device))
 
+    if hasattr(denoise, "precond"):
+        fixed.precond = denoise.precond  # samplers ask it for the noise levels that the network knows
     return fixed

@@ -1,40 +1,79 @@
 """Distances d(a, b) between batches, one number per sample, not averaged over coordinates (CM, section 5.1).
 
-The official codes average l1 and l2 over coordinates; divide by the number of coordinates to compare.
+The official codes average l1 and l2 over coordinates; divide by the number of coordinates to compare ("l2-32": 32 x 32 pixels).
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 PSEUDO_HUBER_C = 0.00054  # times sqrt(number of coordinates): iCT, section 3.3
+Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Distance:
-    """``name``: "l1" the sum of |a - b|; "l2" the *squared* Euclidean norm; "huber" sqrt(||a - b||^2 + c^2) - c.
+    """A distance with its options: ``Distance("huber", c=0.03)(a, b)`` is (B,).
 
-    ``c`` is for "huber" alone: None takes 0.00054 sqrt(d) (iCT), 0 gives the plain Euclidean norm (ECT's default).
+    Args:
+        name: "l1" the sum of |a - b|; "l2" the *squared* Euclidean norm; "huber" sqrt(||a - b||^2 + c^2) - c; "l2-32" the l2 of
+            images resized to 32 x 32; "lpips" the learned perceptual distance of images in [-1, 1] (see `lpips`).
+        c: for "huber" alone: None takes 0.00054 sqrt(d) (iCT), 0 gives the plain Euclidean norm (ECT's default).
+        resize, pooling, path, network: for "lpips" alone, see there; None takes the default.
+
+    Raises ValueError for an unknown name and for options that the distance does not use.
     """
 
-    name: Literal["l1", "l2", "huber"] = "l2"
+    name: Literal["l1", "l2", "huber", "l2-32", "lpips"] = "l2"
     c: float | None = None
+    resize: int | None = None
+    pooling: Literal["max", "avg"] | None = None
+    path: str | None = None
+    network: Perceptual | None = None
 
     def __post_init__(self):
         if self.name not in DISTANCES:
             raise ValueError(f"unknown distance {self.name!r}: choose one of {', '.join(DISTANCES)}")
-        if self.c is not None and self.name != "huber":
-            raise ValueError(f"c belongs to the distance 'huber'; {self.name!r} does not use it")
+        for option in self._options:
+            users = [name for name, distance in DISTANCES.items() if option in inspect.signature(distance).parameters]
+            if self.name not in users:
+                raise ValueError(f"{option} belongs to the distance {users[0]!r}; {self.name!r} does not use it")
+        if self.network is not None and (self.pooling, self.path) != (None, None):
+            raise ValueError("pooling and path describe the VGG network: leave them out, or leave out network")
+        if self.pooling not in (None, "max", "avg"):
+            raise ValueError(f"unknown pooling {self.pooling!r}: choose 'max' (LPIPS) or 'avg' (openai's consistency models)")
+        if self.resize is not None and self.resize < 0:
+            raise ValueError(f"resize is a side in pixels, 0 to keep the size: got {self.resize}")
+
+    @property
+    def _options(self) -> dict:
+        options = {k: getattr(self, k) for k in ("c", "resize", "pooling", "path", "network")}
+        return {k: v for k, v in options.items() if v is not None}
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return DISTANCES[self.name](a, b) if self.c is None else pseudo_huber(a, b, self.c)
+        return DISTANCES[self.name](a, b, **self._options)
+
+
+def _equal_shapes(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"a distance needs equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+def _equal_images(a: Tensor, b: Tensor) -> None:
+    _equal_shapes(a, b)
+    if a.ndim != 4:
+        raise ValueError(f"this distance compares images (B, C, H, W), got {tuple(a.shape)}: take l1, l2 or huber for points")
 
 
 def _difference(a: Tensor, b: Tensor) -> Tensor:
-    if a.shape != b.shape:
-        raise ValueError(f"a distance needs equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
+    _equal_shapes(a, b)
     return (a - b).flatten(1)
 
 
@@ -57,4 +96,98 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     return (d.square().sum(1) + width**2).sqrt() - width
 
 
-DISTANCES = {"l1": l1, "l2": l2, "huber": pseudo_huber}
+def _resized(x: Tensor, size: int) -> Tensor:
+    """Bilinear and without a low-pass filter, as the consistency models' official code resizes."""
+    return interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def l2_32(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean norm of the difference of images (B, C, H, W) resized to 32 x 32, (B,)."""
+    _equal_images(a, b)
+    return l2(_resized(a, 32), _resized(b, 32))
+
+
+def lpips(
+    a: Tensor,
+    b: Tensor,
+    resize: int = 224,
+    pooling: Literal["max", "avg"] = "max",
+    path: str | None = None,
+    network: Perceptual | None = None,
+) -> Tensor:
+    """The learned perceptual distance of images (B, 3 or 1, H, W) in [-1, 1] on VGG-16 features, (B,) (Zhang et al., 2018; piq).
+
+    Args:
+        resize: images narrower than 256 pixels are resized to this side first, as the CM paper's code does; 0 keeps their size.
+        pooling: "max" is LPIPS as published; "avg" replaces VGG's pooling, as openai's consistency models are trained.
+        path: the folder that holds the two weight files; None is torch.hub's, into which they are fetched once.
+        network: another distance (B, C, H, W) x 2 in [0, 1] -> (B,) instead of VGG's.
+
+    Raises FileNotFoundError that names the files when they are neither there nor to be fetched.
+    """
+    _equal_images(a, b)
+    if resize and a.shape[-1] < 256:
+        a, b = _resized(a, resize), _resized(b, resize)
+    if network is None:
+        if a.shape[1] not in (1, 3):
+            raise ValueError(f"LPIPS looks at RGB or grey images, got {a.shape[1]} channels")
+        network = load_lpips(pooling, path)
+        a, b = a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)
+    return network((a + 1) / 2, (b + 1) / 2)
+
+
+VGG_FILE, LPIPS_FILE = "vgg16-397923af.pth", "lpips_weights.pt"
+_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+
+
+@lru_cache(maxsize=4)
+def load_lpips(pooling: Literal["max", "avg"] = "max", path: str | None = None) -> Perceptual:
+    """piq's LPIPS on images in [0, 1], frozen; draws from no generator and executes nothing from the weight files.
+
+    ``piq.LPIPS()`` itself would unpickle whatever the files hold and initialise VGG from the global generator, so its two parts
+    are read here and put together as it does.
+    """
+    try:
+        from piq.perceptual import LPIPS, VGG16_LAYERS, ContentLoss
+        from torchvision.models import VGG16_Weights, vgg16
+    except ImportError as error:
+        raise ImportError("the distance 'lpips' needs piq and torchvision: pip install piq") from error
+    folder = Path(torch.hub.get_dir()) / "checkpoints" if path is None else Path(path).expanduser()
+    urls = {VGG_FILE: VGG16_Weights.IMAGENET1K_V1.url, LPIPS_FILE: LPIPS._weights_url}
+    for file in urls:
+        if not (folder / file).is_file():
+            _fetch(folder, urls, file, allowed=path is None)
+    with torch.device("meta"):  # no memory for, and no draws into, weights that are replaced at once
+        features = vgg16(weights=None, init_weights=False).features
+    state = torch.load(folder / VGG_FILE, map_location="cpu", weights_only=True)
+    features = features.to_empty(device="cpu")
+    features.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+    return ContentLoss(
+        features.eval(),
+        layers=[VGG16_LAYERS[name] for name in _LAYERS],
+        weights=torch.load(folder / LPIPS_FILE, map_location="cpu", weights_only=True),
+        replace_pooling=pooling == "avg",
+        reduction="none",
+        normalize_features=True,
+    )
+
+
+def _fetch(folder: Path, urls: dict[str, str], file: str, allowed: bool) -> None:
+    """Download one file beside its name and rename it, if allowed; else say what a user can do."""
+    cause = None
+    if allowed:
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = (
+            file.removesuffix(".pth").rpartition("-")[2] if file.endswith(".pth") else None
+        )  # part of the name, as torch has it
+        try:
+            return torch.hub.download_url_to_file(urls[file], str(folder / file), digest, progress=False)
+        except OSError as error:  # urllib's are OSErrors too
+            cause = error
+    raise FileNotFoundError(
+        f"LPIPS needs {' and '.join(urls)}, and {file} is not in {folder}{f' nor to be had ({cause})' if cause else ''}: fetch "
+        f"{' and '.join(urls.values())} where there is a network and put them there, or name another folder with path="
+    ) from cause
+
+
+DISTANCES = {"l1": l1, "l2": l2, "huber": pseudo_huber, "l2-32": l2_32, "lpips": lpips}

@@ -78,13 +78,14 @@ class Edit:
         return self.operator.inverse(a_y * (1 - free) + self.operator.forward(x0_hat) * free)
 
 
-def inpaint(y: Tensor, free: Tensor, steps: int = 18) -> Edit:
+def inpaint(y: Tensor, free: Tensor, steps: int = 18, fill: float = 0.0) -> Edit:
     """Fill in ``free`` (1 = generate), a mask that broadcasts to y, from what surrounds it.
 
+    ``fill`` is the value that what is missing is shown with, 0 (grey) or -1 (black); the sampler does not see it.
     Raises ValueError for a mask that marks nothing, or whose size is not y's.
     """
     free = _check_mask(y, free)
-    return Edit(y, free, IDENTITY, grid_sigmas(steps))
+    return Edit(y, free, IDENTITY, grid_sigmas(steps), shown=y * (1 - free) + fill * free if fill else None)
 
 
 def colorize(y: Tensor, steps: int = 18) -> Edit:

@@ -32,30 +32,39 @@ def paired_rms(a: Tensor, b: Tensor) -> float:
     return float((a - b).detach().double().square().mean().sqrt())
 
 
+class ToyTest:
+    """A 2D set's reference draw and one noise for every model: ``seed`` fixes both, ``n`` points each."""
+
+    def __init__(self, data: str, seed: int = 0, n: int = 20_000):
+        from .data import load_toy
+
+        self.oracle, self._seed = load_toy(data).oracle, seed
+        self.reference = self.oracle.sample(n, self.generator(1))
+        self.noise = torch.randn(n, 2, generator=self.generator(3)).double() * SIGMA_MAX
+        self.floor = self.distance(self.oracle.sample(n, self.generator(2)))
+
+    def generator(self, stream: int) -> torch.Generator:
+        """Randomness of its own for every purpose (0 to 999)."""
+        return torch.Generator().manual_seed(1000 * self._seed + stream)
+
+    def distance(self, samples: Tensor) -> float:
+        """Sliced Wasserstein distance of ``samples`` (n, 2) to the reference; `floor` is that of fresh data."""
+        return sliced_wasserstein(self.reference, samples)
+
+
 def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: int = 0, n: int = 20_000) -> dict[str, float]:
     """Sliced Wasserstein distances of a 2D model to its data, with the data-against-data floor beside them.
 
     A diffusion model is sampled with 40 Heun steps; a consistency model in one step and in two (levels 80 and 0.5); with a
     ``teacher``, also the paired rms to the teacher's 40 Heun steps from the same noise. ``seed`` fixes reference and noise.
     """
-    from .data import load_toy
-
-    def generator(stream: int) -> torch.Generator:
-        return torch.Generator().manual_seed(1000 * seed + stream)
-
-    oracle = load_toy(data).oracle
-    reference, second = oracle.sample(n, generator(1)), oracle.sample(n, generator(2))
-    x = torch.randn(n, 2, generator=generator(3)).double() * SIGMA_MAX
-    grid = sampling_sigmas(40)
-
-    def distance(samples: Tensor) -> float:
-        return sliced_wasserstein(reference, samples)
-
-    report = {"floor": distance(second), "exact score, 40 Heun steps": distance(last_state(heun(oracle, x, grid)))}
+    test, grid = ToyTest(data, seed, n), sampling_sigmas(40)
+    x, distance = test.noise, test.distance
+    report = {"floor": test.floor, "exact score, 40 Heun steps": distance(last_state(heun(test.oracle, x, grid)))}
     if not is_consistency(model):
         return report | {"40 Heun steps": distance(last_state(heun(model, x, grid)))}
     one = last_state(multistep(model, x, torch.tensor([SIGMA_MAX])))
-    two = last_state(multistep(model, x, torch.tensor([SIGMA_MAX, 0.5]), noise=generator(4)))
+    two = last_state(multistep(model, x, torch.tensor([SIGMA_MAX, 0.5]), noise=test.generator(4)))
     report |= {"1 step": distance(one), "2 steps": distance(two)}
     if teacher is not None:
         report["paired rms to the teacher"] = paired_rms(one, last_state(heun(teacher, x, grid)))
@@ -64,7 +73,7 @@ def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: 
 
 def is_consistency(model: Denoise) -> bool:
     """True for a Denoiser whose output at sigma_min > 0 is its input."""
-    return isinstance(model, Denoiser) and model.precond.sigma_min > 0
+    return isinstance(model, Denoiser) and model.precond.consistency
 
 
 def digit_features(x: Tensor) -> np.ndarray:

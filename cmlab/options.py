@@ -6,6 +6,23 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+# The names of SAMPLERS, written out: tyro reads them from the type, and the help starts without torch.
+Sampler = Literal[
+    "euler",
+    "heun",
+    "dpm2",
+    "dpm_solver3",
+    "dpmpp_2s",
+    "dpmpp_2m",
+    "deis",
+    "ddim",
+    "progressive",
+    "ancestral",
+    "predictor_corrector",
+    "onestep",
+    "multistep",
+]
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -33,7 +50,8 @@ class SampleOptions:
         n: number of samples.
         seed: sample k has seed + k as its own seed, so it is the same picture in every batch.
         steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model.
-        sampler: euler or heun for diffusion models, onestep or multistep for consistency models.
+        sigmas: noise levels in place of steps, decreasing, such as 80 0.8 ('cmlab search' finds good ones).
+        sampler: onestep or multistep for consistency models, any other for diffusion models; by default multistep and heun.
         label: class of all samples; by default the classes in turn.
         out: file to write: .png (a grid, or a scatter plot for points) or .npz (arrays x, seeds, label).
         overwrite: replace that file.
@@ -44,7 +62,8 @@ class SampleOptions:
     n: int = 16
     seed: int = 0
     steps: int | None = None
-    sampler: Literal["euler", "heun", "onestep", "multistep"] | None = None
+    sigmas: tuple[float, ...] | None = None
+    sampler: Sampler | None = None
     label: int | None = None
     out: Path = Path("samples.png")
     overwrite: bool = False
@@ -81,6 +100,93 @@ class EditOptions:
     label: int | None = None
     seed: int = 0
     out: Path = Path("edit.png")
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Search the noise levels of multistep sampling, one after the other, by the sliced Wasserstein distance to the data.
+
+    Args:
+        checkpoint: a consistency model: a bundled name (see 'cmlab info') or a path.
+        points: how many levels to find, besides the first at 80.
+        n: number of samples that a score takes; more make it less noisy.
+        seed: all candidates get the same samples' seeds, from here on.
+        grid: number of levels of the Karras grid to search on; N of the model's training fits.
+        data: data set to compare with; by default the one that the model was trained on.
+        tolerance: difference of two scores that may be chance; above 0 the search scores more candidates.
+        device: "auto" takes a GPU where there is one.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    points: int = 1
+    n: int = 10_000
+    seed: int = 0
+    grid: int = 40
+    data: str | None = None
+    tolerance: float = 0.0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions:
+    """Measure how many bits per dimension a diffusion model needs for its data.
+
+    Args:
+        checkpoint: a diffusion model: a bundled name (see 'cmlab info') or a path.
+        n: number of samples of the data.
+        seed: seed of the data and of all noise.
+        data: data set to measure on; by default the one that the model was trained on.
+        probes: random probes for Hutchinson's estimate of the trace; 0 takes the exact trace, slow for pictures.
+        bin_width: distance of two grey levels of pictures in [-1, 1]; by default 2/255. 'digits' has 1/8.
+        dequantize: add uniform noise of one bin width to the pictures first.
+        device: "auto" takes a GPU where there is one.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    n: int = 256
+    seed: int = 0
+    data: str | None = None
+    probes: int = 0
+    bin_width: float | None = None
+    dequantize: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Convert a checkpoint of another program, or write one for it. Nothing in a source is ever executed.
+
+    Sources:
+      NAME.pt: OpenAI's consistency_models (EDM, CD and CT on ImageNet-64 and LSUN-256), from its repository's README. Such
+        files hold weights alone: say --kind, and for other networks than the published ones --image-size and the heads.
+      NAME.pkl: NVlabs' EDM (CIFAR-10, FFHQ, AFHQv2, ImageNet-64) and ECT snapshots, from their repositories' README.
+      a folder: a consistency pipeline of the diffusers library, as save_pretrained writes it and the Hugging Face hub has it
+        (diffusers-cd_imagenet64_l2 and its like): the folder that holds model_index.json.
+      NAME.safetensors or a bundled name: cmlab's own.
+
+    Args:
+        source: file or folder to read.
+        target: NAME.safetensors (cmlab), NAME.pt (OpenAI) or a folder (diffusers; consistency models).
+        kind: for OpenAI's .pt: edm (a diffusion model; the edm_*.pt files) or consistency (cd_*.pt and ct_*.pt).
+        sigma_min: for OpenAI's .pt of a consistency model: the level at which it is the identity, by default 0.002.
+        image_size: for other networks than OpenAI's published: side of the images.
+        heads: for other networks than OpenAI's published: attention heads in each block.
+        head_channels: for other networks than OpenAI's published: channels of each attention head; instead of heads.
+        heads_up: for other networks than OpenAI's published: heads on the way up, where they differ from heads.
+        dtype: half stores weights in 16 bits, which rounds them.
+        overwrite: replace the target.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional]
+    kind: Literal["edm", "consistency"] | None = None
+    sigma_min: float | None = None
+    image_size: int | None = None
+    heads: int | None = None
+    head_channels: int | None = None
+    heads_up: int | None = None
+    dtype: Literal["float", "half"] = "float"
     overwrite: bool = False
 
 

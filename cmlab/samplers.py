@@ -1,96 +1,41 @@
-"""ODE and consistency samplers. Each is a generator of `Step`, so a loop, ``list()``, a live plot and a stop button come for free.
+"""Samplers, each a generator of `Step`, so a loop, ``list()``, a live plot and a stop button come for free.
 
     for step in heun(denoise, x, sampling_sigmas(18)):
         show(step.x0_hat)
 
 Every sampler shares one signature: ``(denoise, x, sigmas, label=None, *, noise=None, project=None)``. ``noise`` is a source of
 draws (per-sample seeds, a generator), needed by samplers that add noise. ``project`` maps every x0_hat before it is used: the
-hook of zero-shot editing.
+hook of zero-shot editing, and of clamping (``project=lambda x0: x0.clamp(-1, 1)``). Here are the samplers of the papers on
+diffusion and consistency models themselves; `solvers` has the faster ODE solvers and Score SDE's predictor-corrector.
 """
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoise
-from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas, sampling_sigmas, seeds_from, state_dtype
-
-Project = Callable[[Tensor], Tensor]
-Noise = Draws | torch.Generator | Sequence[int] | None
-
-
-class Step(NamedTuple):
-    """State after solver step ``i``: ``x`` at noise level ``sigma_next``, the estimate ``x0_hat`` made at ``sigma``.
-
-    ``nfe`` counts network evaluations so far. ``x`` and ``x0_hat`` are (B, *S); the levels are Python floats.
-    """
-
-    i: int
-    x: Tensor
-    x0_hat: Tensor
-    sigma: float
-    sigma_next: float
-    nfe: int
-
-
-class OdeStep(NamedTuple):
-    """One PF-ODE step: the new state, the first x0_hat and the number of evaluations."""
-
-    x: Tensor
-    x0_hat: Tensor
-    nfe: int
-
-
-def euler_step(
-    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
-) -> OdeStep:
-    """x + (sigma_next - sigma) (x - D) / sigma: one Euler step down the PF-ODE, the same as DDIM (EDM, eq. 4)."""
-    x0_hat = denoise(x, sigma, label)
-    if project is not None:
-        x0_hat = project(x0_hat)
-    # Written as an interpolation: at sigma_next = 0 it returns x0_hat itself, without rounding.
-    ratio = expand(sigma_next / sigma, x)
-    return OdeStep(x0_hat + ratio * (x - x0_hat), x0_hat, 1)
-
-
-def heun_step(
-    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
-) -> OdeStep:
-    """Euler's step corrected by the slope at its end (EDM, Algorithm 1). Samples with sigma_next = 0 keep Euler's step."""
-    x_euler, x0_hat, _ = euler_step(denoise, x, sigma, sigma_next, label, project)
-    last = sigma_next == 0
-    if bool(last.all()):
-        return OdeStep(x_euler, x0_hat, 1)
-    safe_next = torch.where(last, sigma, sigma_next)
-    x0_next = denoise(x_euler, safe_next, label)
-    if project is not None:
-        x0_next = project(x0_next)
-    slope = (x - x0_hat) / expand(sigma, x)
-    slope_next = (x_euler - x0_next) / expand(safe_next, x)
-    corrected = x + expand(sigma_next - sigma, x) * (slope + slope_next) / 2
-    return OdeStep(torch.where(expand(last, x), x_euler, corrected), x0_hat, 2)
-
-
-def _check_sigmas(sigmas: Tensor, at_least: int, dtype: torch.dtype) -> Tensor:
-    sigmas = torch.as_tensor(sigmas, dtype=dtype)
-    if sigmas.ndim != 1 or len(sigmas) < at_least:
-        raise ValueError(f"this sampler needs at least {at_least} noise levels, got {sigmas.tolist()}")
-    if not (bool((sigmas >= 0).all()) and bool((sigmas[1:] < sigmas[:-1]).all())):  # in this form NaN is refused too
-        raise ValueError(f"noise levels must decrease and not be negative, got {[round(s, 4) for s in sigmas.tolist()]}")
-    return sigmas
-
-
-def _ode(one_step, denoise, x, sigmas, label, project) -> Iterator[Step]:
-    levels = _check_sigmas(sigmas, 2, x.dtype).to(x.device)
-    nfe = 0
-    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x, x0_hat, used = one_step(denoise, x, sigma, sigma_next, label, project)
-        nfe += used
-        yield Step(i, x, x0_hat, float(sigma), float(sigma_next), nfe)
+from .noise import SIGMA_MAX, SIGMA_MIN, as_draws, karras_sigmas, sampling_sigmas, seeds_from, state_dtype
+from .solvers import deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
+from .steps import (
+    Churn,
+    Noise,
+    Project,
+    Step,
+    estimate,
+    euler_step,
+    heun_step,
+    last_state,
+    level_range,
+    need_noise,
+    refuse_noise,
+    round_level,
+    solver_levels,
+    walk,
+)
 
 
 @torch.no_grad()
@@ -98,8 +43,8 @@ def euler(
     denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
 ) -> Iterator[Step]:
     """Euler's method (DDIM): first order, one evaluation a step. k + 1 levels give k steps."""
-    _refuse_noise(noise, "euler")
-    yield from _ode(euler_step, denoise, x, sigmas, label, project)
+    refuse_noise(noise, "euler")
+    yield from walk(euler_step, denoise, x, sigmas, label, project)
 
 
 @torch.no_grad()
@@ -121,26 +66,72 @@ def heun(
     ``churn`` > 0 first raises the noise level by min(churn / steps, sqrt(2) - 1) where churn_min <= sigma <= churn_max, adding
     noise of scale ``churn_noise``; it needs ``noise``. Without churn nothing is drawn.
     """
-    if churn == 0:
-        if (churn_min, churn_max, churn_noise) != (0.0, math.inf, 1.0):
-            raise ValueError("churn_min, churn_max and churn_noise need churn > 0")
-        _refuse_noise(noise, "heun without churn")
-        yield from _ode(heun_step, denoise, x, sigmas, label, project)
-        return
-    if churn < 0:
-        raise ValueError(f"churn adds noise, it cannot be negative: got {churn}")
-    draws = _need_noise(noise, "heun with churn")
-    levels = _check_sigmas(sigmas, 2, x.dtype).to(x.device)
-    gamma_max = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
-    nfe = 0
+    stirred = Churn(churn, churn_min, churn_max, churn_noise)
+    yield from walk(heun_step, denoise, x, sigmas, label, project, stirred, stirred.draws(noise, "heun"))
+
+
+def ancestral_levels(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(sigma_down, sigma_up): go down the ODE to sigma_down, then add noise of scale sigma_up, to end at the level sigma_next.
+
+    sigma_up = eta sigma_next sqrt(1 - (sigma_next / sigma)^2): for eta = 1 the variance of q(x_next | x, x0) (DDPM, eq. 7).
+    """
+    up = eta * (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
+    return (sigma_next**2 - up**2).sqrt(), up
+
+
+@torch.no_grad()
+def ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    label: Tensor | None = None,
+    *,
+    noise: Noise = None,
+    project: Project | None = None,
+    eta: float = 1.0,
+) -> Iterator[Step]:
+    """Ancestral sampling (DDPM, Algorithm 2): each step is a draw from q(x_next | x, x0 = D(x)). First order.
+
+    ``eta`` scales the noise between DDPM (1) and DDIM (0), where nothing is drawn (DDIM, eq. 16: the same in VP coordinates).
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], from DDIM to DDPM, got {eta}")
+    draws = refuse_noise(noise, "ddim with eta = 0") if eta == 0 else need_noise(noise, "ancestral sampling")
+    levels = solver_levels(denoise, x, sigmas)
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        sigma_hat = sigma
-        if churn_min <= float(sigma) <= churn_max:
-            sigma_hat = sigma * (1 + gamma_max)
-            x = x + (sigma_hat**2 - sigma**2).sqrt() * churn_noise * draws.normal(x.shape).to(x)
-        x, x0_hat, used = heun_step(denoise, x, sigma_hat, sigma_next, label, project)
-        nfe += used
-        yield Step(i, x, x0_hat, float(sigma_hat), float(sigma_next), nfe)
+        down, up = ancestral_levels(sigma, sigma_next, eta)
+        x, x0_hat, _ = euler_step(denoise, x, sigma, down, label, project)
+        if draws is not None and sigma_next > 0:
+            x = x + up * draws.normal(x.shape).to(x)
+        yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)
+
+
+def ddim(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    label: Tensor | None = None,
+    *,
+    noise: Noise = None,
+    project: Project | None = None,
+    eta: float = 0.0,
+) -> Iterator[Step]:
+    """DDIM: `ancestral` with eta = 0 unless told otherwise, which is Euler's method (DDIM, section 4.3)."""
+    return ancestral(denoise, x, sigmas, label, noise=noise, project=project, eta=eta)
+
+
+@torch.no_grad()
+def progressive(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
+) -> Iterator[Step]:
+    """A progressively distilled student walks the very grid that it was distilled on, by Euler's method (PD, Algorithm 2).
+
+    It was never taught a step to 0, so the levels must end above 0: k + 1 levels `karras_sigmas(k + 1)` for k steps.
+    """
+    refuse_noise(noise, "progressive")
+    if float(sigmas[-1]) == 0:
+        raise ValueError("a progressively distilled student stops at its lowest level: leave out the 0 at the end")
+    yield from walk(euler_step, denoise, x, sigmas, label, project)
 
 
 @torch.no_grad()
@@ -152,24 +143,26 @@ def multistep(
     *,
     noise: Noise = None,
     project: Project | None = None,
-    sigma_min: float = SIGMA_MIN,
+    sigma_min: float | None = None,
 ) -> Iterator[Step]:
     """Multistep consistency sampling (CM, Algorithm 1): k levels give k steps of one evaluation each.
 
     x0 = f(x, sigmas[0]); then for every further level tau, x0 = f(x0 + sqrt(tau^2 - sigma_min^2) z, tau). With one level this is
-    one-step generation, and nothing is drawn.
+    one-step generation, and nothing is drawn. ``sigma_min`` is the level at which f(x) = x, by default the model's (0.002 where
+    the model does not say); 0 adds noise of scale tau (ECT's code).
     """
-    levels = _check_sigmas(sigmas, 1, x.dtype).to(x.device)
-    draws = _need_noise(noise, "multistep") if len(levels) > 1 else None
+    levels = solver_levels(denoise, x, sigmas, 1)
+    draws = need_noise(noise, "multistep") if len(levels) > 1 else None
+    precond = getattr(denoise, "precond", None)
+    own = precond.levels[0] if precond is not None and precond.consistency else SIGMA_MIN
+    floor = own if sigma_min is None else sigma_min
     for i, sigma in enumerate(levels):
-        x0_hat = denoise(x, sigma, label)
-        if project is not None:
-            x0_hat = project(x0_hat)
+        x0_hat = estimate(denoise, x, sigma, label, project)
         if i + 1 == len(levels):
             yield Step(i, x0_hat, x0_hat, float(sigma), 0.0, i + 1)
             return
         assert draws is not None
-        spread = (levels[i + 1] ** 2 - sigma_min**2).clamp_min(0).sqrt()
+        spread = (levels[i + 1] ** 2 - floor**2).clamp_min(0).sqrt()
         x = x0_hat + spread * draws.normal(x.shape).to(x)
         yield Step(i, x, x0_hat, float(sigma), float(levels[i + 1]), i + 1)
 
@@ -183,50 +176,58 @@ def onestep(
     return multistep(denoise, x, sigmas, label, noise=noise, project=project)
 
 
-def _refuse_noise(noise: Noise, name: str) -> None:
-    if noise is not None:
-        raise ValueError(f"{name} draws nothing: leave noise out")
-
-
-def _need_noise(noise: Noise, name: str) -> Draws:
-    if noise is None:
-        raise ValueError(f"{name} adds noise on the way: pass noise=, a list of per-sample seeds or a torch.Generator")
-    return as_draws(noise)
-
-
-def last_state(steps: Iterable[Step]) -> Tensor:
-    """Run a sampler to its end and return the state x."""
-    step = None
-    for step in steps:  # noqa: B007 (only the last one matters)
-        pass
-    if step is None:
-        raise ValueError("the sampler made no step")
-    return step.x
-
-
-SAMPLERS = {"euler": euler, "heun": heun, "onestep": onestep, "multistep": multistep}
-ODE_SAMPLERS = ("euler", "heun")
+SAMPLERS = {
+    "euler": euler,
+    "heun": heun,
+    "dpm2": dpm2,
+    "dpm_solver3": dpm_solver3,
+    "dpmpp_2s": dpmpp_2s,
+    "dpmpp_2m": dpmpp_2m,
+    "deis": deis,
+    "ddim": ddim,
+    "progressive": progressive,
+    "ancestral": ancestral,
+    "predictor_corrector": predictor_corrector,
+    "onestep": onestep,
+    "multistep": multistep,
+}
+CONSISTENCY_SAMPLERS = ("onestep", "multistep")  # for consistency models; all others are for diffusion models
+SDE_SAMPLERS = ("ancestral", "predictor_corrector")  # always draw, unless eta = 0
+ODE_SAMPLERS = tuple(name for name in SAMPLERS if name not in CONSISTENCY_SAMPLERS + SDE_SAMPLERS)  # draw nothing by default
 TWO_STEP_SIGMA = 0.821  # iCT's and ECT's second level on CIFAR-10
 
 
-def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX) -> Tensor:
-    """The levels that ``sampler`` takes for ``steps`` steps: a Karras grid (with 0 at its end for ODE samplers).
+def _check_sampler(sampler: str) -> None:
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+
+
+def adds_noise(sampler: str, levels: int, **options) -> bool:
+    """Whether ``sampler``, on this many levels and with these options, needs a source of noise."""
+    if sampler in CONSISTENCY_SAMPLERS:
+        return levels > 1
+    return options.get("eta", float(sampler in SDE_SAMPLERS)) > 0 or options.get("churn", 0.0) > 0
+
+
+def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma_min: float = SIGMA_MIN) -> Tensor:
+    """The levels that ``sampler`` takes for ``steps`` steps: a Karras grid, for diffusion models with 0 at its end.
 
     Two-step consistency sampling takes the level that iCT and ECT found, more steps an even share of the Karras grid.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    _check_sampler(sampler)
     if steps < 1:
         raise ValueError(f"need at least 1 step, got {steps}")
-    if sampler in ODE_SAMPLERS:
+    if sampler == "progressive":
+        return karras_sigmas(steps + 1, sigma_min, sigma_max)
+    if sampler not in CONSISTENCY_SAMPLERS:
         if steps == 1:
             return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
-        return sampling_sigmas(steps, sigma_max=sigma_max)
+        return sampling_sigmas(steps, sigma_min, sigma_max)
     if sampler == "onestep" and steps != 1:
         raise ValueError(f"'onestep' takes 1 step, got {steps}: use 'multistep'")
     if steps == 2:
         return torch.tensor([sigma_max, TWO_STEP_SIGMA], dtype=torch.float64)
-    return karras_sigmas(steps + 1, sigma_max=sigma_max)[:-1]
+    return karras_sigmas(steps + 1, sigma_min, sigma_max)[:-1]
 
 
 def initial_noise(
@@ -251,14 +252,18 @@ def sample(
 ) -> Tensor:
     """Draw one sample per seed: x_T from the seed, then ``steps`` steps of ``sampler``. Returns (len(seeds), *shape).
 
-    ``sigmas`` replaces the default levels; ``options`` go to the sampler (``churn``, ``project``, ...). An int for ``seeds`` is
-    one seed.
+    ``sigmas`` replaces the default levels, which stay within those of the model's training; ``options`` go to the sampler
+    (``churn``, ``project``, ...). An int for ``seeds`` is one seed.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    _check_sampler(sampler)
+    known = list(inspect.signature(SAMPLERS[sampler]).parameters)[5:]  # after denoise, x, sigmas, label, noise
+    if strange := [name for name in options if name not in known]:
+        raise ValueError(f"{sampler} has no option {strange[0]!r}: it takes {', '.join(known)}")
     seeds = seeds_from(seeds, 1) if isinstance(seeds, int) else list(seeds)
-    levels = default_sigmas(sampler, steps) if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
+    low, high = level_range(denoise)
+    levels = default_sigmas(sampler, steps, high, low) if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
     draws = as_draws(seeds)
-    x = draws.normal((len(seeds), *shape)).to(device, state_dtype(torch.device(device))) * float(levels[0])
-    adds_noise = (sampler == "multistep" and len(levels) > 1) or options.get("churn", 0) > 0
-    return last_state(SAMPLERS[sampler](denoise, x, levels, label, noise=draws if adds_noise else None, **options))
+    start = float(round_level(denoise, levels[:1])[0])
+    x = draws.normal((len(seeds), *shape)).to(device, state_dtype(torch.device(device))) * start
+    noise = draws if adds_noise(sampler, len(levels), **options) else None
+    return last_state(SAMPLERS[sampler](denoise, x, levels, label, noise=noise, **options))

@@ -7,16 +7,28 @@
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from .noise import RHO, SIGMA_MAX, SIGMA_MIN, Draws, karras_sigmas
+from .sde import VP, iddpm_table
 
 
 def _clamp01(progress: float) -> float:
     return min(max(progress, 0.0), 1.0)
+
+
+def _floor(units: float) -> int:
+    # progress = k/K and phase = P/K are rounded: their quotient may miss the whole number k/P by 1e-13, never by 1e-9.
+    return math.floor(units + 1e-9)
+
+
+class Density(Protocol):
+    """Draws ``n`` noise levels, (n,) float64: what a denoising loss trains at."""
+
+    def __call__(self, n: int, draws: Draws) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,54 @@ class LogNormal:
 
     def __call__(self, n: int, draws: Draws) -> Tensor:
         return (self.mean + self.std * draws.normal((n,)).double()).exp()
+
+
+@dataclass(frozen=True)
+class VPTime:
+    """Even in the time of the VP schedule: sigma(t), t = 1 + u (epsilon - 1) (EDM, Table 1, first column)."""
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    epsilon: float = 1e-5
+
+    def __call__(self, n: int, draws: Draws) -> Tensor:
+        # In the draws' own precision, as the original: sigma(epsilon) is 9.77e-4 in float32 and 1.0005e-3 in double.
+        t = 1 + draws.uniform((n,)) * (self.epsilon - 1)
+        return VP(self.beta_d, self.beta_min).sigma(t).double()
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """ln sigma even between the ends: the density of VE training (EDM, Table 1, second column)."""
+
+    low: float = 0.02
+    high: float = 100.0
+
+    def __post_init__(self):
+        if not 0 < self.low < self.high:
+            raise ValueError(f"need 0 < low < high, got {self.low} and {self.high}")
+
+    def __call__(self, n: int, draws: Draws) -> Tensor:
+        return self.low * (self.high / self.low) ** draws.uniform((n,)).double()
+
+
+@lru_cache(maxsize=8)
+def _table(steps: int, c1: float, c2: float) -> Tensor:
+    # float32, as `IDDPMPrecond`: what is drawn must be levels that the network knows.
+    return iddpm_table(steps, c1, c2, dtype=torch.float32).double()
+
+
+@dataclass(frozen=True)
+class TableUniform:
+    """The levels u_0 ... u_{steps-1} of improved DDPM's cosine schedule, all equally often (EDM, Table 1, third column)."""
+
+    steps: int = 1000
+    c1: float = 0.001
+    c2: float = 0.008
+
+    def __call__(self, n: int, draws: Draws) -> Tensor:
+        j = (draws.uniform((n,)).double() * self.steps).long().clamp_max(self.steps - 1)
+        return _table(self.steps, self.c1, self.c2)[j]
 
 
 @dataclass(frozen=True)
@@ -54,18 +114,52 @@ class ProgressiveN:
 
 @dataclass(frozen=True)
 class DoublingN:
-    """N = min(s0 2^stage, s1) + 1, with stages of equal length (iCT, section 3.4)."""
+    """N = min(s0 2^stage, s1) + 1, with stages of equal length (iCT, section 3.4).
+
+    ``phase`` is the length of a stage as a part of the training. None divides the training evenly, 1 / (log2(s1 // s0) + 1); iCT
+    rounds that down to a whole number of steps.
+    """
 
     s0: int = 10
     s1: int = 1280
+    phase: float | None = None
 
     def __post_init__(self):
         if not 1 <= self.s0 <= self.s1:
             raise ValueError(f"need 1 <= s0 <= s1, got {self.s0} and {self.s1}")
+        _check_phase(self.phase)
 
     def __call__(self, progress: float) -> int:
-        stage = int(_clamp01(progress) * (math.log2(self.s1 // self.s0) + 1))
-        return min(self.s0 * 2**stage, self.s1) + 1
+        phase = self.phase or 1 / (math.log2(self.s1 // self.s0) + 1)
+        return min(self.s0 * 2 ** min(_floor(_clamp01(progress) / phase), 64), self.s1) + 1
+
+
+@dataclass(frozen=True)
+class HalvingN:
+    """N = start, start/2, start/4, ..., 1: the number of steps of a progressively distilled sampler.
+
+    Each N lasts ``phase``, a part of the training; N = 2 lasts two, and N = 1 stays to the end. ``phase=None`` gives N = 1 two
+    as well, 1 / (log2(start) + 3) (Progressive Distillation, 2202.00512; the doubled last stages are CM's, appendix C).
+    """
+
+    start: int = 64
+    phase: float | None = None
+
+    def __post_init__(self):
+        if self.start < 2:
+            raise ValueError(f"start must be at least 2 steps, to be halved, got {self.start}")
+        _check_phase(self.phase)
+
+    def __call__(self, progress: float) -> int:
+        stages = math.log2(self.start)
+        units = max(progress, 0.0) / (self.phase or 1 / (stages + 3))
+        n = max(self.start >> _floor(units), 2)
+        return n if n > 2 else max(2 >> _floor(max(units - (stages - 1), 0.0) / 2), 1)
+
+
+def _check_phase(phase: float | None) -> None:
+    if phase is not None and not phase > 0:
+        raise ValueError(f"phase is a part of the training and must be above 0, got {phase}")
 
 
 @lru_cache(maxsize=64)
@@ -75,10 +169,14 @@ def _grid(n: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _lognormal_cdf(n: int, mean: float, std: float, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
-    log_edges = _grid(n, sigma_min, sigma_max, rho).log()
-    mass = torch.erf((log_edges - mean) / (math.sqrt(2) * std))
-    p = mass[:-1] - mass[1:]
-    return (p / p.sum()).cumsum(0)
+    return lognormal_mass(_grid(n, sigma_min, sigma_max, rho), mean, std).cumsum(0)
+
+
+def lognormal_mass(sigmas: Tensor, mean: float, std: float) -> Tensor:
+    """The share of LogNormal(mean, std) between neighbours of ``sigmas`` (n,) decreasing: (n - 1,), sums to 1 (iCT, eq. 10)."""
+    below = torch.erf((sigmas.log() - mean) / (math.sqrt(2) * std))
+    mass = below[:-1] - below[1:]
+    return mass / mass.sum()
 
 
 @dataclass(frozen=True)
@@ -122,8 +220,9 @@ class EctPairs:
     """Continuous pairs that close in on each other: sigma_next = sigma (1 - n(sigma) / q^(stage+1)), n = 1 + k sigmoid(-b sigma).
 
     At stage 0 and small sigma the lower level is the data itself, so training starts as diffusion and anneals into consistency
-    (ECT, arXiv 2406.14548, section 4). ``stages`` of equal length; levels are kept in [sigma_min, sigma_max]; sigma_min = 0 is
-    the original. The levels stay at least sigma / 10,000 apart: float32 cannot tell closer ones from each other.
+    (ECT, arXiv 2406.14548, section 4). ``stages`` of equal length; k = 0 is the mapping without a sigmoid. Levels are kept in
+    [sigma_min, sigma_max] and at least ``closest * sigma`` apart, for float32 cannot tell much closer ones from each other.
+    ``sigma_min = 0, sigma_max = inf, closest = 0`` is the original.
     """
 
     q: float = 2.0
@@ -134,20 +233,30 @@ class EctPairs:
     std: float = 2.0
     sigma_min: float = SIGMA_MIN
     sigma_max: float = SIGMA_MAX
+    closest: float = 1e-4
 
     def __post_init__(self):
         if self.q <= 1 or self.stages < 1:
             raise ValueError(f"need q > 1 and at least 1 stage, got q = {self.q} and stages = {self.stages}")
         if not 0 <= self.sigma_min < self.sigma_max:
             raise ValueError(f"need 0 <= sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if not 0 <= self.closest < 1:
+            raise ValueError(f"closest must lie in [0, 1), got {self.closest}")
+
+    def stage(self, progress: float) -> int:
+        """The stage, 0 to stages - 1, at this part of the training."""
+        return min(_floor(_clamp01(progress) * self.stages), self.stages - 1)
+
+    def below(self, sigma: Tensor, stage: int) -> Tensor:
+        """The lower level that goes with ``sigma`` at a stage, in the shape of sigma."""
+        gap = (1 + self.k * torch.sigmoid(-self.b * sigma)) / float(self.q) ** (stage + 1)
+        return (sigma * (1 - gap).clamp(0, 1 - self.closest)).clamp_min(self.sigma_min)
 
     def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
-        stage = min(int(_clamp01(progress) * self.stages), self.stages - 1)
         # A pair needs room above sigma_min: the lognormal's far left tail would have weight 1/0 there.
         floor = max(2 * self.sigma_min, 1e-5)
         sigma = LogNormal(self.mean, self.std)(count, draws).clamp(floor, self.sigma_max)
-        gap = (1 + self.k * torch.sigmoid(-self.b * sigma)) / self.q ** (stage + 1)
-        return sigma, (sigma * (1 - gap).clamp(0, 1 - 1e-4)).clamp_min(self.sigma_min)
+        return sigma, self.below(sigma, self.stage(progress))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from cmlab.denoiser import CONSISTENCY, Denoiser, Precond
-from cmlab.networks import MLPConfig, UNetConfig, build_network
+from cmlab.networks import MLPConfig, SongUNetConfig, UNetConfig, build_network
 from cmlab.oracle import GaussianMixture
 
 # Threads of several test runs fight over few cores, and one thread makes float sums reproducible.
@@ -20,6 +20,7 @@ settings.load_profile("cmlab")
 TINY = {
     "mlp": (MLPConfig(width=12, depth=2, freqs=3), (2,)),
     "unet": (UNetConfig(channels=8, mult=(1, 2), attention=(4,), heads=2, emb=12), (3, 8, 8)),
+    "song": (SongUNetConfig(channels=8, mult=(1, 2), blocks=1, attention=(4,), emb=12), (3, 8, 8)),
 }
 
 
@@ -91,3 +92,17 @@ def untouched_rng():
     before = torch.get_rng_state()
     yield
     assert torch.equal(torch.get_rng_state(), before), "something drew from the global generator"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The largest relative error of every reference file (tests/test_reference.py)."""
+    worst: dict[str, tuple[float, str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "relative_error" and value[1] >= worst.get(value[0], (-1.0, ""))[0]:
+                    worst[value[0]] = (value[1], value[2])
+    if worst:
+        terminalreporter.section("largest relative error per reference file")
+        for stem, (error, where) in sorted(worst.items()):
+            terminalreporter.write_line(f"{stem:26} {error:.1e}  {where}")

@@ -2,22 +2,21 @@
 
 import copy
 import inspect
-import math
 from itertools import pairwise
 
 import pytest
 import torch
 from conftest import TINY, normal, seeded, soft3, tiny
 
+from cmlab.continuous import attach_uncertainty
 from cmlab.data import DATASETS, TOYS, load_data
-from cmlab.denoiser import CONSISTENCY, EDM
+from cmlab.denoiser import EDM
 from cmlab.distances import DISTANCES, Distance
 from cmlab.editing import EDITS, Edit, apply_edit, preset_mask
 from cmlab.losses import LOSSES
 from cmlab.networks import NETWORKS, build_network
-from cmlab.noise import karras_sigmas
 from cmlab.oracle import FiniteData, Gaussian
-from cmlab.samplers import ODE_SAMPLERS, SAMPLERS, default_sigmas, sample
+from cmlab.samplers import SAMPLERS, adds_noise, default_sigmas, sample
 
 # --- denoisers -----------------------------------------------------------------------------------------------------------
 
@@ -52,42 +51,39 @@ def test_denoisers_are_finite_over_the_whole_range(name, sigma):
 # --- losses --------------------------------------------------------------------------------------------------------------
 
 
+def losing(name: str, kind: str = "mlp", dtype: torch.dtype = torch.float32, classes: int = 0):
+    """A loss, a model with its scalings, and the target and teacher that it asks for."""
+    loss = LOSSES[name]()
+    model = tiny(kind, loss.precond, classes, dtype)
+    if loss.needs_uncertainty:
+        attach_uncertainty(model)
+    extra = {"target": copy.deepcopy(model)} if loss.needs_target else {}
+    return loss, model, extra | ({"teacher": tiny(kind, EDM, classes, dtype)} if loss.needs_teacher else {})
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_finite_unreduced_and_train_the_model_alone(name, kind, batch, progress):
-    loss = LOSSES[name]()
-    model = tiny(kind, CONSISTENCY if name != "edm" else EDM)
-    target = copy.deepcopy(model) if loss.needs_target else None
-    teacher = tiny(kind, EDM) if loss.needs_teacher else None
-    out = loss(
-        model,
-        0.5 * normal(batch, *model.shape, dtype=torch.float32),
-        progress=progress,
-        target=target,
-        teacher=teacher,
-        draws=seeded(1),
-    )
+    loss, model, extra = losing(name, kind)
+    x0 = 0.5 * normal(batch, *model.shape, dtype=torch.float32)
+    out = loss(model, x0, progress=progress, draws=seeded(1), **extra)
     for value in out:
         assert value.shape == (batch,)
         assert bool(value.isfinite().all())
-    assert bool((out.loss >= 0).all())
+    assert bool((out.loss >= 0).all()) or loss.needs_uncertainty
     assert bool((out.weight > 0).all())
-    assert bool(((out.sigma > 0) & (out.sigma <= 80)).all() or name == "edm")
+    assert bool((out.sigma > 0).all())
     out.loss.sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
-    others = [p for m in (target, teacher) if m is not None for p in m.parameters()]
-    assert all(p.grad is None for p in others)
+    assert all(p.grad is None for m in extra.values() for p in m.parameters())
 
 
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_loss_of_a_sample_does_not_depend_on_its_batch(name, kind):
-    loss = LOSSES[name]()
-    model = tiny(kind, CONSISTENCY if name != "edm" else EDM, dtype=torch.float64)
-    extra = {"target": model} if loss.needs_target else {}
-    extra |= {"teacher": tiny(kind, EDM, dtype=torch.float64)} if loss.needs_teacher else {}
+    loss, model, extra = losing(name, kind, torch.float64)
     x0 = 0.5 * normal(3, *model.shape)
     whole = loss(model, x0, progress=0.5, draws=[7, 8, 9], **extra).loss
     alone = loss(model, x0[1:2], progress=0.5, draws=[8], **extra).loss
@@ -96,8 +92,7 @@ def test_the_loss_of_a_sample_does_not_depend_on_its_batch(name, kind):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_a_function_of_their_draws(name):
-    loss, model = LOSSES[name](), tiny(dtype=torch.float64)
-    extra = {"teacher": soft3()} if loss.needs_teacher else {}
+    loss, model, extra = losing(name, dtype=torch.float64)
     x0 = 0.5 * normal(8, 2)
     a, b, c = (loss(model, x0, progress=1.0, draws=seeded(k), **extra).loss for k in (1, 1, 2))
     assert torch.equal(a, b)
@@ -107,14 +102,13 @@ def test_losses_are_a_function_of_their_draws(name):
 @pytest.mark.usefixtures("untouched_rng")
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_leave_the_global_generator_alone(name):
-    loss = LOSSES[name]()
-    loss(tiny(), normal(2, 2, dtype=torch.float32), draws=seeded(), **({"teacher": soft3()} if loss.needs_teacher else {}))
+    loss, model, extra = losing(name)
+    loss(model, normal(2, 2, dtype=torch.float32), draws=seeded(), **extra)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_pass_the_label_on(name):
-    loss, model = LOSSES[name](), tiny(classes=2, dtype=torch.float64)
-    extra = {"teacher": tiny(precond=EDM, classes=2, dtype=torch.float64)} if loss.needs_teacher else {}
+    loss, model, extra = losing(name, dtype=torch.float64, classes=2)
     a, b = (loss(model, normal(2, 2), torch.tensor([k, k]), draws=seeded(), **extra).loss for k in (0, 1))
     assert not torch.equal(a, b)
 
@@ -122,7 +116,8 @@ def test_losses_pass_the_label_on(name):
 @pytest.mark.parametrize("name", DISTANCES)
 def test_distances_are_symmetric_and_zero_at_equality(name):
     a, b = normal(4, 3, 2, 2, seed=1), normal(4, 3, 2, 2, seed=2)
-    d = Distance(name)
+    # The weights of LPIPS are a download: here its features are the pixels.
+    d = Distance(name, network=lambda a, b: (a - b).square().flatten(1).mean(1)) if name == "lpips" else Distance(name)
     assert torch.equal(d(a, b), d(b, a))
     assert bool((d(a, b) > 0).all())
     assert bool((d(a, a) == 0).all())
@@ -130,24 +125,13 @@ def test_distances_are_symmetric_and_zero_at_equality(name):
 
 # --- samplers ------------------------------------------------------------------------------------------------------------
 
-ORDERS = {"euler": 1.0, "heun": 2.0}
-
-
-@pytest.mark.parametrize("name", ODE_SAMPLERS)
-def test_ode_samplers_have_their_order_on_the_gaussian(name):
-    oracle, x = Gaussian(torch.zeros(2), 0.5), 80 * normal(32, 2)
-    exact = oracle.consistency(x, torch.tensor(80.0))
-    errors = []
-    for n in (100, 200):
-        end = list(SAMPLERS[name](oracle, x, karras_sigmas(n + 1)))[-1].x
-        errors.append((end - exact).norm().item())
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[name], abs=0.1)
+# Their orders: tests/test_solvers.py, which fails for an ODE sampler whose order it does not know.
 
 
 @pytest.mark.parametrize(("name", "steps"), [(n, k) for n in SAMPLERS for k in ((1,) if n == "onestep" else (1, 2, 7))])
 def test_k_steps_give_k_steps(name, steps):
     grid = default_sigmas(name, steps)
-    noise = None if name in ODE_SAMPLERS else list(range(3))
+    noise = list(range(3)) if adds_noise(name, len(grid)) else None
     states = list(SAMPLERS[name](soft3(), 80 * normal(3, 2), grid, noise=noise))
     assert [s.i for s in states] == list(range(steps))
     assert all(a.nfe < b.nfe for a, b in pairwise(states))

@@ -11,10 +11,14 @@ PACKAGE = Path(cmlab.__file__).parent
 # Dependencies point one way: a module may import those of lower ranks only.
 RANKS = [
     ["noise"],
+    ["sde"],
     ["schedules", "denoiser", "oracle", "distances"],
-    ["samplers", "data", "networks"],
-    ["losses", "editing", "checkpoints"],
-    ["training", "evaluation"],
+    ["objective", "steps", "augment", "sources", "stackmachine"],
+    ["solvers", "continuous", "images", "networks", "unpickle", "ablation", "likelihood"],
+    ["samplers", "cifar10"],
+    ["losses", "guidance", "data"],
+    ["editing", "evaluation", "checkpoints"],
+    ["training", "search", "convert"],
     ["presets"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -402,3 +402,14 @@ def test_slerp_of_a_zero_vector_is_an_error(which):
 def test_slerp_of_unequal_shapes_is_an_error():
     with pytest.raises(ValueError, match="equal shapes"):
         slerp(torch.ones(2, 3), torch.ones(1, 3), 0.5)
+
+
+def test_fill_is_shown_and_changes_nothing_else():
+    y, free = normal(2, 3, 4, 4), preset_mask("left", (4, 4)).double()
+    grey, black = inpaint(y, free, 3), inpaint(y, free, 3, fill=-1.0)
+    assert torch.equal(black.degraded, torch.where(free.bool(), -1.0, y))
+    assert torch.equal(grey.degraded, grey.kept)
+    model = tiny("unet", channels=8, attention=())
+    y8 = normal(2, 3, 8, 8)
+    results = [apply_edit(model, inpaint(y8, preset_mask("left", (8, 8)), 3, fill), [0, 1]) for fill in (0.0, -1.0)]
+    assert torch.equal(*results)

@@ -29,6 +29,9 @@ def modules() -> set[str]:
         "tyro",
         "pandas",
         "scipy",
+        "piq",
+        "lmdb",
+        "PIL",
     ],
 )
 def test_import_does_not_load(heavy, modules):

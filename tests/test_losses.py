@@ -8,12 +8,41 @@ import torch
 from conftest import KnownDraws, normal, randomise, seeded, soft3, tiny
 from torch import nn
 
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, Precond, VEPrecond, VPPrecond
 from cmlab.distances import Distance
-from cmlab.losses import LOSSES, ConsistencyLoss, EDMLoss, cd, ct, ect, ict
-from cmlab.noise import expand
+from cmlab.losses import (
+    BRIDGES,
+    LOSSES,
+    WEIGHTS,
+    ConsistencyLoss,
+    DenoisingLoss,
+    EDMLoss,
+    ProgressiveLoss,
+    cd,
+    ct,
+    ect,
+    ict,
+    iddpm,
+    ve,
+    vp,
+)
+from cmlab.noise import expand, karras_sigmas
 from cmlab.oracle import Gaussian
-from cmlab.schedules import AdaptiveMu, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, ProgressiveN
+from cmlab.samplers import euler
+from cmlab.schedules import (
+    AdaptiveMu,
+    DoublingN,
+    EctPairs,
+    FixedMu,
+    FixedN,
+    GridPairs,
+    HalvingN,
+    LogNormal,
+    LogUniform,
+    ProgressiveN,
+    TableUniform,
+    VPTime,
+)
 
 
 def data(n: int = 6, seed: int = 3):
@@ -60,16 +89,134 @@ def test_edm_loss_options_change_it():
     x0, model = data(), tiny(precond=EDM, dtype=torch.float64)
     losses = [
         loss(model, x0, draws=seeded(1)).loss.detach()
-        for loss in (EDMLoss(), EDMLoss(LogNormal(0.0, 1.2)), EDMLoss(sigma_data=0.7))
+        for loss in (EDMLoss(), EDMLoss(LogNormal(0.0, 1.2)), EDMLoss(sigma_data=0.7), EDMLoss(weight="uniform"))
     ]
-    assert not torch.allclose(losses[0], losses[1])
-    assert not torch.allclose(losses[0], losses[2])
+    assert all(not torch.allclose(losses[0], other) for other in losses[1:])
 
 
 @pytest.mark.parametrize("extra", ["target", "teacher"])
 def test_edm_loss_refuses_what_it_would_ignore(extra):
     with pytest.raises(ValueError, match="neither target nor teacher"):
         EDMLoss()(tiny(), data().float(), draws=seeded(), **{extra: soft3()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "at_half", "at_two"),
+    [("snr", 4.0, 0.25), ("snr+1", 5.0, 1.25), ("karras", 4 + 25, 0.25 + 25), ("truncated-snr", 4.0, 1.0), ("uniform", 1.0, 1.0)],
+)
+def test_weights_are_those_of_the_official_code(name, at_half, at_two):
+    assert WEIGHTS[name](torch.tensor([0.5, 2.0], dtype=torch.float64), 0.2).tolist() == pytest.approx([at_half, at_two], rel=1e-14)
+
+
+@pytest.mark.parametrize("make", [vp, ve, iddpm])
+def test_vp_ve_and_iddpm_losses_are_the_squared_error_of_the_noise(make):
+    # EDM, Table 1: lambda = 1/sigma^2 turns (D - x0)^2 into (eps_hat - eps)^2 with eps_hat = (x - D) / sigma.
+    loss, x0, eps = make(), data(5), normal(5, 2, seed=4)
+    model = tiny(precond=loss.precond, dtype=torch.float64)
+    u = torch.tensor([0.0, 0.3, 0.5, 0.9, 0.99], dtype=torch.float64)
+    out = loss(model, x0, draws=KnownDraws([eps], [u]))
+    x = x0 + expand(out.sigma, x0) * eps
+    eps_hat = (x - model(x, out.sigma)) / expand(out.sigma, x0)
+    assert torch.allclose(out.loss, (eps_hat - eps).square().sum(1), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("loss", "precond"),
+    [
+        (EDMLoss(sigma_data=0.7), Precond(0.7)),
+        (DenoisingLoss(VPTime(15.0, 0.2, 1e-4), "snr"), VPPrecond(15.0, 0.2, epsilon=1e-4)),
+        (DenoisingLoss(LogUniform(0.1, 50.0), "snr"), VEPrecond(0.1, 50.0)),
+        (DenoisingLoss(TableUniform(500, 0.002, 0.01), "snr"), IDDPMPrecond(0.002, 0.01, 500)),
+        (ProgressiveLoss(sigma_data=0.7), Precond(0.7)),
+        (ict(), CONSISTENCY),
+        (ConsistencyLoss(GridPairs(sigma_min=0.01), sigma_data=0.7), Precond(0.7, 0.01)),
+        (ConsistencyLoss(EctPairs(sigma_min=0.0)), CONSISTENCY),
+    ],
+)
+def test_losses_say_which_scalings_they_train(loss, precond):
+    assert loss.precond == precond
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DenoisingLoss(weight="krras"),  # type: ignore[arg-type]
+        lambda: ProgressiveLoss(weight="1/dt"),  # type: ignore[arg-type]
+        lambda: ProgressiveLoss(teacher_from="student"),  # type: ignore[arg-type]
+    ],
+)
+def test_unknown_choices_name_the_known_ones(make):
+    with pytest.raises(ValueError, match="choose one of"):
+        make()
+
+
+# --- progressive distillation --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "progress"), [(8, 0.0), (3, 0.0), (2, 0.0), (2, 1.0)])
+def test_progressive_goal_is_the_student_step_that_arrives_where_two_teacher_steps_do(n, progress):
+    # Whatever the student answers, its loss is 0 if and only if its own Euler step lands on the teacher's second point.
+    teacher, x0, eps = tiny(precond=EDM, dtype=torch.float64), data(6), normal(6, 2, seed=4)
+    loss = ProgressiveLoss(HalvingN(n), sigma_max=10.0, sigma_min=0.05, rho=3.0)
+    steps = loss.n(progress)
+    u = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1 - 2**-24])
+
+    def student(x, sigma, label=None):
+        grid = karras_sigmas(2 * steps + 1, 0.05, 10.0, 3.0)
+        answers = []
+        for row, level in zip(x, sigma, strict=True):
+            i = int((grid - level).abs().argmin())
+            assert i % 2 == 0  # the student's own grid is every second level
+            end = list(euler(teacher, row[None], grid[i : i + 3]))[-1].x
+            slope = (end - row) / (grid[i + 2] - level)
+            answers.append(row - level * slope)
+        return torch.cat(answers)
+
+    out = loss(student, x0, teacher=teacher, progress=progress, draws=KnownDraws([eps], [u]))
+    assert bool((out.loss < 1e-20).all())
+    assert torch.equal(out.weight, WEIGHTS["truncated-snr"](out.sigma, 0.5))
+
+
+def test_progressive_loss_is_weighted_distance_to_the_goal():
+    # With D := x0 both teacher steps point at x0, so x0 is the goal.
+    x0, model = data(6), tiny(precond=EDM, dtype=torch.float64)
+    out = ProgressiveLoss(HalvingN(4))(model, x0, teacher=lambda x, sigma, label=None: x0, draws=seeded(2))
+    again = seeded(2)
+    torch.rand(6, generator=again)
+    x = x0 + expand(out.sigma, x0) * torch.randn(6, 2, generator=again).double()
+    expected = (1 / out.sigma**2).clamp_min(1) * (model(x, out.sigma) - x0).square().sum(1)
+    assert torch.allclose(out.loss, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": HalvingN(32)},
+        {"distance": Distance("l1")},
+        {"weight": "uniform"},
+        {"sigma_min": 0.1},
+        {"sigma_max": 10.0},
+        {"rho": 1.0},
+        {"weight": "karras"},
+    ],
+)
+def test_every_progressive_option_changes_the_loss(change):
+    model, x0 = tiny(precond=EDM, dtype=torch.float64), data(16)
+    a, b = (loss(model, x0, teacher=soft3(), draws=seeded()).loss for loss in (ProgressiveLoss(), ProgressiveLoss(**change)))
+    assert not torch.allclose(a, b)
+
+
+def test_progressive_stages_are_the_runs_of_equal_n():
+    loss = ProgressiveLoss(HalvingN(16))  # 16, 8, 4: one unit each; 2 and 1: two each
+    assert loss.stages(70) == [range(0, 10), range(10, 20), range(20, 30), range(30, 50), range(50, 70)]
+    assert [loss.n(stage.start / 70) for stage in loss.stages(70)] == [16, 8, 4, 2, 1]
+    assert loss.stages(1) == [range(0, 1)]
+
+
+@pytest.mark.parametrize(("extra", "message"), [({}, "needs a teacher"), ({"teacher": soft3(), "target": soft3()}, "no target")])
+def test_progressive_loss_refuses_what_does_not_fit(extra, message):
+    with pytest.raises(ValueError, match=message):
+        ProgressiveLoss()(tiny(precond=EDM), data().float(), draws=seeded(), **extra)
 
 
 # --- consistency ---------------------------------------------------------------------------------------------------------
@@ -91,7 +238,7 @@ def test_consistency_loss_is_its_definition():
     assert torch.allclose(out.loss, expected / (sigma - lower), rtol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", BRIDGES)
 @pytest.mark.parametrize("distance", [Distance("l2"), Distance("huber")])
 def test_training_is_distillation_with_the_data_as_denoiser(solver, distance):
     # CM, Theorem 2: with D := x0 the slope is the noise itself, so one solver step is exact.
@@ -177,6 +324,30 @@ def test_random_state_after_a_loss_is_that_of_one_pass(target_mode):
         assert torch.equal(torch.get_rng_state(), one_pass)
 
 
+@pytest.mark.parametrize(("mean", "calls"), [(-3.0, 1), (3.0, 2)])
+def test_where_the_target_is_the_data_no_network_is_asked(mean, calls):
+    asked = []
+
+    def model(x, sigma, label=None):
+        asked.append(sigma)
+        return x / (1 + expand(sigma, x))
+
+    loss = ConsistencyLoss(EctPairs(mean=mean, std=0.0, sigma_min=0.0), "noise", Distance("huber", 0.0))
+    loss(model, data(4), draws=seeded())
+    assert len(asked) == calls
+
+
+def test_a_network_that_is_not_finite_at_zero_does_not_spoil_a_clean_target():
+    def model(x, sigma, label=None):
+        return x + (1 / expand(sigma, x) - 1 / expand(sigma, x))  # NaN at sigma = 0
+
+    pairs = EctPairs(mean=0.5, std=1.5, sigma_min=0.0)  # some of these levels have 0 below them, some not
+    lower = pairs(64, 0.0, KnownDraws([torch.linspace(-2, 2, 64)]))[1]
+    assert 0 < int((lower == 0).sum()) < 64
+    out = ConsistencyLoss(pairs)(model, data(64), draws=KnownDraws([torch.linspace(-2, 2, 64), normal(64, 2)]))
+    assert bool(out.loss.isfinite().all())
+
+
 def test_ect_starts_as_diffusion_training():
     # At stage 0 with sigma_min = 0, small levels have the clean data as target (ECT, section 4).
     loss = ConsistencyLoss(EctPairs(mean=-3.0, std=0.2, sigma_min=0.0), "noise", Distance("huber", 0.0), "1/dt")
@@ -196,9 +367,14 @@ def test_ect_starts_as_diffusion_training():
         {"pairs": EctPairs()},
         {"bridge": "euler"},
         {"bridge": "heun"},
+        {"bridge": "midpoint"},
         {"distance": Distance("l1")},
         {"distance": Distance("huber")},
         {"weight": "1"},
+        {"weight": "snr"},
+        {"weight": "snr+1"},
+        {"weight": "karras"},
+        {"weight": "truncated-snr"},
     ],
 )
 def test_every_option_changes_the_loss(change):
@@ -209,6 +385,13 @@ def test_every_option_changes_the_loss(change):
     assert not torch.allclose(out[0], out[1])
 
 
+@pytest.mark.parametrize("weight", ["snr", "snr+1", "karras", "truncated-snr"])
+def test_consistency_weights_are_taken_at_the_larger_level(weight):
+    loss = ConsistencyLoss(GridPairs(FixedN(9)), weight=weight, sigma_data=0.7)
+    out = loss(tiny(dtype=torch.float64), data(8), draws=seeded())
+    assert torch.allclose(out.weight, WEIGHTS[weight](out.sigma, 0.7), rtol=1e-14)
+
+
 def test_progress_moves_the_pairs():
     model, x0 = tiny(dtype=torch.float64), data(16)
     early, late = (ct()(model, x0, target=model, progress=p, draws=seeded()).sigma for p in (0.0, 1.0))
@@ -216,7 +399,7 @@ def test_progress_moves_the_pairs():
     assert len(set(late.tolist())) > 8
 
 
-@pytest.mark.parametrize("bridge", ["euler", "heun"])
+@pytest.mark.parametrize("bridge", BRIDGES)
 def test_a_distilling_loss_without_teacher_is_an_error(bridge):
     with pytest.raises(ValueError, match="needs a teacher"):
         ConsistencyLoss(bridge=bridge)(tiny(), data().float(), draws=seeded())
@@ -253,7 +436,11 @@ def test_presets_are_those_of_the_papers():
     )
     assert ect() == ConsistencyLoss(EctPairs(2.0, 8, 8.0, 1.0, -1.1, 2.0), "noise", Distance("huber", 0.0), "1/dt", FixedMu(0.0))
     assert cd(18, "euler") == ConsistencyLoss(GridPairs(FixedN(18)), "euler", Distance("huber"), "1/dt", FixedMu(0.0))
-    assert LOSSES["edm"]() == EDMLoss(LogNormal(-1.2, 1.2), 0.5)
+    assert vp() == DenoisingLoss(VPTime(19.9, 0.1, 1e-5), "snr")
+    assert ve() == DenoisingLoss(LogUniform(0.02, 100.0), "snr")
+    assert iddpm() == DenoisingLoss(TableUniform(1000, 0.001, 0.008), "snr")
+    assert LOSSES["pd"]() == ProgressiveLoss(HalvingN(64), Distance("l2"), "truncated-snr", "model", 0.5, 0.002, 80.0, 7.0)
+    assert LOSSES["edm"]() == EDMLoss(LogNormal(-1.2, 1.2), "karras", 0.5)
 
 
 def test_labels_reach_model_target_and_teacher():

@@ -8,12 +8,12 @@ import torch
 from conftest import randomise
 
 from cmlab import checkpoints
-from cmlab.data import DATASETS, load_data
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
-from cmlab.losses import LOSSES, EDMLoss
+from cmlab.data import TOYS, load_data
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, VEPrecond, VPPrecond
+from cmlab.losses import LOSSES
 from cmlab.networks import MLPConfig, UNetConfig, build_network
 from cmlab.oracle import GaussianMixture
-from cmlab.presets import PRESETS, Preset, build_model, find, get_preset, load_teacher, run
+from cmlab.presets import DIFFUSION, IMAGE_METHODS, METHODS, PRESETS, Preset, build_model, find, get_preset, load_teacher, run
 
 SMALL = {MLPConfig: {"width": 8, "depth": 1, "freqs": 2}, UNetConfig: {"channels": 8, "mult": (1, 1), "blocks": 1, "emb": 8}}
 
@@ -40,27 +40,40 @@ def test_every_preset_runs_three_steps(name, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(start, states[-1].model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("data", DATASETS)
-def test_every_data_set_has_a_preset_per_loss(data):
-    assert {name for name, preset in PRESETS.items() if preset.data == data} == {f"{data}-{loss}" for loss in LOSSES}
+@pytest.mark.parametrize("data", [*TOYS, "digits", "digits-color"])
+def test_every_small_data_set_has_a_preset_per_method(data):
+    methods = METHODS if data in TOYS else IMAGE_METHODS
+    assert {name for name, preset in PRESETS.items() if preset.data == data} >= {f"{data}-{method}" for method in methods}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_describes_what_its_name_says(name):
     preset = PRESETS[name]
     method = name.rsplit("-", 1)[1]
-    assert isinstance(preset.loss, EDMLoss) == (method == "edm")
+    assert type(preset.loss) is type(LOSSES[method]())
+    assert preset.consistency == (method not in (*DIFFUSION, "pd"))
     assert bool(preset.teacher) == preset.loss.needs_teacher
-    assert preset.init == ("" if method in ("edm", "ct") else f"{preset.data}-edm")  # the paper's CT starts from nothing
+    from_nothing = (*DIFFUSION, "ct", "scd", "sct")  # sCM's network is told another time than EDM's
+    assert preset.init == ("" if method in from_nothing else f"{preset.data}-edm")
     assert preset.batch % preset.accumulate == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "precond"), [("8gaussians-edm", EDM), ("8gaussians-ict", CONSISTENCY), ("digits-ct", CONSISTENCY)]
+    ("name", "precond"),
+    [
+        ("8gaussians-edm", EDM),
+        ("8gaussians-vp", VPPrecond()),
+        ("8gaussians-ve", VEPrecond()),
+        ("8gaussians-iddpm", IDDPMPrecond()),
+        ("8gaussians-pd", EDM),
+        ("8gaussians-ict", CONSISTENCY),
+        ("digits-ct", CONSISTENCY),
+    ],
 )
 def test_model_of_a_preset(name, precond):
-    preset, data = PRESETS[name], load_data(PRESETS[name].data)
+    preset, data = replace(PRESETS[name], init=""), load_data(PRESETS[name].data)
     model = build_model(preset)
+    assert not model.drops_labels
     assert (model.precond, model.shape, model.classes) == (precond, data.shape, data.classes)
 
 
@@ -88,6 +101,7 @@ CHANGES = {
     "batch": 8,
     "lr": 3e-3,
     "lr_schedule": "constant",
+    "weight_decay": 0.5,
     "ema": 0.5,
     "seed": 1,
 }
@@ -104,8 +118,23 @@ def test_every_field_changes_the_run(field):
 
 
 def test_every_field_is_tested():
-    # init, teacher and accumulate have tests of their own; half is for whoever saves.
-    assert {f.name for f in fields(Preset)} == set(CHANGES) | {"init", "teacher", "accumulate", "half"}
+    # init, teacher, accumulate and label_dropout have tests of their own; half is for whoever saves.
+    assert {f.name for f in fields(Preset)} == set(CHANGES) | {"init", "teacher", "accumulate", "label_dropout", "half"}
+
+
+def test_dropped_labels_make_a_model_that_can_do_without(tmp_path):
+    small = replace(shrink(PRESETS["digits-edm"], tmp_path), batch=16)
+    weights = []
+    for p in (0.0, 0.5):
+        preset = replace(small, label_dropout=p)
+        assert build_model(preset).drops_labels == (p > 0)
+        weights.append(list(run(preset))[-1].ema.state_dict())
+    assert any(not torch.equal(v, weights[1][k]) for k, v in weights[0].items())
+
+
+def test_sets_without_labels_have_none_to_drop():
+    with pytest.raises(ValueError, match="no labels to drop"):
+        build_model(replace(PRESETS["8gaussians-edm"], label_dropout=0.1))
 
 
 def test_oracle_is_a_teacher_for_toys():

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,12 +12,13 @@ from torch import nn
 from cmlab.data import ImageData, MixtureData, load_data
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.evaluation import sliced_wasserstein
-from cmlab.losses import ConsistencyLoss, EDMLoss, cd, ct, ict
+from cmlab.losses import ConsistencyLoss, EDMLoss, ProgressiveLoss, cd, ct, ict
 from cmlab.networks import MLPConfig, build_network
-from cmlab.noise import BatchDraws
-from cmlab.samplers import sample
-from cmlab.schedules import FixedMu, FixedN, GridPairs, ProgressiveN
-from cmlab.training import fit
+from cmlab.noise import BatchDraws, as_draws, karras_sigmas
+from cmlab.oracle import Gaussian
+from cmlab.samplers import euler, sample
+from cmlab.schedules import FixedMu, FixedN, GridPairs, HalvingN, ProgressiveN
+from cmlab.training import Part, Trainer, fit, update_average
 
 DATA = MixtureData(soft3())
 
@@ -137,12 +138,28 @@ def test_no_step_repeats_the_draws_of_another():
 
 
 def test_ema_is_the_exponential_average_of_the_weights():
-    model, expected = tiny(precond=EDM), None
-    for state in fit(model, DATA, EDMLoss(), steps=5, batch=4, lr=0.05, ema=0.7):
+    # It starts as the initial weights, as in the official codes.
+    model = tiny(precond=EDM)
+    expected = {rate: weights(model) for rate in (0.7, 0.0, 1.0)}
+    for state in fit(model, DATA, EDMLoss(), steps=5, batch=4, lr=0.05, ema=tuple(expected)):
         now = weights(state.model)
-        expected = now if expected is None else [0.7 * e + 0.3 * w for e, w in zip(expected, now, strict=True)]
-        assert all(torch.allclose(a, e, atol=1e-6) for a, e in zip(weights(state.ema), expected, strict=True))
-        assert not state.ema.training
+        for ema, rate in zip(state.emas, expected, strict=True):
+            expected[rate] = [rate * e + (1 - rate) * w for e, w in zip(expected[rate], now, strict=True)]
+            assert all(torch.allclose(a, e, atol=1e-6) for a, e in zip(weights(ema), expected[rate], strict=True))
+            assert not ema.training
+            assert not any(p.requires_grad for p in ema.parameters())
+        assert state.ema is state.emas[0]
+
+
+def test_update_average_takes_parameters_and_copies_buffers():
+    a, b = nn.BatchNorm1d(2).double(), nn.BatchNorm1d(2).double()
+    for k, module in enumerate((a, b)):
+        nn.init.constant_(module.weight, 1.0 + k)
+        module.running_mean.fill_(k)  # type: ignore[union-attr]
+    update_average(a, b, 0.75)
+    assert a.weight.tolist() == pytest.approx([1.25, 1.25], rel=1e-14)
+    assert a.running_mean.tolist() == [1.0, 1.0]  # type: ignore[union-attr]
+    assert b.weight.tolist() == [2.0, 2.0]
 
 
 def test_target_decay_follows_mu_of_k():
@@ -174,6 +191,179 @@ def test_losses_without_an_averaged_target_have_none():
     assert next(fit(tiny(), DATA, ict(), steps=1, batch=4)).target is None
 
 
+# --- one step ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_radam_on_the_mean_loss_then_the_averages():
+    x0, loss = DATA.batch(6, seeded(1))[0], ct(2, 9, 0.5)
+    model = tiny()
+    by_hand, start = copy.deepcopy(model), weights(model)
+    trainer = Trainer(model, loss, lr=0.02, weight_decay=0.1, ema=(0.5, 0.9))
+    optimizer = torch.optim.RAdam(by_hand.parameters(), lr=0.02, weight_decay=0.1)
+    value = loss(by_hand, x0, progress=0.5, target=copy.deepcopy(by_hand), draws=seeded(2)).loss.mean()
+    value.backward()
+    optimizer.step()
+    mean = trainer.step([Part(x0, None, as_draws(seeded(2)))], 6, 0.5)
+    assert mean.item() == pytest.approx(value.item(), rel=1e-6)
+    assert equal(weights(model), weights(by_hand))
+    assert trainer.target is not None
+    mu = loss.target_decay(0.5)
+    for average, rate in ((trainer.emas[0], 0.5), (trainer.emas[1], 0.9), (trainer.target, mu)):
+        expected = [rate * a + (1 - rate) * b for a, b in zip(start, weights(model), strict=True)]
+        assert all(torch.allclose(a, e, atol=1e-6) for a, e in zip(weights(average), expected, strict=True))
+
+
+@pytest.mark.parametrize("ema", [(), 1.5, (0.9, -0.1)])
+def test_averages_need_decays(ema):
+    with pytest.raises(ValueError, match="decays in"):
+        Trainer(tiny(), ict(), ema=ema)
+
+
+# --- progressive distillation --------------------------------------------------------------------------------------------
+
+
+class Watched(ProgressiveLoss):
+    """A progressive loss that keeps what it was called with."""
+
+    seen: list = []  # noqa: RUF012
+
+    def __call__(self, model, x0, label=None, *, teacher=None, progress=0.0, **rest):
+        self.seen.append((progress, teacher, weights(model), weights(teacher) if isinstance(teacher, nn.Module) else None))
+        return super().__call__(model, x0, label, teacher=teacher, progress=progress, **rest)
+
+
+def distilled(steps: int, teacher_from: Literal["model", "ema"] = "model", **options):
+    """A small progressive distillation 4 -> 2 -> 1 (stages of one, two and two units), watched; the states after each step."""
+    Watched.seen = []
+    loss = Watched(HalvingN(4), teacher_from=teacher_from)
+    model, first = tiny(precond=EDM), tiny(precond=EDM).requires_grad_(False)
+    settings: dict[str, Any] = {"batch": 8, "lr": 0.01, "ema": 0.5} | options
+    # States are live: keep what they were.
+    states = [(weights(s.model), weights(s.ema)) for s in fit(model, DATA, loss, steps=steps, teacher=first, **settings)]
+    return loss, first, states, Watched.seen
+
+
+@pytest.mark.parametrize("teacher_from", ["model", "ema"])
+def test_the_student_becomes_the_teacher_when_its_stage_ends(teacher_from):
+    loss, first, states, seen = distilled(10, teacher_from)
+    borders = [stage.start for stage in loss.stages(10)]
+    assert borders == [0, 2, 6]
+    assert all(teacher is first for _, teacher, _, _ in seen[:2])
+    for border, end in zip(borders[1:], [6, 10], strict=True):
+        source = states[border - 1][0 if teacher_from == "model" else 1]
+        assert equal(seen[border][2], source)  # where the next student starts
+        assert all(equal(given, source) for _, _, _, given in seen[border:end])  # and what it learns from, unmoved
+        assert not equal(seen[border + 1][2], source)
+        expected = [0.5 * a + 0.5 * b for a, b in zip(source, states[border][0], strict=True)]
+        assert all(torch.allclose(a, e, atol=1e-6) for a, e in zip(states[border][1], expected, strict=True))
+
+
+def test_every_stage_trains_like_a_run_of_its_own():
+    # Optimizer and learning rate start again: stage 2 alone, from stage 1's end, with the draws of its steps.
+    _, _, states, _ = distilled(10, every=1, lr_schedule="linear")
+    model = tiny(precond=EDM)
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), states[1][0], strict=True):
+            p.copy_(value)
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.RAdam(model.parameters(), lr=0.01)
+    from cmlab.training import _step_generator
+
+    for k, step in enumerate(range(2, 6)):
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - k / 4)
+        x0 = DATA.batch(8, _step_generator(0, step, 0))[0]
+        optimizer.zero_grad()
+        draws = BatchDraws(_step_generator(0, step, 1), 8)
+        ProgressiveLoss(HalvingN(4))(model, x0, teacher=teacher, progress=step / 10, draws=draws).loss.mean().backward()
+        optimizer.step()
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights(model), states[step][0], strict=True))
+
+
+def test_a_distilled_student_is_no_consistency_model():
+    assert not ProgressiveLoss().precond.consistency
+
+
+class Gains(nn.Module):
+    """F(x, c_noise) = gain x with one gain per level of a grid: on Gaussian data exactly what a sampler's step needs."""
+
+    def __init__(self, sigmas: torch.Tensor):
+        super().__init__()
+        self.levels, self.gains = EDM(sigmas).c_noise.float(), nn.Parameter(torch.zeros(len(sigmas)))
+
+    def forward(self, x, c_noise, label=None):
+        return self.gains[(c_noise[:, None] - self.levels).abs().argmin(1)][:, None] * x
+
+
+def test_the_last_student_does_in_one_step_what_its_first_teacher_does_in_all_of_its_own():
+    oracle = Gaussian(torch.zeros(2), 0.5)
+    model = Denoiser(Gains(karras_sigmas(9)), EDM, (2,))
+    loss = ProgressiveLoss(HalvingN(4))  # the first teacher takes 8 steps
+    data = MixtureData(oracle)  # type: ignore[arg-type]
+    list(fit(model, data, loss, steps=500, batch=64, lr=0.1, every=500, teacher=oracle))
+
+    def spread(denoise, steps: int) -> float:
+        with torch.no_grad():
+            return list(euler(denoise, 80 * normal(500, 2), karras_sigmas(steps + 1)))[-1].x.std().item()
+
+    assert spread(model, 1) == pytest.approx(spread(oracle, 8), rel=0.01)
+    assert spread(oracle, 8) > 50 * spread(oracle, 1)
+
+
+# --- labels that are dropped ---------------------------------------------------------------------------------------------
+
+
+class LabelSpy(Denoiser):
+    """Keeps every batch of labels."""
+
+    def forward(self, x, sigma, label=None):
+        self.labels = [*getattr(self, "labels", []), label.clone()]  # type: ignore[union-attr]
+        return super().forward(x, sigma, label)
+
+
+def labelled(drops: bool = True) -> tuple[LabelSpy, ImageData]:
+    data = ImageData(torch.zeros(20, 2, 1, 1), torch.arange(20) % 2, ("a", "b"))
+    return LabelSpy(build_network(MLPConfig(8, 1, 2), data.shape, 2), EDM, data.shape, 2, drops_labels=drops), data
+
+
+def labels_seen(p: float, seed: int = 0, accumulate: int = 1) -> torch.Tensor:
+    model, data = labelled()
+    list(fit(model, data, EDMLoss(), steps=20, batch=50, label_dropout=p, seed=seed, accumulate=accumulate))
+    return torch.cat(model.labels)
+
+
+def test_dropped_labels_are_a_function_of_the_seed_alone():
+    seen = labels_seen(0.3)
+    dropped = (seen == -1).double().mean().item()
+    assert dropped == pytest.approx(0.3, abs=4 * math.sqrt(0.3 * 0.7 / 1000))  # four errors of 1000 draws
+    assert torch.equal(seen, labels_seen(0.3))
+    assert torch.equal(seen, labels_seen(0.3, accumulate=5))
+    assert not torch.equal(seen, labels_seen(0.3, seed=1))
+    kept = labels_seen(0.0)
+    assert bool((kept >= 0).all())
+    assert torch.equal(seen[seen >= 0], kept[seen >= 0])  # the data do not change
+
+
+@pytest.mark.parametrize(
+    ("drops", "p", "message"), [(False, 0.1, "drops_labels=True"), (True, 1.0, r"\[0, 1\)"), (True, -0.1, r"\[0, 1\)")]
+)
+def test_labels_that_cannot_be_dropped_are_errors(drops, p, message):
+    model, data = labelled(drops)
+    with pytest.raises(ValueError, match=message):
+        next(fit(model, data, EDMLoss(), steps=1, batch=2, label_dropout=p))
+
+
+def test_a_teacher_that_knows_no_missing_label_is_refused():
+    model, data = labelled()
+    teacher = tiny(precond=EDM, classes=2)
+    with pytest.raises(ValueError, match="the teacher knows no missing label"):
+        next(fit(model, data, cd(9), steps=1, batch=2, label_dropout=0.1, teacher=teacher))
+
+
+def test_data_without_labels_have_none_to_drop():
+    with pytest.raises(ValueError, match="this set has none"):
+        trained(label_dropout=0.1)
+
+
 # --- options -------------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +374,8 @@ def test_losses_without_an_averaged_target_have_none():
         {"batch": 9},
         {"lr": 2e-3},
         {"lr_schedule": "constant"},
+        {"lr_schedule": "linear"},
+        {"weight_decay": 0.5},
         {"seed": 1},
         {"loss": ict()},
         {"data": load_data("rings")},
@@ -246,7 +438,7 @@ def test_labels_are_trained():
         ({"batch": 0}, "at least 1"),
         ({"batch": 8, "accumulate": 3}, "accumulate must divide the batch"),
         ({"accumulate": 0}, "accumulate must divide the batch"),
-        ({"lr_schedule": "cosin"}, "constant, cosine"),
+        ({"lr_schedule": "cosin"}, "constant, linear, cosine"),
         ({"loss": cd()}, "pass teacher="),
         ({"teacher": soft3()}, "no use for a teacher"),
     ],

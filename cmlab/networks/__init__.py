@@ -4,16 +4,22 @@ from torch import nn
 
 from .adm import UNet, UNetConfig
 from .mlp import MLP, MLPConfig
+from .song import SongUNet, SongUNetConfig
 
-NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {"mlp": (MLPConfig, MLP), "unet": (UNetConfig, UNet)}
+NetworkConfig = MLPConfig | UNetConfig | SongUNetConfig
+NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
+    "mlp": (MLPConfig, MLP),
+    "unet": (UNetConfig, UNet),
+    "song": (SongUNetConfig, SongUNet),
+}
 
 
-def build_network(config: MLPConfig | UNetConfig, shape: tuple[int, ...], classes: int = 0) -> nn.Module:
+def build_network(config: NetworkConfig, shape: tuple[int, ...], classes: int = 0) -> nn.Module:
     """The network that ``config`` describes, for samples of ``shape`` with ``classes`` classes (0: unconditional)."""
     return NETWORKS[network_name(config)][1](config, tuple(shape), classes)
 
 
-def network_name(config: MLPConfig | UNetConfig) -> str:
+def network_name(config: NetworkConfig) -> str:
     """The registry name of a configuration's class."""
     for name, (kind, _) in NETWORKS.items():
         if isinstance(config, kind):

@@ -1,6 +1,7 @@
-"""The ADM U-Net of guided-diffusion (Dhariwal & Nichol, 2021), small or large, for square images.
+"""The ADM U-Net of guided-diffusion (Dhariwal & Nichol, 2021) with all its options, small or large.
 
-Module names follow the published checkpoints (``input_blocks.3.0.in_layers.2.weight``), so their state dicts fit by name.
+Module names follow the published checkpoints (``input_blocks.3.0.in_layers.2.weight``), so their state dicts fit by name
+(`layouts` has the details). NVlabs' DhariwalUNet is the same network in other words.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .attention import attend
+from .layers import Norm, class_embedding, positional_features, run, time_features, zero
+
+RESAMPLING = ("block", "conv", "pool")
 
 
 @dataclass(frozen=True)
@@ -17,13 +23,23 @@ class UNetConfig:
     blocks: residual blocks per level on the way down (one more on the way up).
     attention: resolutions (in pixels) that get self-attention; the middle always does. heads: its number of heads.
     emb: width of the time and class embedding; 0 means 4 * channels.
-    group: channels per normalisation group (ADM: channels / 32).
-    time_scale: c_noise is multiplied by it before its sines. The published networks have 1000; consistency models want it small,
-        or neighbouring noise levels look unrelated to the network (iCT, section 3.1).
+    group: channels per normalisation group. max_groups: no layer has more groups than this, 0 means no limit. The published
+        networks have 32 groups everywhere: group 1, max_groups 32; NVlabs' have group 4, max_groups 32.
+    time_scale: c_noise is multiplied by it before its sines. The published networks have 1000 (NVlabs' 1); consistency models
+        want it small, or neighbouring noise levels look unrelated to the network (iCT, section 3.1).
+    heads_up: heads on the way up, 0 means as many as on the way down.
+    head_channels: channels per head, 0 means that ``heads`` counts. A block of C channels then has C // head_channels heads, and
+        no attention at all if that is 0.
+    scale_shift: the embedding scales and shifts the normalised features (FiLM); off: it is added before the normalisation.
+    resample: "block" changes resolution in residual blocks, "conv" in one convolution, "pool" without parameters.
+    variance: the network also predicts a variance: twice the output channels, the second half of which a Denoiser cuts off.
+    augment: number of augmentation labels that ``forward`` takes, 0 for none.
+    float32_freqs: the sines' frequencies are float32 numbers also in a float64 network, as in NVlabs' code.
+    recompute: gradient checkpointing: less memory, a third more time, the same gradients.
     """
 
     channels: int = 32
-    mult: tuple[int, ...] = (1, 2)
+    mult: tuple[float, ...] = (1, 2)
     blocks: int = 1
     attention: tuple[int, ...] = ()
     heads: int = 1
@@ -31,11 +47,21 @@ class UNetConfig:
     group: int = 4
     dropout: float = 0.0
     time_scale: float = 16.0
+    heads_up: int = 0
+    head_channels: int = 0
+    max_groups: int = 0
+    scale_shift: bool = True
+    resample: str = "block"
+    variance: bool = False
+    augment: int = 0
+    float32_freqs: bool = False
+    recompute: bool = False
 
 
-class _Norm(nn.GroupNorm):
-    def forward(self, x: Tensor) -> Tensor:  # statistics in at least float32, also under autocast
-        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+_PUBLISHED = {"attention": (32, 16, 8), "head_channels": 64, "group": 1, "max_groups": 32, "time_scale": 1000.0}
+# openai/consistency_models: 295.9 M parameters with 1000 classes, and 526.3 M without classes.
+IMAGENET64 = UNetConfig(192, (1, 2, 3, 4), blocks=3, **_PUBLISHED)
+LSUN256 = UNetConfig(256, (1, 1, 2, 2, 4, 4), blocks=2, scale_shift=False, **_PUBLISHED)
 
 
 class _Conditioned(nn.Sequential):
@@ -43,63 +69,104 @@ class _Conditioned(nn.Sequential):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for layer in self:
-            x = layer(x, emb) if isinstance(layer, _ResBlock) else layer(x)
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
 
 
-class _ResBlock(nn.Module):
-    def __init__(self, c_in: int, c_out: int, emb: int, group: int, dropout: float, resample: str = ""):
+def _halve(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class ResBlock(nn.Module):
+    """x (B, c_in, H, W), emb (B, emb) -> (B, c_out, H', W'); ``resample`` "down" halves the sides and "up" doubles them."""
+
+    def __init__(self, c_in: int, c_out: int, config: UNetConfig, emb: int, resample: str = ""):
         super().__init__()
-        self.resample = resample
-        self.in_layers = nn.Sequential(_Norm(c_in // group, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * c_out))
+        self.resample, self.scale_shift = resample, config.scale_shift
+        group, most = config.group, config.max_groups
+        self.in_layers = nn.Sequential(Norm(c_in, group, most), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * c_out if self.scale_shift else c_out))
         self.out_layers = nn.Sequential(
-            _Norm(c_out // group, c_out), nn.SiLU(), nn.Dropout(dropout), _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+            Norm(c_out, group, most), nn.SiLU(), nn.Dropout(config.dropout), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         )
         self.skip_connection = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def _resize(self, x: Tensor) -> Tensor:
-        if self.resample == "down":
-            return F.avg_pool2d(x, 2)
-        return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else x
+        return _halve(x) if self.resample == "down" else _double(x) if self.resample == "up" else x
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self._resize(self.in_layers[:-1](x))
-        h = self.in_layers[-1](h)
-        scale, shift = self.emb_layers(emb)[:, :, None, None].chunk(2, 1)
-        h = self.out_layers[0](h) * (1 + scale) + shift
+        h = self.in_layers[-1](self._resize(self.in_layers[:-1](x)))
+        e = self.emb_layers(emb)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = e.chunk(2, 1)
+            h = self.out_layers[0](h) * (1 + scale) + shift
+        else:
+            h = self.out_layers[0](h + e)
         return self.skip_connection(self._resize(x)) + self.out_layers[1:](h)
 
 
-class _Attention(nn.Module):
-    def __init__(self, channels: int, heads: int, group: int):
-        super().__init__()
-        self.heads = heads
-        self.norm = _Norm(channels // group, channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = _zero(nn.Conv1d(channels, channels, 1))
+class _Pointwise(nn.Conv1d):
+    """A 1x1 convolution of images whose weight has the published shape (out, in, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        flat = x.reshape(b, c, h * w)
-        # channel order of the published weights: [q | k | v][head][dim]
-        q, k, v = self.qkv(self.norm(flat)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
-        out = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, c, h * w)
-        return (flat + self.proj_out(out)).reshape(x.shape)
+        return F.conv2d(x, self.weight[..., None], self.bias)
 
 
-def _zero(layer: nn.Module) -> nn.Module:
-    for p in layer.parameters():
-        nn.init.zeros_(p)
-    return layer
+class Attention(nn.Module):
+    """Self-attention between the pixels of x (B, C, H, W), added to x."""
+
+    def __init__(self, channels: int, heads: int, config: UNetConfig):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} attention heads: change channels, mult or the heads")
+        self.heads = heads
+        self.norm = Norm(channels, config.group, config.max_groups)
+        self.qkv = _Pointwise(channels, 3 * channels, 1)
+        self.proj_out = zero(_Pointwise(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.proj_out(attend(self.qkv(self.norm(x)), self.heads))
 
 
-def _time_features(t: Tensor, dim: int) -> Tensor:
-    """cos and sin of t at ``dim``/2 frequencies from 1 down to 1/10000 (guided-diffusion's order)."""
-    half = dim // 2
-    freqs = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half, device=t.device) / half)
-    angle = t[:, None].to(torch.promote_types(t.dtype, torch.float32)) * freqs
-    return torch.cat([angle.cos(), angle.sin()], 1).to(t.dtype)
+class _Downsample(nn.Module):
+    def __init__(self, channels: int, conv: bool):
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if conv else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _halve(x) if self.op is None else self.op(x)
+
+
+class _Upsample(nn.Module):
+    def __init__(self, channels: int, conv: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _double(x) if self.conv is None else self.conv(_double(x))
+
+
+def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
+    """The width of each level, if all settings fit together."""
+    shrink = 2 ** (len(config.mult) - 1)
+    if len(shape) != 3 or shape[1] % shrink or shape[2] % shrink:
+        raise ValueError(f"a U-Net with {len(config.mult)} levels needs images whose sides divide by {shrink}, got {shape}")
+    widths = [int(config.channels * m) for m in config.mult]
+    if min(config.group, config.heads, config.blocks, *widths) < 1:
+        raise ValueError(f"channels, mult, blocks, group and heads must be at least 1, got {config}")
+    if min(config.emb, config.heads_up, config.head_channels, config.max_groups, config.augment) < 0:
+        raise ValueError(f"emb, heads_up, head_channels, max_groups and augment cannot be negative, got {config}")
+    if config.resample not in RESAMPLING:
+        raise ValueError(f"resample must be one of {', '.join(RESAMPLING)}, got {config.resample!r}")
+    if config.head_channels and (config.heads > 1 or config.heads_up):
+        raise ValueError("give either heads (and heads_up) or head_channels: with head_channels the others would be ignored")
+    if any(w % config.group for w in (config.channels, *widths)):
+        raise ValueError(f"channels ({config.channels}) times mult {config.mult} must be a multiple of group ({config.group})")
+    return widths
 
 
 class UNet(nn.Module):
@@ -107,64 +174,73 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetConfig, shape: tuple[int, ...], classes: int = 0):
         super().__init__()
-        shrink = 2 ** (len(config.mult) - 1)
-        if len(shape) != 3 or shape[1] % shrink or shape[2] % shrink:
-            raise ValueError(f"a U-Net with {len(config.mult)} levels needs images whose sides divide by {shrink}, got {shape}")
-        widths = [config.channels * m for m in config.mult]
-        if min(config.group, config.heads, config.blocks, *widths) < 1:
-            raise ValueError(f"channels, mult, blocks, group and heads must be at least 1, got {config}")
-        if config.channels % config.group or any(w % config.heads for w in widths):
-            raise ValueError(
-                f"channels ({config.channels}) must be a multiple of group ({config.group}) and of heads ({config.heads})"
-            )
+        widths = _check(config, shape)
         self.config = config
-        ch, group, drop = config.channels, config.group, config.dropout
+        ch = config.channels
         emb = config.emb or 4 * ch
-        self.channels, self.time_scale = ch, config.time_scale
         self.time_embed = nn.Sequential(nn.Linear(ch, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.label_emb = nn.Embedding(classes, emb) if classes else None
+        self.map_augment = nn.Linear(config.augment, ch, bias=False) if config.augment else None
 
-        def res(c_in: int, c_out: int, resample: str = "") -> _ResBlock:
-            return _ResBlock(c_in, c_out, emb, group, drop, resample)
+        def res(c_in: int, c_out: int, resample: str = "") -> ResBlock:
+            return ResBlock(c_in, c_out, config, emb, resample)
 
-        size, width = shape[1], ch * config.mult[0]
+        def attend_to(width: int, heads: int) -> list[nn.Module]:
+            heads = width // config.head_channels if config.head_channels else heads
+            return [Attention(width, heads, config)] if heads else []
+
+        size, width = shape[1], widths[0]
         self.input_blocks = nn.ModuleList([_Conditioned(nn.Conv2d(shape[0], width, 3, padding=1))])
         skips = [width]
-        for level, m in enumerate(config.mult):
+        for level, wide in enumerate(widths):
             if level:
                 size //= 2
-                self.input_blocks.append(_Conditioned(res(width, width, "down")))
+                down = res(width, width, "down") if config.resample == "block" else _Downsample(width, config.resample == "conv")
+                self.input_blocks.append(_Conditioned(down))
                 skips.append(width)
             for _ in range(config.blocks):
-                layers: list[nn.Module] = [res(width, ch * m)]
-                width = ch * m
-                if size in config.attention:
-                    layers.append(_Attention(width, config.heads, group))
-                self.input_blocks.append(_Conditioned(*layers))
+                here = attend_to(wide, config.heads) if size in config.attention else []
+                self.input_blocks.append(_Conditioned(res(width, wide), *here))
+                width = wide
                 skips.append(width)
-        self.middle_block = _Conditioned(res(width, width), _Attention(width, config.heads, group), res(width, width))
+        self.middle_block = _Conditioned(res(width, width), *attend_to(width, config.heads), res(width, width))
         self.output_blocks = nn.ModuleList()
-        for level, m in reversed(list(enumerate(config.mult))):
+        for level, wide in reversed(list(enumerate(widths))):
             for i in range(config.blocks + 1):
-                layers = [res(width + skips.pop(), ch * m)]
-                width = ch * m
-                if size in config.attention:
-                    layers.append(_Attention(width, config.heads, group))
+                here = attend_to(wide, config.heads_up or config.heads) if size in config.attention else []
+                layers = [res(width + skips.pop(), wide), *here]
+                width = wide
                 if level and i == config.blocks:
-                    layers.append(res(width, width, "up"))
+                    up = res(width, width, "up") if config.resample == "block" else _Upsample(width, config.resample == "conv")
+                    layers.append(up)
                     size *= 2
                 self.output_blocks.append(_Conditioned(*layers))
-        self.out = nn.Sequential(_Norm(width // group, width), nn.SiLU(), _zero(nn.Conv2d(width, shape[0], 3, padding=1)))
+        out = shape[0] * (2 if config.variance else 1)
+        norm = Norm(width, config.group, config.max_groups)
+        self.out = nn.Sequential(norm, nn.SiLU(), zero(nn.Conv2d(width, out, 3, padding=1)))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        emb = self.time_embed(_time_features(self.time_scale * c_noise, self.channels))
+    def embed(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """The embedding (B, emb) of noise level, class and augmentation that every residual block is told."""
+        t, ch = self.config.time_scale * c_noise, self.config.channels
+        features = positional_features(t, ch) if self.config.float32_freqs else time_features(t, ch)
+        if augment is not None:
+            if self.map_augment is None:
+                raise ValueError("this network takes no augmentation labels: build it with augment=their number")
+            features = features + self.map_augment(augment.to(features.dtype))
+        emb = self.time_embed(features)
         if self.label_emb is not None and label is not None:
-            emb = emb + self.label_emb(label)
-        skips, h = [], x
+            emb = emb + class_embedding(self.label_emb, label)
+        return emb
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        """label (B,) int64, -1 for no class; augment (B, config.augment), None for not augmented."""
+        emb, recompute = self.embed(c_noise, label, augment), self.config.recompute
+        skips: list[Tensor] = []
+        h = x
         for block in self.input_blocks:
-            h = block(h, emb)
+            h = run(block, h, emb, recompute=recompute)
             skips.append(h)
-        h = self.middle_block(h, emb)
+        h = run(self.middle_block, h, emb, recompute=recompute)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], 1), emb)
+            h = run(block, torch.cat([h, skips.pop()], 1), emb, recompute=recompute)
         return self.out(h)

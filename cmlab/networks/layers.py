@@ -1,0 +1,76 @@
+"""What the U-Nets share: normalisation, embeddings of noise level and class, zero initialisation, recomputation."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import in_forward_mode
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation in at least float32, also under autocast: ``channels // group`` groups, at most ``most`` (0: no limit).
+
+    (1, 32) is openai's rule, 32 groups always; (4, 32) is NVlabs'. Raises ValueError where the groups would be unequal.
+    """
+
+    def __init__(self, channels: int, group: int, most: int = 0, eps: float = 1e-5):
+        groups = min(channels // group, most or channels)
+        if groups < 1 or channels % groups:
+            raise ValueError(
+                f"{channels} channels do not divide into {groups} equal normalisation groups: change channels or group"
+            )
+        super().__init__(groups, channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+
+def time_features(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+    """[cos | sin | 0 if dim is odd] of t (B,) at dim // 2 frequencies from 1 down to nearly 1 / max_period; returns (B, dim).
+
+    Guided-diffusion's order and frequencies. Computed in at least float32, in float64 for float64 times.
+    """
+    half, dtype = dim // 2, torch.promote_types(t.dtype, torch.float32)
+    steps = torch.arange(half, dtype=dtype, device=t.device)
+    freqs = torch.exp(-torch.log(torch.tensor(max_period, dtype=dtype)) * steps / half)
+    angle = t[:, None].to(dtype) * freqs
+    return torch.cat([angle.cos(), angle.sin(), angle.new_zeros(len(t), dim % 2)], 1).to(t.dtype)
+
+
+def positional_features(t: Tensor, dim: int, max_positions: float = 10000.0, endpoint: bool = False) -> Tensor:
+    """[cos | sin] of t (B,) at dim / 2 frequencies from 1 down to 1 / max_positions, which is reached with ``endpoint`` only.
+
+    NVlabs' form: the frequencies are float32 numbers, also in a float64 network. Returns (B, dim).
+    """
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
+    freqs = (1 / max_positions) ** (steps / (dim // 2 - endpoint))
+    wide = torch.promote_types(t.dtype, torch.float32)
+    angle = t[:, None].to(wide) * freqs.to(wide)
+    return torch.cat([angle.cos(), angle.sin()], 1).to(t.dtype)
+
+
+def class_embedding(table: nn.Embedding, label: Tensor) -> Tensor:
+    """Row ``label`` of the table, zeros for label -1 ("no class"); label (B,) int64, returns (B, width)."""
+    return table(label.clamp_min(0)) * (label >= 0)[:, None]
+
+
+def zero(layer: Layer) -> Layer:
+    """The layer with all its parameters set to zero."""
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer
+
+
+def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
+    """``block(*inputs)``; with ``recompute`` its activations are computed again in the backward pass instead of being kept.
+
+    Dropout masks are the same both times. Under forward-mode differentiation everything is kept: torch cannot recompute there.
+    """
+    if recompute and torch.is_grad_enabled() and not in_forward_mode():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
