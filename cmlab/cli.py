@@ -1,4 +1,4 @@
-"""The command line: ``cmlab train | sample | edit | search | likelihood | convert | info``. Every error is one line, status not 0."""
+"""The command line: ``cmlab train | sample | edit | search | likelihood | convert | info``.
 
 Every error is one line on stderr and a non-zero exit.
 """

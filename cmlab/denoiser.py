@@ -275,15 +275,19 @@ class Denoiser(nn.Module):
         return out[:, : x.shape[1]]  # a network that also predicts a variance has it in further channels
 
 
+class _Conditioned:
+    def __init__(self, denoise: Denoise, label: Tensor):
+        self._denoise, self._label = denoise, label
+        if isinstance(denoise, Denoiser):
+            self.precond = denoise.precond  # samplers ask it for the noise levels that the network knows
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:
+        return self._denoise(x, sigma, self._label[: len(x)].to(x.device))
+
+
 def conditioned(denoise: Denoise, label: Tensor) -> Denoise:
     """``denoise`` with its classes fixed: row k of every batch has class label[k] (label (B,) int64).
 
     What asks for no label, a notebook or an unconditional sampler, can then use a conditional model.
     """
-
-    def fixed(x: Tensor, sigma: Tensor, _: Tensor | None = None, /) -> Tensor:
-        return denoise(x, sigma, label[: len(x)].to(x.device))
-
-    if hasattr(denoise, "precond"):
-        fixed.precond = denoise.precond  # samplers ask it for the noise levels that the network knows
-    return fixed
+    return _Conditioned(denoise, label)

@@ -54,7 +54,9 @@ def preconditioner(case):
     model = wrap(case, precond, case.params(torch.float32), tuple(x.shape[1:]))
     with torch.no_grad():
         denoised = model(x, sigma, label_of(case))
-        (net_x, c_noise), raw = model.net.calls[0], model.net(*model.net.calls[0], label_of(case))
+        assert isinstance(model.net, TinyNet)
+        net_x, c_noise = model.net.calls[0]
+        raw = model.net(net_x, c_noise, label_of(case))
     yield Check("net_x", net_x, F32_ELEMENTARY)
     yield Check("c_noise", c_noise, F32_ELEMENTARY)
     yield Check("F", raw, F32_NETWORK)

@@ -13,7 +13,9 @@ import numpy as np
 KEEP: dict[str, tuple[str, ...] | None] = {
     "a_schedules": None,
     "b_unet_0": None,
-    "c_losses_toy": ("edm_karras", "edm_snr+1", "cd_l2_karrasw", "cd_l2-32_up", "cd_lpips_standin", "ct_l1", "ct_l2_N2", "progdist_l2"),
+    "c_losses_toy": (
+        "edm_karras", "edm_snr+1", "cd_l2_karrasw", "cd_l2-32_up", "cd_lpips_standin", "ct_l1", "ct_l2_N2", "progdist_l2",
+    ),
     "c_losses_unet": ("edm", "cd_l2"),
     "c_train_loop": None,
     "d_samplers_analytic": (
