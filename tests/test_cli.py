@@ -153,7 +153,7 @@ WRONG = {
     "edit {m}/cm.safetensors inpaint --label 1 --image {m}/alpha.png": "converted from mode RGBA to RGB",
     "train two-moons-ict --loss.pairs.rho 0": "rho must be above 0",
     "train digits-edm --network.group 0": "must be at least 1",
-    "train digits-edm --network.heads 5": "must be a multiple",
+    "train digits-edm --network.heads 5": "do not divide",
     "train two-moons-ect --loss.pairs.stages 0": "at least 1 stage",
     "train two-moons-ict --loss.pairs.n.s0 200": "need 1 <= s0 <= s1",
     "train two-moons-cd --data 8gaussians": "was trained on two-moons, not on 8gaussians",

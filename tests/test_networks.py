@@ -195,7 +195,7 @@ def test_dropout_acts_in_training_alone(kind):
 
 
 CHANGES = {
-    "mlp": [{"width": 16}, {"depth": 1}, {"freqs": 2}],
+    "mlp": [{"width": 16}, {"depth": 1}, {"freqs": 2}, {"time_scale": 2.0}],
     "unet": [
         {"channels": 16},
         {"mult": (1, 1)},
