@@ -2,15 +2,12 @@
 
 import argparse
 import atexit
-import functools
 import os
 import shutil
 import socket
 import sys
 import tempfile
-import threading
 import time
-from pathlib import Path
 
 # Before gradio is imported: no usage reports, and temporary files in a folder that only this user can read, gone at the end.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -24,19 +21,14 @@ import numpy as np
 import torch
 from gradio.themes import Default
 
+from cmlab import apphandlers as handlers
+from cmlab import appplane as plane
 from cmlab import appview as view
-from cmlab.checkpoints import pretrained_names
+from cmlab.apphandlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from cmlab.data import TOYS
-from cmlab.editing import EDITS, MASKS, likeliest_label, run_edit
+from cmlab.editing import EDITS, MASKS
 from cmlab.losses import LOSSES
-from cmlab.noise import SIGMA_MAX, seeds_from
-from cmlab.presets import PRESETS
 
-DEVICE = "cpu"  # main() sets it
-MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
-MAX_PICTURES = 4000  # kept on disk, a few kB each
-_WRITTEN: dict[Path, None] = {}
-_WRITING = threading.Lock()
 # Two at a time: a training run must not lock the other tabs, and a class of users must not lock the machine.
 RUN = {"concurrency_id": "model", "concurrency_limit": 2}
 QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -51,166 +43,33 @@ CANVAS = {
 }
 
 
-def handler(fn):
-    """Show refusals of the library as messages; anything else is a bug and stays an exception."""
+class Page(gr.Blocks):
+    """The page. Boxes refuse numbers out of range and unknown choices: with a message, and without a traceback in the log."""
 
-    @functools.wraps(fn)
-    def wrapped(*args, **kwargs):
+    async def preprocess_data(self, *args, **kwargs):
         try:
-            yield from fn(*args, **kwargs)
-        except (ValueError, FloatingPointError) as error:
-            raise gr.Error(str(error), title="Please check the input", print_exception=False) from error
-
-    return wrapped
-
-
-def png(pixels: np.ndarray) -> str:
-    """A picture as a file in gradio's cache, written once: gradio rewrites it at every yield, while the browser reads it."""
-    from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
-    from PIL import Image
-
-    data = encode_pil_to_bytes(Image.fromarray(pixels), "png")
-    path = Path(os.environ["GRADIO_TEMP_DIR"]) / hash_bytes(data) / "image.png"
-    with _WRITING:
-        _WRITTEN.pop(path, None)
-        _WRITTEN[path] = None  # the newest comes last
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(data)
-            os.replace(file.name, path)
-        while len(_WRITTEN) > MAX_PICTURES:  # gradio's own clean-up does not know these files
-            oldest = next(iter(_WRITTEN))
-            del _WRITTEN[oldest]
-            shutil.rmtree(oldest.parent, ignore_errors=True)
-    return str(path)
-
-
-def group_of(data: str | None, images: bool = False) -> view.Group:
-    """The group ``data``, or the first there is (of images)."""
-    known = {name: g for name, g in view.groups().items() if g.is_image or not images}
-    if data is not None and data not in known:
-        raise ValueError(f"Unknown data set {data!r}: choose one of {', '.join(known)}.")
-    return known[data] if data is not None else next(iter(known.values()))
-
-
-def source_picture(group: view.Group, image: str | None, example: float) -> tuple[torch.Tensor, str | None, list[str]]:
-    """The uploaded file or else a bundled example (1, C, H, W), its class where known, and what was changed to fit the model."""
-    if image is not None:
-        from cmlab.plots import read_picture
-
-        y, notes = read_picture(image, group.shape)
-        return y, None, notes
-    pictures, classes = view.examples(group)
-    k = view.whole("The example", example, 0, len(pictures) - 1)
-    return pictures[k][None], classes[k], []
-
-
-# --- handlers: their argument names are the parameters of the API ----------------------------------------------------------
-
-
-@handler
-def sample(data=None, seed=0, count=16, heun_steps=18, student_steps=1, student="ect", class_name="all"):
-    """The same noise through the diffusion model and two consistency models; yields after every solver step."""
-    group, seed = group_of(data), view.seed_from(seed)
-    count = view.whole("The number of samples", count, 1, MAX_COUNT)
-    steps = {"edm": view.whole("The number of Heun steps", heun_steps, 1, MAX_STEPS)}
-    steps |= dict.fromkeys(("cd", student), view.whole("The number of student steps", student_steps, 1, MAX_STEPS))
-    seeds, label = seeds_from(seed, count), view.class_labels(group, class_name, count, DEVICE)
-    panels: dict[str, tuple] = dict.fromkeys(steps, (None, "waits"))
-    film = None
-
-    def shown():
-        return (*(part for panel in panels.values() for part in panel), film, seed)
-
-    for method, k in steps.items():
-        try:
-            model = view.model_of(group, method, DEVICE)
-        except ValueError as error:
-            panels[method] = (None, str(error))
-            continue
-        walked = []
-        for step, ms in view.trail(model, group.shape, seeds, view.sampler_of(method, k), k, label, DEVICE):
-            walked.append(step)
-            done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
-            panels[method] = (png(view.picture(step.x0_hat)), f"**{view.METHODS[method]}, {done}** · {step.nfe} NFE · {ms:.0f} ms")
-            yield shown()
-        if method == "edm":
-            film = png(view.film(walked))
-    yield shown()
-
-
-@handler
-def interpolate(data=None, method="cd", seed_a=1, seed_b=2, frames=11, class_name="0"):
-    """Pictures between two noises: the strip, its first frame, and the seeds used. The slider picks from the frames."""
-    group, seed_a, seed_b = group_of(data, images=True), view.seed_from(seed_a), view.seed_from(seed_b)
-    frames = view.whole("The number of frames", frames, 2, 33)
-    label = view.class_labels(group, class_name, frames, DEVICE)
-    x, step, ms = view.make_interpolation(group, method, (seed_a, seed_b), frames, label, DEVICE)
-    pictures = [view.picture(one[None]) for one in x]
-    text = f"**{view.METHODS[method]}** · {frames} frames · {step.nfe} NFE each · {ms:.0f} ms in all"
-    slider = gr.Slider(maximum=frames - 1, value=0)
-    yield png(view.picture(x, frames, 96)), png(pictures[0]), text, seed_a, seed_b, pictures, slider
-
-
-@handler
-def edit(
-    task="inpaint", image=None, example=3, mask="centre", painted=None, data=None, method="cd", class_name="auto",
-    steps=18, patch=2, noise_level=0.5, seed=0,
-):  # fmt: skip
-    """Edit a picture: the original, what the model is given, and the result; yields after every step of the sampler."""
-    group, seed = group_of(data, images=True), view.seed_from(seed)
-    steps, patch = view.whole("The number of steps", steps, 1, MAX_STEPS), view.whole("The block size", patch, 2, 16)
-    noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
-    model, (y, own_class, notes) = view.model_of(group, method, DEVICE), source_picture(group, image, example)
-    class_name = own_class if class_name == "auto" else class_name
-    if class_name is None and group.classes:
-        class_name = group.class_names[int(likeliest_label(model, y.to(DEVICE), group.classes))]
-        notes.append(f"taken for class {class_name}: choose another if it is not")
-    label = None if class_name is None else view.class_labels(group, class_name, 1, DEVICE)
-    made, degraded = view.make_edit(
-        task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed
-    )
-    before = png(view.picture(y)), png(view.picture(degraded))
-    for step, ms in view.timed(run_edit(model, made, [seed], label, DEVICE)):
-        progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {ms:.0f} ms"
-        text = " · ".join([f"**{view.TASKS[task]}** with {view.METHODS[method]}", progress, *notes])
-        yield *before, png(view.picture(step.x0_hat)), text, seed
-
-
-@handler
-def trajectories(distribution="two-moons", drawing=None, count=24, steps=40, noise_level=1.0, seed=0):
-    """Exact PF-ODE paths of a 2D distribution, and its exact consistency function as arrows."""
-    data, seed = view.plane_data(distribution, drawing), view.seed_from(seed)
-    count = view.whole("The number of paths", count, 1, 200)
-    steps = view.whole("The number of steps", steps, 2, 200)
-    noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
-    paths, arrows, solid = view.exact_flow(data, count, steps, noise_level, seed)
-    yield png(paths), png(arrows), solid, seed
-
-
-@handler
-def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, batch=256, seed=0):
-    """Train a small network in the plane; yields its samples from one fixed noise, and its loss, while it learns."""
-    data, seed = view.plane_data(distribution, drawing), view.seed_from(seed)
-    steps = view.whole("The number of training steps", steps, 10, MAX_TRAINING)
-    batch = view.whole("The batch size", batch, 16, 2048)
-    preset = PRESETS.get(f"{distribution}-{method}")  # students start from the diffusion model where one is bundled
-    init = preset.init if preset is not None and preset.init in pretrained_names() else ""
-    yield None, None, "Starting ...", seed
-    for samples, curve, text in view.train_live(data, method, steps, batch, seed, init, DEVICE):
-        yield png(samples), png(curve), text, seed
+            return await super().preprocess_data(*args, **kwargs)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
 
 
 # --- the page ----------------------------------------------------------------------------------------------------------------
 
 
-def panel(title: str, alt: str, elem_id: str, *classes: str, scale: int = 1, height: int | None = None) -> gr.Image:
-    """An output picture under its heading: gradio's own label would cover a corner of the picture."""
+def panel(title: str, alt: str, elem_id: str, *classes: str, scale: int = 1, height: int | None = None, name: str = "") -> gr.Image:
+    """An output picture under its heading: gradio's own label would cover a corner of the picture. The API calls it ``name``."""
     common = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
     with gr.Column(scale=scale, min_width=200):
         gr.Markdown(f"**{title}**", elem_classes="heading")
-        return gr.Image(label=title, alt_text=alt, elem_id=elem_id, elem_classes=["panel", *classes], height=height, **common)
+        return gr.Image(
+            label=name or title, alt_text=alt, elem_id=elem_id, elem_classes=["panel", *classes], height=height, **common
+        )
+
+
+def caption_box(name: str, **options) -> gr.Markdown:
+    """A line about an output. Its ``name`` is what the API calls it."""
+    return gr.Markdown("", label=name, elem_classes="caption", **options)
 
 
 def seed_box(label: str, value: int) -> gr.Number:
@@ -221,20 +80,29 @@ def seed_box(label: str, value: int) -> gr.Number:
     return box
 
 
+def model_choices(
+    data: str, method: str | None, kind: str | None, classes_first: tuple[str, ...], usual: str, students: bool
+) -> tuple[dict, dict]:
+    """Choices and values of the boxes for method and class: a choice that the data set has, too, stays; else ``usual``."""
+    group = view.groups()[data]
+    shown = [m for m in group.models if not (students and m in ("edm", "pd"))] or list(group.models)
+    known = [*classes_first, *group.class_names]
+    method = method if method in shown else "cd" if "cd" in shown else shown[0]
+    kind = kind if kind in known else usual if usual in known else None
+    methods = {"choices": [(view.METHODS[m], m) for m in shown], "value": method}
+    return methods, {"choices": known, "value": kind, "visible": group.classes > 0}
+
+
 def model_boxes(names: list[str], *classes_first: str, class_value: str, info: str | None = None, students: bool = False) -> tuple:
-    """Data set, method and class; the last two follow the first. ``students``: no diffusion model where there is another."""
+    """Data set, method and class; the last two follow the first. ``students``: only consistency models, where there are any."""
 
-    def options(name: str) -> tuple[dict, dict]:
-        group = view.groups()[name]
-        shown = [m for m in group.models if not (students and m == "edm" and len(group.models) > 1)]
-        methods, classes = [(view.METHODS[m], m) for m in shown], [*classes_first, *group.class_names]
-        kind = {"choices": classes, "value": class_value if class_value in classes else None, "visible": group.classes > 0}
-        return {"choices": methods, "value": "cd" if "cd" in group.models else methods[0][1]}, kind
+    def options(*chosen):
+        return model_choices(*chosen, classes_first, class_value, students)
 
-    methods, classes = options(names[0])
+    methods, classes = options(names[0], None, None)
     data = gr.Dropdown(names, value=names[0], label="Data set")
     method, kind = gr.Radio(label="Model", **methods), gr.Dropdown(label="Class", info=info, **classes)
-    data.change(lambda name: [gr.update(**o) for o in options(name)], data, [method, kind], **QUIET)
+    data.change(lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind], **QUIET)
     return data, method, kind
 
 
@@ -243,8 +111,14 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
         "**The same noise in, three models out.** Diffusion walks down the PF-ODE in many steps; a consistency model jumps to its "
         "end in one. Where a student is good, its pictures are the diffusion model's. NFE counts network evaluations: the cost."
     )
-    students = [m for m in view.FROM_DATA if any(m in g.models for g in view.groups().values())] or ["ect"]
-    first = view.groups()[names[0]]
+    groups = view.groups()
+    first = groups[names[0]]
+
+    def student_box(label: str, order: tuple[str, ...]) -> gr.Radio:
+        known = [m for m in order if any(m in g.models for g in groups.values())] or [order[0]]
+        value = next((m for m in known if m in first.models), known[0])
+        return gr.Radio([(view.METHODS[m], m) for m in known], value=value, label=label, visible=len(known) > 1)
+
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             data = gr.Dropdown(names, value=names[0], label="Data set")
@@ -252,36 +126,49 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
                 ["all", *first.class_names], value="all", label="Class", info="all: one after the other", visible=first.classes > 0
             )
             seed = seed_box("Seed", 0)
-            count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
-            heun_steps = gr.Slider(1, MAX_STEPS, 18, step=1, label="EDM: Heun steps")
-            student_steps = gr.Slider(1, 16, 1, step=1, label="Students: steps")
-            student = gr.Radio(
-                [(view.METHODS[m], m) for m in students], value=students[0], label="Student 2", visible=len(students) > 1
-            )
             with gr.Row():
                 go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), gr.Button("Stop", min_width=80)
+            count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
+            samplers = [(label, name) for name, label in view.DIFFUSION_SAMPLERS.items()]
+            sampler = gr.Dropdown(samplers, value="heun", label="EDM: sampler", elem_id="sampler")
+            edm_steps = gr.Slider(1, MAX_STEPS, 18, step=1, label="EDM: steps")
+            student_steps = gr.Slider(1, 16, 1, step=1, label="Students: steps")
+            distilled, student = student_box("Distilled", view.DISTILLED), student_box("Trained on data", view.FROM_DATA)
         with gr.Column(scale=3):
             outputs = []
+            titles = {
+                "EDM": "Diffusion: EDM",
+                "Distilled": "Distilled from it: CD family",
+                "Trained": "Trained on the data: CT family",
+            }
             with gr.Row():
-                for k, title in enumerate(("Diffusion: EDM", "Distilled from it: CD", "Tuned on the data: CT family")):
+                for k, (name, title) in enumerate(titles.items()):
                     with gr.Column(min_width=240):
-                        outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}"))
-                        outputs.append(gr.Markdown("", elem_classes="caption"))
+                        outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}", name=f"{name} samples"))
+                        outputs.append(caption_box(f"{name} caption"))
             title = "How EDM got there, step by step (pictures: above the noisy state, below the network's guess of the end)"
-            outputs.append(panel(title, "The way from noise to the first sample", "film"))
-    inputs = [data, seed, count, heun_steps, student_steps, student, kind]
+            outputs.append(panel(title, "The way from noise to the first sample", "film", "wide", name="Film"))
+    inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
     event = gr.on([go.click, page.load], sample, inputs, [*outputs, seed], api_name="sample", show_progress="minimal", **RUN)
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
     stop.click(lambda *texts: [t.replace("waits", "not run") for t in texts], captions, captions, cancels=[event], **QUIET)
 
-    def adapt(name: str):
+    def adapt(name: str, kind: str, count: float, *chosen: str):
+        """Class, students and number of samples stay as they are where the new set has them; points come in larger numbers."""
         group = view.groups()[name]
-        kinds = gr.Dropdown(["all", *group.class_names], value="all", visible=group.classes > 0)
-        looks = [gr.Image(elem_classes=["panel"] if group.is_image else ["panel", "figure"]) for _ in pictures]
-        return kinds, 16 if group.is_image else MAX_COUNT, *looks
+        known = ["all", *group.class_names]
+        kinds = gr.Dropdown(known, value=kind if kind in known else "all", visible=group.classes > 0)
+        usual = (16, MAX_COUNT) if group.is_image else (MAX_COUNT, 16)
+        orders = zip(chosen, (view.DISTILLED, view.FROM_DATA), strict=True)
+        radios = [m if m in group.models else next((k for k in order if k in group.models), m) for m, order in orders]
+        looks = [
+            gr.Image(elem_classes=["panel", *(["wide"] if k == 3 else []), *([] if group.is_image else ["figure"])])
+            for k in range(len(pictures))
+        ]
+        return kinds, usual[0] if count == usual[1] else count, *radios, *looks
 
     pictures = [output for output in outputs if isinstance(output, gr.Image)]
-    data.change(adapt, data, [kind, count, *pictures], **QUIET)
+    data.change(adapt, [data, kind, count, distilled, student], [kind, count, distilled, student, *pictures], **QUIET)
 
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
@@ -296,10 +183,10 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
             frames = gr.Slider(2, 33, 11, step=1, label="Frames")
             go = gr.Button("Interpolate", variant="primary", elem_id="interpolate-go")
         with gr.Column(scale=3):
-            strip = panel("From seed A to seed B", "A strip of pictures from seed A to seed B", "strip")
+            strip = panel("From seed A to seed B", "Pictures from seed A to seed B, row by row", "strip", name="Strip")
             position = gr.Slider(0, 10, 0, step=1, label="Frame", elem_id="position")
-            frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380)
-            caption, pictures = gr.Markdown("", elem_classes="caption"), gr.State([])
+            frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380, name="First frame")
+            caption, pictures = caption_box("Caption"), gr.State([])
     inputs, outputs = [data, method, seed_a, seed_b, frames, kind], [strip, frame, caption, seed_a, seed_b, pictures, position]
     gr.on([go.click, tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal", **RUN)
     data.change(lambda: (None, None, "", []), None, [strip, frame, caption, pictures], **QUIET)
@@ -321,10 +208,10 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             task = gr.Radio([(view.TASKS[t], t) for t in EDITS], value="inpaint", label="Task", elem_id="task")
             about = gr.Markdown(f"**Inpaint.** {view.TASK_HELP['inpaint']}")
             with gr.Row():
-                original = panel("Original", "The picture before the edit", "original")
-                degraded = panel("What the model is given", "What is left of the picture", "degraded")
+                original = panel("Original", "The picture before the edit", "original", name="Original")
+                degraded = panel("What the model is given", "What is left of the picture", "degraded", name="Given")
                 result = panel("Result", "The edited picture", "result")
-            caption = gr.Markdown("", elem_classes="caption")
+            caption = caption_box("Caption")
             with gr.Row():
                 steps = gr.Slider(1, MAX_STEPS, 18, step=1, label="Steps")
                 patch = gr.Slider(2, 8, 2, step=1, label="Block size", visible=False)
@@ -341,17 +228,24 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     shown = {"show_progress": "minimal", "show_progress_on": result}
     gr.on([go.click, tab.select], edit, inputs, outputs, api_name="edit", **shown, **RUN)
 
-    @handler
-    def refresh(task, image, example, mask, data):
-        """The controls follow the task, the original and the canvas follow the choice of picture."""
-        group, keep = view.groups()[data], gr.skip()
+    def announce(uploaded, data):
+        """Say, once for a file, what was changed to fit the model; drop what is no picture."""
         try:
-            y, _, notes = source_picture(group, image, example)
-        except ValueError as error:  # say so, drop the file, go on with the example
-            y, notes, keep = source_picture(group, None, example)[0], [], None
+            for note in handlers.source_picture(view.groups()[data], uploaded, 0)[2]:
+                gr.Info(f"Your picture was {note}.", title="Picture converted")
+        except ValueError as error:
             gr.Warning(f"{error} The example is in use again.", title="Not a picture")
-        for note in notes:
-            gr.Info(f"Your picture was {note}.", title="Picture converted")
+            return None
+        return gr.skip()
+
+    @handler
+    def refresh(task, uploaded, example, mask, data):
+        """The controls follow the task, the original and the canvas follow the choice of picture."""
+        group = view.groups()[data]
+        try:
+            y, _, _ = handlers.source_picture(group, uploaded, example)
+        except ValueError:  # announce drops the file
+            y, _, _ = handlers.source_picture(group, None, example)
         chosen = png(view.picture(y))
         paint = (task == "inpaint" and mask == view.PAINTED) or task == "stroke"
         yield (
@@ -362,7 +256,6 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             gr.Radio(visible=task == "inpaint"),
             gr.ImageEditor(value=chosen if paint else None, visible=paint),
             chosen,
-            keep,
         )
 
     def thumbnails(name: str):
@@ -375,10 +268,10 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     # Another picture: the result of the old one must not stand beside it.
     gr.on([image.change, example.change, data.change], lambda: (None, None, ""), None, [degraded, result, caption], **QUIET)
     follow = [task.change, image.change, example.change, mask.change, data.change]
-    outputs = [about, steps, patch, noise_level, mask, painted, original, image]
-    # In the queue, unlike the other small events: messages to the user travel with it.
-    inputs = [task, image, example, mask, data]
+    inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
+    # In the queue, unlike the other small events: messages to the user travel with it.
+    image.change(announce, [image, data], image, show_progress="hidden", api_visibility="private")
     gr.on([tab.select, data.change], thumbnails, data, examples, **QUIET)
     examples.select(pick, None, [example, image], **QUIET)
 
@@ -404,30 +297,29 @@ def plane_tab(tab: gr.Tab) -> None:
                     level = gr.Slider(0.01, 10, 1.0, step=0.01, label="σ of the arrows")
                 go = gr.Button("Show paths", variant="primary", elem_id="paths-go")
                 with gr.Row():
-                    paths = panel("PF-ODE paths", "Paths from noise to data", "paths", "figure", scale=5)
+                    paths = panel("PF-ODE paths", "Paths from noise to data", "paths", "figure", "wide", scale=5)
                     arrows = panel("Consistency function", "Arrows from noisy points to data", "arrows", "figure", scale=3)
                 with gr.Accordion("The same paths in 3D: drag to turn", open=False):
                     solid = gr.Plot(label="Paths over the noise level")
             with gr.Tab("Train live"):
                 gr.Markdown(
-                    "**Watch a network learn.** EDM learns to denoise. CD learns, from the exact PF-ODE, that all points of one "
-                    "path share one end; CT, iCT and ECT learn it from the data points. Students answer in one evaluation."
+                    "**Watch a network learn.** EDM learns to denoise; the others learn to do its many steps in one. Those that "
+                    "distil have the exact PF-ODE for a teacher."
                 )
+                methods = [(name, m) for m, name in view.METHODS.items() if m in LOSSES]
+                method = gr.Radio(methods, value="cd", label="Method", elem_id="train-method")
+                about = gr.Markdown(view.METHOD_HELP["cd"], elem_classes="caption")
                 with gr.Row():
-                    method = gr.Radio(
-                        [(view.METHODS[m], m) for m in LOSSES if m in view.METHODS],
-                        value="cd",
-                        label="Method",
-                        elem_id="train-method",
-                    )
                     train_steps = gr.Slider(10, MAX_TRAINING, 2000, step=10, label="Training steps")
                     batch = gr.Slider(16, 2048, 256, step=16, label="Batch size")
                 with gr.Row():
                     train = gr.Button("Train", variant="primary", elem_id="train-go")
                     stop = gr.Button("Stop", variant="stop", elem_id="train-stop")
-                status = gr.Markdown("", elem_classes="caption", elem_id="train-status")
+                status = caption_box("Status", elem_id="train-status")
                 with gr.Row():
-                    points = panel("Samples from one fixed noise", "Data and samples", "train-points", "figure", scale=5)
+                    points = panel(
+                        "Samples from one fixed noise", "Data and samples", "train-points", "figure", scale=5, name="Samples"
+                    )
                     curve = panel("Loss", "The loss over the training steps", "train-loss", "figure", scale=3)
 
     def redraw(distribution, drawing, *rest):
@@ -443,6 +335,7 @@ def plane_tab(tab: gr.Tab) -> None:
     gr.on(follow, redraw, inputs, outputs, api_visibility="private", show_progress="minimal", **RUN)
     inputs = [distribution, drawing, method, train_steps, batch, seed]
     event = train.click(train_2d, inputs, [points, curve, status, seed], api_name="train_2d", show_progress="hidden", **RUN)
+    method.change(lambda m: view.METHOD_HELP[m], method, about, **QUIET)
     stop.click(lambda text: f"{text} · stopped", status, status, cancels=[event], **QUIET)
     # Another distribution: what was trained on the old one must not stand beside it.
     distribution.input(lambda: (None, None, ""), None, [points, curve, status], cancels=[event], **QUIET)
@@ -455,7 +348,7 @@ def build_app() -> gr.Blocks:
     """The whole page. Checkpoints are looked up here and loaded at their first use."""
     known = view.groups()
     names, images = list(known), [name for name, g in known.items() if g.is_image]
-    with gr.Blocks(title="cmlab", delete_cache=(3600, 3600)) as page:
+    with Page(title="cmlab", delete_cache=(3600, 3600)) as page:
         gr.Markdown("# cmlab: consistency models, hands on")
         if images == [view.EXACT]:
             gr.Markdown(
@@ -484,7 +377,6 @@ def look() -> dict:
 
 def main() -> None:
     """Serve the app until Ctrl-C."""
-    global DEVICE
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", default=os.environ.get("PORT", "7860"), help="port to listen on (default: $PORT or 7860)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
@@ -500,7 +392,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"Cannot use port {options.port} on {options.host} ({error.strerror}): choose another, 'make app PORT=7861'.")
     try:
-        DEVICE = str(torch.zeros(1, device=options.device).device)
+        handlers.DEVICE = str(torch.zeros(1, device=options.device).device)
     except (RuntimeError, AssertionError) as error:
         sys.exit(f"The device {options.device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda.")
     if "OMP_NUM_THREADS" not in os.environ:
@@ -508,7 +400,7 @@ def main() -> None:
     page = build_app()
     page.launch(server_name=options.host, server_port=int(options.port), share=options.share, prevent_thread_lock=True, **look())
     time.sleep(5)  # imports would slow down the first paint
-    view.warm_up()
+    plane.warm_up()
     page.block_thread()
 
 

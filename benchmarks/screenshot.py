@@ -1,4 +1,7 @@
-"""Take a picture of the app for the README: ``python benchmarks/screenshot.py OUT.png --tab Edit``. Needs playwright, a browser."""
+"""Take a picture of the app for the README: ``python benchmarks/screenshot.py OUT.png --tab Edit``. Needs playwright, a browser.
+
+``--width 400`` shows the whole tab as a phone does, and says so where it would have to be scrolled sideways.
+"""
 
 import argparse
 import shutil
@@ -12,8 +15,11 @@ TABS = {"Sample": "film", "Interpolate": "frame", "Edit": "result", "2D playgrou
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 
 
-def screenshot(path: Path, tab: str = "Sample", width: int = 1280, height: int = 860) -> None:
-    """Start the app on a free port, open ``tab``, wait for its pictures, and save what the browser shows to ``path``."""
+def screenshot(path: Path, tab: str = "Sample", width: int = 1280, height: int = 860) -> int:
+    """Start the app on a free port, open ``tab``, wait for its pictures, and save what the browser shows to ``path``.
+
+    Below a ``width`` of 640 the picture is as long as the page. Returns the page's own width.
+    """
     from playwright.sync_api import sync_playwright
 
     import app
@@ -35,8 +41,10 @@ def screenshot(path: Path, tab: str = "Sample", width: int = 1280, height: int =
             view.locator(f"#{TABS[tab]} img").wait_for(timeout=120_000)
             view.wait_for_timeout(4000)  # streams end, thumbnails load
             path.parent.mkdir(parents=True, exist_ok=True)
-            view.screenshot(path=str(path))
+            view.screenshot(path=str(path), full_page=width < 640)
+            needed = int(view.evaluate("() => document.documentElement.scrollWidth"))
             browser.close()
+        return needed
     finally:
         page.close(verbose=False)
 
@@ -45,5 +53,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path, help="where to save the picture")
     parser.add_argument("--tab", choices=TABS, default="Sample", help="the tab to show")
+    parser.add_argument("--width", type=int, default=1280, help="width of the window in pixels")
     options = parser.parse_args()
-    screenshot(options.path, options.tab)
+    needed = screenshot(options.path, options.tab, options.width)
+    if needed > options.width:
+        sys.exit(f"The tab is {needed} pixels wide: it has to be scrolled sideways.")

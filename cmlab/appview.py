@@ -8,7 +8,7 @@ import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,58 @@ import torch
 from torch import Tensor
 
 from . import checkpoints
-from .data import DATASETS, TOYS, ImageData, MixtureData, drawn_points, load_data
+from .data import DATASETS, ImageData, load_data
 from .denoiser import Denoise
 from .editing import EDITS, Edit, preset_mask, slerp
-from .evaluation import sliced_wasserstein
-from .noise import as_draws, sampling_sigmas, seeds_from, state_dtype
+from .noise import as_draws, seeds_from, state_dtype
 from .oracle import FiniteData
-from .presets import build_model, find, get_preset
-from .samplers import SAMPLERS, Step, default_sigmas, heun, initial_noise
+from .presets import find
+from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS, Step, adds_noise, default_sigmas, initial_noise
 
-METHODS = {"edm": "EDM", "cd": "CD", "ct": "CT", "ict": "iCT", "ect": "ECT"}
-FROM_DATA = ("ect", "ict", "ct")  # students that learn from data points instead of a teacher's ODE, in the order of preference
+METHODS = {
+    "edm": "EDM",
+    "pd": "Progressive distillation",
+    "cd": "CD",
+    "ct": "CT",
+    "ict": "iCT",
+    "ect": "ECT",
+    "ccd": "CD, continuous time",
+    "cct": "CT, continuous time",
+    "scd": "sCD (sCM)",
+    "sct": "sCT (sCM)",
+}
+METHOD_HELP = {
+    "edm": "A diffusion model: it learns to denoise, and is sampled by Heun's method in 18 steps (35 evaluations).",
+    "pd": "One step of the student does what two of the teacher do; the student becomes the teacher, and its steps halve, "
+    "from 64 to 1. It is sampled in as many steps as it has at the time.",
+    "cd": "Two neighbouring points of one path share one end: the neighbour comes from the exact PF-ODE, the teacher.",
+    "ct": "As CD, but without a teacher: the neighbour is the same data point with the same noise, less of it.",
+    "ict": "CT improved: pseudo-Huber distance, weight 1/Δσ, no averaged target, steps between neighbours that halve on the way.",
+    "ect": "Starts as a diffusion model, neighbours far apart; then they come closer. Quick from trained weights.",
+    "ccd": "CD for infinitely close neighbours: the model's rate of change along the exact path, by forward-mode differentiation.",
+    "cct": "The same limit without a teacher. Its gradient is noisy; the paper starts it from a diffusion model.",
+    "scd": "sCM with the exact PF-ODE for a teacher: TrigFlow's angle in place of σ, and tangents that are normalized.",
+    "sct": "sCM without a teacher: TrigFlow's angle in place of σ, and tangents that are normalized.",
+}
+# Students in the order of preference: those with a teacher, and those that learn from data points.
+DISTILLED, FROM_DATA = ("cd", "ccd", "scd", "pd"), ("ect", "ict", "ct", "cct", "sct")
+# Of diffusion models. A progressively distilled student has its own.
+DIFFUSION_SAMPLERS = {
+    name: {
+        "euler": "Euler",
+        "heun": "Heun",
+        "dpm2": "DPM-Solver-2",
+        "dpm_solver3": "DPM-Solver-3",
+        "dpmpp_2s": "DPM-Solver++(2S)",
+        "dpmpp_2m": "DPM-Solver++(2M)",
+        "deis": "DEIS",
+        "ddim": "DDIM (the same as Euler)",
+        "ancestral": "Ancestral (DDPM)",
+        "predictor_corrector": "Predictor-corrector",
+    }.get(name, name)
+    for name in SAMPLERS
+    if name not in (*CONSISTENCY_SAMPLERS, "progressive")
+}
 MAX_DRAWN = 4_000_000  # pixels of a painting
 TASKS = {"inpaint": "Inpaint", "colorize": "Colorize", "super_resolve": "Super-resolve", "stroke": "Stroke", "denoise": "Denoise"}
 TASK_HELP = {
@@ -41,6 +82,7 @@ TASK_HELP = {
 }
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: auto; }
+.gradio-container > .main { padding: clamp(12px, 3vw, 32px) !important; }
 img { image-rendering: pixelated; }
 .figure img { image-rendering: auto; }
 .heading p, .caption p { margin: 0; }
@@ -52,6 +94,15 @@ img { image-rendering: pixelated; }
 @media (hover: hover) {
   .panel .icon-button-wrapper { opacity: 0; }
   .panel:hover .icon-button-wrapper, .panel .icon-button-wrapper:focus-within { opacity: 1; }
+}
+/* A refusal is told once, by its message; the pictures of the last run stay in sight. */
+.wrap:has(> .error) { display: none; }
+/* The tabs' own width would be the least that the page can have. */
+.tab-wrapper { contain: inline-size; }
+@media (max-width: 640px) {
+  .tab-container button { padding: 0 8px !important; }
+  .wide .image-container { contain: inline-size; overflow-x: auto; }
+  .wide .image-container > button { width: auto; min-width: 660px; }
 }
 """
 EXACT = "digits, exact"
@@ -158,9 +209,11 @@ def trail(
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Step, float]]:
     """The sampler's steps from the noise of ``seeds``, each with the milliseconds that the sampler has taken so far."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"Unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
     sigmas, draws, device = default_sigmas(sampler, steps), as_draws(list(seeds)), torch.device(device)
     x = draws.normal((len(seeds), *shape)).to(device, state_dtype(device)) * float(sigmas[0])
-    yield from timed(SAMPLERS[sampler](model, x, sigmas, label, noise=draws if sampler == "multistep" and steps > 1 else None))
+    yield from timed(SAMPLERS[sampler](model, x, sigmas, label, noise=draws if adds_noise(sampler, len(sigmas)) else None))
 
 
 def timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
@@ -179,7 +232,12 @@ def timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
 
 def sampler_of(method: str, steps: int) -> str:
     """Diffusion models are sampled by Heun's method, consistency models in one or more steps."""
-    return "heun" if method == "edm" else "onestep" if steps == 1 else "multistep"
+    return {"edm": "heun", "pd": "progressive"}.get(method, "onestep" if steps == 1 else "multistep")
+
+
+def steps_of(method: str, steps: int) -> int:
+    """The steps that a student can take: one that was distilled progressively knows, at the end, a single one."""
+    return 1 if method == "pd" else steps
 
 
 # --- checked input ---------------------------------------------------------------------------------------------------------
@@ -214,6 +272,12 @@ def seed_from(value: Any) -> int:
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------------
+
+
+def strip(x: Tensor, most: int = 11, size: int = 96) -> np.ndarray:
+    """Pictures in as few rows as hold ``most`` each, evenly filled, each row about ``size`` pixels high."""
+    rows = math.ceil(len(x) / most)
+    return picture(x, math.ceil(len(x) / rows), size * rows)
 
 
 def picture(x: Tensor, columns: int | None = None, size: int = PANEL) -> np.ndarray:
@@ -264,7 +328,7 @@ def painted_mask(editor: dict | None, shape: Sequence[int]) -> Tensor:
 
     Raises ValueError when nothing is painted.
     """
-    alpha = _painted(editor)
+    alpha = paint_of(editor)
     if alpha is not None:
         covered = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(alpha).float()[None, None], (shape[-2], shape[-1]))
         free = (covered >= 0.25).float()
@@ -273,7 +337,7 @@ def painted_mask(editor: dict | None, shape: Sequence[int]) -> Tensor:
     raise ValueError("The mask is empty: paint over the area to generate, or choose a preset mask.")
 
 
-def _painted(editor: dict | None) -> np.ndarray | None:
+def paint_of(editor: dict | None) -> np.ndarray | None:
     """True where any layer holds paint, (H, W). Paint is what is not transparent: its colour says nothing."""
     for part in [*((editor or {}).get("layers") or []), (editor or {}).get("composite")]:
         if part is not None and part.shape[0] * part.shape[1] > MAX_DRAWN:
@@ -298,35 +362,8 @@ def painted_over(editor: dict | None, shape: Sequence[int]) -> Tensor | None:
 
 def is_painted(editor: dict | None) -> bool:
     """Whether there is any paint on the canvas."""
-    painted = _painted(editor)
+    painted = paint_of(editor)
     return painted is not None and bool(painted.any())
-
-
-def drawing_points(editor: dict | None, limit: int = 400) -> list[tuple[float, float]]:
-    """Points of a drawing, y upwards; at most ``limit``, evenly taken. Raises ValueError for an empty canvas."""
-    painted = _painted(editor)
-    y, x = np.nonzero(painted) if painted is not None else (np.empty(0), np.empty(0))
-    if len(x) < 2:
-        raise ValueError("Nothing is drawn: draw on the canvas, or choose one of the ready distributions.")
-    keep = np.random.default_rng(0).permutation(len(x))[:limit]
-    return [(float(x[k]), float(-y[k])) for k in keep]
-
-
-def plane_data(distribution: str, drawing: dict | None) -> MixtureData:
-    """A 2D set by name, or the one that was drawn."""
-    data = drawn_points(drawing_points(drawing), 0.08) if distribution == DRAWN else load_data(distribution)
-    if not isinstance(data, MixtureData):
-        raise ValueError(f"{distribution!r} is not a distribution in the plane.")
-    return data
-
-
-def warm_up() -> None:
-    """Do a little of everything once: otherwise the first use of a tab waits for imports (scikit-learn, torch's optimizers)."""
-    load_data("digits")
-    data = plane_data(TOYS[0], None)
-    exact_flow(data, 1, 2, 1.0, 0)
-    for _ in train_live(data, "edm", 1, 16, 0):
-        pass
 
 
 # --- edits -----------------------------------------------------------------------------------------------------------------
@@ -366,61 +403,3 @@ def make_interpolation(
     noise = slerp(a, b, torch.linspace(0, 1, frames, device=device))
     *_, (step, ms) = timed(SAMPLERS[sampler](model, noise, default_sigmas(sampler, steps), label))
     return step.x, step, ms
-
-
-# --- the plane -------------------------------------------------------------------------------------------------------------
-
-
-def exact_flow(data: MixtureData, count: int, steps: int, noise_level: float, seed: int) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Pictures of the exact paths and of the exact consistency function at ``noise_level``, and the paths as a plotly figure."""
-    from . import plots
-
-    noise, sigmas = initial_noise((2,), seeds_from(seed, count)), sampling_sigmas(steps)
-    path = torch.stack([noise, *(step.x for step in heun(data.oracle, noise, sigmas))])
-    clean = data.batch(1500, torch.Generator().manual_seed(seed))[0]
-    start = clean[:100].double() + initial_noise((2,), seeds_from(seed, 100), noise_level)
-    end = data.oracle.consistency(start, torch.tensor(noise_level, dtype=torch.float64))
-    paths = plots.plot_trajectories(path, sigmas, data=clean)
-    arrows = plots.plot_consistency(start, end, f"f(x, σ) at σ = {noise_level:g}", clean)
-    return figure_pixels(paths), figure_pixels(arrows), plots.trajectories_3d(path, sigmas)
-
-
-def train_live(
-    data: MixtureData, method: str, steps: int, batch: int, seed: int, init: str = "", device: torch.device | str = "cpu"
-) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
-    """Train a small network on ``data`` and yield, about three times a second, its samples, its loss, and both in words.
-
-    The samples come from one fixed noise, so what moves in the picture is the network. ``init`` names a checkpoint to start from.
-    """
-    from . import plots
-    from .training import fit
-
-    # The bundled file, not a run of the user's own, whose network may have another size.
-    name, start = init.rpartition("-")[0] or TOYS[0], str(checkpoints.resolve(init)) if init else ""
-    preset = replace(get_preset(f"{name}-{method}"), init=start, seed=seed)
-    teacher = data.oracle if preset.loss.needs_teacher else None
-    n, k = 600, 18 if method == "edm" else 1
-    truth = data.batch(n, torch.Generator().manual_seed(seed))[0]
-    losses: tuple[list, list] = ([], [])
-    drawn_at, pause = -math.inf, 0.0
-    options = {"lr": preset.lr, "teacher": teacher, "seed": seed, "ema": 0.99, "device": device}
-    begin = init or "random weights"
-    for state in fit(
-        build_model(preset), data, preset.loss, steps=steps, batch=batch, every=min(20, max(1, steps // 10)), **options
-    ):
-        losses[0].append(state.step)
-        losses[1].append(state.loss)
-        clock = time.monotonic()
-        if clock - drawn_at < pause and state.step < steps:
-            continue
-        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler_of(method, k), k, None, device)
-        made = last.x.cpu()
-        text = (
-            f"**{METHODS[method]}**, step {state.step} of {steps} · loss {state.loss:.3g} · {state.images_per_s:,.0f} samples/s · "
-            f"sliced Wasserstein distance {sliced_wasserstein(made, truth):.3f} · from {begin}"
-        )
-        samples = plots.plot_points({"data": truth, f"{METHODS[method]}, {last.nfe} NFE": made}, size=3.4)
-        curve = plots.plot_curves({"loss": losses}, "training step", "loss")
-        yield figure_pixels(samples), figure_pixels(curve), text
-        drawn_at = time.monotonic()
-        pause = max(0.3, 2 * (drawn_at - clock))  # on a slow machine too, most of the time goes into learning

@@ -4,9 +4,11 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import urllib.request
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
+_TIMEOUT = 30.0  # seconds without an answer
 _MAX_BATCH = 2**26  # bytes of one pickle; the real ones have 31 million
 
 
@@ -30,13 +33,20 @@ def data_folder() -> Path:
 def download_cifar10(folder: str | Path | None = None) -> Path:
     """Fetch the official archive (170 MB) into ``folder``, by default `data_folder`; returns its path.
 
-    Raises OSError without a network, ValueError when what arrives has another md5.
+    Raises OSError that says what to put where when it cannot be fetched, ValueError when what arrives has another md5.
     """
     target = Path(folder or data_folder()) / ARCHIVE
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{ARCHIVE}.{os.getpid()}.part")
     try:
-        urllib.request.urlretrieve(URL, beside)
+        try:
+            with urllib.request.urlopen(URL, timeout=_TIMEOUT) as answer, beside.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+        except (OSError, HTTPException) as error:  # urllib's are OSErrors, a broken transfer is not
+            raise OSError(
+                f"{URL} could not be fetched ({error}): fetch {ARCHIVE} where there is a network and put it in {target.parent}, or "
+                f"name the folder that has it with CMLAB_DATA"
+            ) from error
         _check_md5(beside)
         os.replace(beside, target)
     finally:

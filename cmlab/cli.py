@@ -1,4 +1,4 @@
-"""The command line: ``cmlab train | sample | edit | search | likelihood | convert | info``.
+"""The command line: ``cmlab train | sample | edit | evaluate | search | likelihood | convert | info``.
 
 Every error is one line on stderr and a non-zero exit.
 """
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from . import checkpoints
-from .data import Data, load_data, unknown
-from .denoiser import Denoiser
+from .common import choose_device, data_of, new_file, plan, write_file, write_png
+from .data import unknown
 from .options import (
     ConvertOptions,
     EditOptions,
+    EvaluateOptions,
     InfoOptions,
     LikelihoodOptions,
     SampleOptions,
@@ -25,40 +26,14 @@ from .options import (
     check_edit_options,
     parse,
 )
-from .presets import PRESETS, find
+from .presets import find
+from .session import Interrupted
 
 _KNOWN_ERRORS = (ValueError, FloatingPointError, OSError)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used here ({str(error).splitlines()[0]}): try --device cpu") from error
-    return device
-
-
-def _new_file(path: Path, overwrite: bool) -> Path:
-    """Refuse, before any work is done, to write over a file or where nothing can be written."""
-    import os
-
-    if path.exists() and (path.is_dir() or not overwrite):
-        raise ValueError(f"{path} exists: choose another --out, or pass --overwrite" if path.is_file() else f"{path} is a folder")
-    folder = path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another --out") from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"cannot write in {folder}: choose another --out")
-    return path
-
-
 def train(args: list[str]) -> None:
-    from . import presets
+    from . import presets, session
 
     prog = "cmlab train"
     if not args or args[0] in ("-h", "--help"):
@@ -73,40 +48,15 @@ def train(args: list[str]) -> None:
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
     default = presets.get_preset(name)
+    if name in presets.ABOUT and any(word in ("-h", "--help") for word in rest):
+        print(f"{name}: {presets.ABOUT[name]}\n")
     both = TrainCommand(TrainOptions(), default)
     command = parse(TrainCommand, rest, f"{prog} {name}", both)
     run_options, preset = command.run, command.preset
-    target = _new_file(run_options.out / f"{name}{checkpoints.SUFFIX}", run_options.overwrite)
-    if run_options.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {run_options.threads}")
-    torch.set_num_threads(run_options.threads)
-    device = _device(run_options.device)
-    started = time.perf_counter()
-    from tqdm import tqdm
-
-    state = None
-    with tqdm(total=preset.steps, unit="step", desc=name, disable=None) as bar:
-        for state in presets.run(preset, every=max(1, min(50, preset.steps // 20)), device=device):
-            bar.update(state.step - bar.n)
-            bar.set_postfix(loss=f"{state.loss:.4g}", per_s=f"{state.images_per_s:.0f}")
-    assert state is not None
-    seconds = time.perf_counter() - started
-    about = {
-        "preset": name,
-        "data": preset.data,
-        "seconds": round(seconds, 2),
-        "command": " ".join(["cmlab train", *args]),
-        "device": str(device),
-    }
-    if device.type == "cpu":
-        about["threads"] = run_options.threads
-    assert isinstance(state.ema, Denoiser)
-    checkpoints.save(target, state.ema, about, torch.float16 if preset.half else None)
-    print(f"{target}: {preset.steps} steps in {seconds:.0f} s, last loss {state.loss:.4g}. Next: cmlab sample {target}")
+    session.train(name, preset, run_options, choose_device(run_options.device), args)
 
 
 def sample(args: list[str]) -> None:
-    from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS
     from .samplers import sample as draw
 
     o: SampleOptions = parse(SampleOptions, args, "cmlab sample")
@@ -114,19 +64,11 @@ def sample(args: list[str]) -> None:
         raise ValueError(f"--out must end in .png or .npz, got {o.out}")
     if o.n < 1:
         raise ValueError(f"--n must be at least 1, got {o.n}")
-    device = _device(o.device)
+    device = choose_device(o.device)
     model, _ = checkpoints.load(find(o.checkpoint), device)
-    consistency = model.precond.consistency
-    sampler = o.sampler or ("multistep" if consistency else "heun")
-    if consistency != (sampler in CONSISTENCY_SAMPLERS):
-        others = ", ".join(name for name in SAMPLERS if name not in ("euler", "heun", *CONSISTENCY_SAMPLERS))
-        fitting = "onestep or multistep" if consistency else f"euler or heun (or {others})"
-        kind = "consistency" if consistency else "diffusion"
-        raise ValueError(f"{o.checkpoint} is a {kind} model: choose --sampler {fitting}, not {sampler}")
+    sampler, steps, levels = plan(model, o)
     label = _labels(model, o.label, o.n, device)
-    levels = None if o.sigmas is None else _levels(model, o.sigmas, o.steps)
-    steps = len(levels) - (not consistency) if levels is not None else o.steps if o.steps is not None else 1 if consistency else 18
-    target = _new_file(o.out, o.overwrite)
+    target = new_file(o.out, o.overwrite)
     started = time.perf_counter()
     seeds = [o.seed + k for k in range(o.n)]
     x = draw(model, model.shape, seeds, sampler, steps, label=label, sigmas=levels, device=device).cpu()
@@ -135,15 +77,15 @@ def sample(args: list[str]) -> None:
         import numpy as np
 
         classes = np.array([]) if label is None else label.cpu().numpy()
-        _write(target, lambda file: np.savez(file, x=x.float().numpy(), seeds=np.array(seeds), label=classes))
+        write_file(target, lambda file: np.savez(file, x=x.float().numpy(), seeds=np.array(seeds), label=classes))
     elif len(model.shape) == 1:
         from .plots import plot_points
 
-        _write(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
+        write_file(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
     else:
         from .plots import image_grid
 
-        _write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
+        write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
     print(f"{target}: {o.n} samples, {sampler} with {steps} step{'s' * (steps > 1)}, {seconds:.2f} s")
 
 
@@ -188,11 +130,9 @@ def edit(args: list[str]) -> None:
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(o.seed))
         task = editing.denoise(y + sigma * noise, sigma)
     label = _labels(model, own_label if o.label is None else o.label, 1, torch.device("cpu"))
-    target = _new_file(o.out, o.overwrite)
+    target = new_file(o.out, o.overwrite)
     result = editing.apply_edit(model, task, [o.seed], label=label)
-    _write_png(
-        target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0]))
-    )
+    write_png(target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0])))
     difference = float((task.project(result) - result).abs().max())
     print(f"{target}: original, known, result. Largest change of what was kept: {difference:.1e}")
 
@@ -207,11 +147,11 @@ def search(args: list[str]) -> None:
         raise ValueError(f"--points and --n must be at least 1, got {o.points} and {o.n}")
     if o.grid < o.points + 2:
         raise ValueError(f"--grid must be at least {o.points + 2} to have {o.points} between its ends, got {o.grid}")
-    device = _device(o.device)
+    device = choose_device(o.device)
     model, meta = checkpoints.load(find(o.checkpoint), device)
     if not model.precond.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: time points are searched for a consistency model")
-    data, name = _data_of(meta, o.data)
+    data, name = data_of(meta, o.data)
     score = wasserstein_score(model, data, o.n, o.seed, device=device)
     fresh = wasserstein_score(model, data, o.n, o.seed + o.n, device=device)
     with tqdm(unit=" scores", desc="search", disable=None) as bar:
@@ -244,9 +184,9 @@ def likelihood(args: list[str]) -> None:
     o: LikelihoodOptions = parse(LikelihoodOptions, args, "cmlab likelihood")
     if o.n < 2 or o.probes < 0:
         raise ValueError(f"--n must be at least 2 and --probes at least 0, got {o.n} and {o.probes}")
-    device = _device(o.device)
+    device = choose_device(o.device)
     model, meta = checkpoints.load(find(o.checkpoint), device)
-    data, name = _data_of(meta, o.data)
+    data, name = data_of(meta, o.data)
     if tuple(data.shape) != model.shape:
         raise ValueError(f"{o.checkpoint} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
     source = torch.Generator().manual_seed(o.seed)
@@ -273,29 +213,10 @@ def likelihood(args: list[str]) -> None:
         print(f"the data's own density on them: {exact.mean():.4f}; the model needs {above.mean():.4f} +- {error:.4f} more")
 
 
-def _data_of(meta: dict[str, Any], name: str | None) -> tuple[Data, str]:
-    """The data set ``name``, or the one that the checkpoint says it was trained on."""
-    about = meta.get("about") or {}
-    preset = PRESETS.get(about.get("preset", ""))
-    name = name or about.get("data") or (preset.data if preset else None)
-    if name is None:
-        raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
-    return load_data(name), name
+def evaluate(args: list[str]) -> None:
+    from .cli_evaluate import evaluate
 
-
-def _levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> torch.Tensor:
-    from .steps import level_range
-
-    if steps is not None:
-        raise ValueError("--sigmas are the levels themselves: leave --steps out")
-    if not sigmas:
-        raise ValueError("--sigmas needs at least one noise level, such as 80")
-    lowest = level_range(model)[0]
-    if model.precond.consistency and not min(sigmas) > lowest:
-        raise ValueError(f"--sigmas of a consistency model lie above {lowest:g}, where it returns its input")
-    if not model.precond.consistency and sigmas[-1] > lowest:
-        raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
-    return torch.tensor(sigmas, dtype=torch.float64)
+    evaluate(parse(EvaluateOptions, args, "cmlab evaluate"))
 
 
 def convert(args: list[str]) -> None:
@@ -312,6 +233,8 @@ def convert(args: list[str]) -> None:
 
 
 def info(args: list[str]) -> None:
+    from .card import card
+
     o: InfoOptions = parse(InfoOptions, args, "cmlab info")
     if not o.checkpoint:
         from .data import DATASETS
@@ -321,16 +244,7 @@ def info(args: list[str]) -> None:
         print("data sets:", ", ".join(DATASETS))
         print("presets:", ", ".join(PRESETS))
         return
-    path = find(o.checkpoint)
-    model, meta = checkpoints.load(path)
-    count = sum(p.numel() for p in model.parameters())
-    scalings = {"karras": "EDM"}.get(name := meta["precond"].get("kind", "karras"), name)
-    lowest = model.precond.levels[0]
-    kind = f"consistency model, f(x, {lowest}) = x" if model.precond.consistency else f"diffusion model ({scalings})"
-    print(f"{path}\n  {kind}; samples of shape {model.shape}; {model.classes or 'no'} classes")
-    print(f"  network {meta['network']}, {count:,} parameters, {path.stat().st_size / 1e3:.0f} kB: {meta['config']}")
-    for key, value in meta.get("about", {}).items():
-        print(f"  {key}: {value}")
+    print(card(find(o.checkpoint)))
 
 
 def read_image(path: Path, channels: int, size: tuple[int, ...], any_mode: bool = False) -> torch.Tensor:
@@ -365,29 +279,13 @@ def _labels(model: Any, label: int | None, n: int, device: torch.device) -> torc
     return torch.arange(n, device=device) % model.classes if label is None else torch.full((n,), label, device=device)
 
 
-def _write(path: Path, writer) -> None:
-    """Write beside the file, then rename: a failure leaves what was there."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            writer(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write_png(path: Path, image) -> None:
-    from PIL import Image
-
-    _write(path, lambda file: Image.fromarray(image).save(file, format="PNG"))
-
-
 COMMANDS = {
     "train": train,
     "sample": sample,
     "edit": edit,
     "search": search,
     "likelihood": likelihood,
+    "evaluate": evaluate,
     "convert": convert,
     "info": info,
 }
@@ -396,6 +294,7 @@ _USAGE = """usage: cmlab COMMAND ...
   train PRESET      train a preset and write a checkpoint
   sample CHECKPOINT draw samples into a picture or an .npz file
   edit CHECKPOINT TASK   inpaint, colorize, super_resolve, stroke or denoise a picture
+  evaluate SOURCE   how good samples are: of a checkpoint, or pictures in a folder or .npz
   search CHECKPOINT find the noise levels of multistep sampling
   likelihood CHECKPOINT  bits per dimension that a diffusion model needs for its data
   convert SRC DST   read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI
@@ -420,6 +319,9 @@ def main(argv: list[str] | None = None) -> int:
     except _KNOWN_ERRORS as error:
         print(f"cmlab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except Interrupted as stop:
+        print(f"cmlab: {stop}", file=sys.stderr)
+        return stop.code
     except KeyboardInterrupt:
         print("cmlab: interrupted, nothing was written", file=sys.stderr)
         return 130

@@ -110,9 +110,7 @@ def write(
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}. Choose another folder") from error
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} cannot be written: {_one_line(error)}. Choose NAME.safetensors, which can hold it"
-        ) from error
+        raise CheckpointError(f"{path} cannot be written: {_one_line(error)}. NAME.safetensors can hold it") from error
     return path
 
 

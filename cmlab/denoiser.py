@@ -62,11 +62,12 @@ class Precond:
     sigma_min: float = 0.0
 
     def __call__(self, sigma: Tensor) -> Coeffs:
+        # torch.full fills on the device; a torch.tensor is made on the host and waits for its copy.
         # Subtract in sigma's own dtype: the float32 level 0.002 must meet the float32 constant 0.002 for c_out to be 0.0.
-        above = (sigma - torch.tensor(self.sigma_min, dtype=sigma.dtype, device=sigma.device)).clamp_min(0)
+        above = (sigma - torch.full((), self.sigma_min, dtype=sigma.dtype, device=sigma.device)).clamp_min(0)
         root = (sigma**2 + self.sigma_data**2).sqrt()
         # A tensor over a tensor: torch divides a number by a tensor through the reciprocal, and 0.09 * (1 / 0.09) is not 1.
-        variance = torch.tensor(self.sigma_data**2, dtype=sigma.dtype, device=sigma.device)
+        variance = torch.full((), self.sigma_data**2, dtype=sigma.dtype, device=sigma.device)
         return Coeffs(
             c_skip=variance / (above**2 + variance),
             c_out=self.sigma_data * above / root,
@@ -233,7 +234,8 @@ class Denoiser(nn.Module):
         drops_labels: the model was also trained without its labels, so it can be called without one (classifier-free guidance);
             the network then gets label -1, "no class". Any other conditional model needs a label in every call.
 
-    The scalings are computed in the dtype of ``x`` and the network runs in its own, so float64 solver states stay float64.
+    The scalings are computed in the dtype of sigma (of ``x``, where sigma is an integer), the network runs in its own, and the
+    answer has that of ``x``: float64 solver states stay float64.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ from .steps import level_range
 
 TOLERANCE = 1e-6
 # Below this the rounding of a network's precision looks like a rough ODE, and the steps shrink without end.
-_FINEST = {8: 0.0, 4: 1e-6, 2: 1e-2}
+_FINEST = {8: 0.0, 4: 1e-6, 2: 1e-2, 1: 1e-1}  # by bytes per parameter
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,12 @@ class ConsistencyLoss:
                 if self.needs_teacher
                 else "bridge 'noise' does not use a teacher: choose another bridge, or leave the teacher out"
             )
+        if self.needs_target != (target is not None):
+            raise ValueError(
+                "this loss needs a target, a moving average of the model: pass target=, or take FixedMu(0)"
+                if self.needs_target
+                else "the target of this loss is the model itself: leave target out, or give the loss target=FixedMu(0.95)"
+            )
         source = as_draws(draws)
         sigma, sigma_next = (s.to(x0) for s in self.pairs(len(x0), progress, source))
         eps = source.normal(x0.shape).to(x0)
@@ -258,7 +264,7 @@ class ConsistencyLoss:
             out = model(x, sigma, label)
             replay.rewind()  # the target drops the same units
             with torch.no_grad():
-                goal = self._goal(target or model, x_next, sigma_next, label)
+                goal = self._goal(model if target is None else target, x_next, sigma_next, label)
         if self.weight == "1/dt":
             weight = 1 / (sigma - sigma_next)
         else:

@@ -29,15 +29,31 @@ class TrainOptions:
     """Train a preset and write runs/PRESET.safetensors.
 
     Args:
-        out: folder for the checkpoint.
-        overwrite: replace a checkpoint of the same name.
+        out: folder for the checkpoint, and for a folder PRESET with the states of a run that is not finished.
+        overwrite: replace a checkpoint of the same name, or the states of an unfinished run.
+        resume: continue an unfinished run, to the same bits on a CPU; where there is none, begin.
+        save_every: save the state after every so many steps; 0 by time alone.
+        save_minutes: save the state when so many minutes have passed; 0 by steps alone. SIGTERM and Ctrl-C always save it.
+        keep: number of states that are kept.
+        grid_every: draw samples from the same seeds after every so many steps, into PRESET/samples-STEP.png; 0 for none.
+        tensorboard: log to TensorBoard, in the folder PRESET.
         device: "auto" takes a GPU where there is one.
+        compile: let torch compile the networks: slow to start, then faster.
+        max_skipped: give up after so many steps in a row whose loss or gradient is not finite.
         threads: CPU threads; 1 is the fastest for the small models.
     """
 
     out: Path = Path("runs")
     overwrite: bool = False
+    resume: bool = False
+    save_every: int = 0
+    save_minutes: float = 10.0
+    keep: int = 2
+    grid_every: int = 0
+    tensorboard: bool = False
     device: str = "auto"
+    compile: bool = False
+    max_skipped: int = 20
     threads: int = 1
 
 
@@ -150,6 +166,64 @@ class LikelihoodOptions:
     probes: int = 0
     bin_width: float | None = None
     dequantize: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure how good samples are: of a checkpoint, or pictures in a folder, archive or .npz.
+
+    Pictures get FID, KID, IS, precision and recall from torch-fidelity's Inception, or, offline, the same distances on the features
+    of a small classifier that ships, called FD-cls and KD-cls (never FID), and its class accuracy. Points get sliced Wasserstein
+    distances. Beside each figure stands that of real held-out images; +- is one bootstrap standard deviation over the samples.
+
+    Several processes give the same figures: torchrun --nproc-per-node 2 -m -- cmlab evaluate ...
+
+    Args:
+        source: a bundled name (see 'cmlab info'), a checkpoint, or a folder, archive or .npz of pictures.
+        data: data set to compare with, a name or a path; by default the one that the checkpoint was trained on.
+        n: number of samples; by default 10,000 of a checkpoint, all pictures of a folder.
+        seed: sample k has seed + k as its own seed.
+        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model.
+        sigmas: noise levels in place of steps, decreasing.
+        sampler: by default multistep for a consistency model, heun for a diffusion model.
+        batch: samples at a time; figures may differ in the last digits between batch sizes.
+        metrics: some of fid,kid,is,pr (Inception) or fd,kd,is,pr,accuracy (classifier), with commas; by default all.
+        features: auto, inception, classifier, a classifier's name, or its file; auto takes the classifier that knows the data
+            unless fid or kid is asked for.
+        weights: file of Inception's weights, for machines without a network.
+        rounding: how samples become 8-bit: round as in EDM, or trunc as in OpenAI's scripts, half a level darker.
+        reference: how many real images to compare with; by default all, up to 50,000.
+        replicates: resampled sets that an error bar is taken from.
+        teacher: a diffusion model, measured in the same way beside it.
+        cache: folder for features of real images; by default $CMLAB_CACHE, else ~/.cache/cmlab.
+        json: file to write the figures to.
+        card: file to write a model card with the figures to (Markdown).
+        keep: put the figures into the checkpoint's own header, which 'cmlab info' prints.
+        overwrite: replace those files.
+        device: "auto" takes a GPU where there is one.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    data: str | None = None
+    n: int | None = None
+    seed: int = 0
+    steps: int | None = None
+    sigmas: tuple[float, ...] | None = None
+    sampler: Sampler | None = None
+    batch: int = 256
+    metrics: str = ""
+    features: str = "auto"
+    weights: Path | None = None
+    rounding: Literal["round", "trunc"] = "round"
+    reference: int | None = None
+    replicates: int = 20
+    teacher: str | None = None
+    cache: Path | None = None
+    json: Path | None = None
+    card: Path | None = None
+    keep: bool = False
+    overwrite: bool = False
     device: str = "auto"
 
 

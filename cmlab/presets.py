@@ -1,74 +1,49 @@
 """Experiments as typed, frozen dataclasses: ``cmlab train NAME --field value`` changes any of their fields."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from . import checkpoints
 from .augment import CIFAR10_AUGMENT
-from .continuous import ContinuousLoss, SCMLoss, TrigLoss, attach_uncertainty
-from .data import TOYS, load_data, unknown
+from .cifar10 import data_folder
+from .continuous import attach_uncertainty
+from .data import TOYS, Data, MixtureData, load_data, unknown
 from .denoiser import Denoise, Denoiser
 from .distances import Distance
-from .losses import LOSSES, ConsistencyLoss, DenoisingLoss, ProgressiveLoss, cd
+from .experiment import Preset
+from .losses import LOSSES, ConsistencyLoss, cd
 from .networks import MLPConfig, UNetConfig, build_network
 from .noise import global_seed
+from .processes import ALONE, Processes
+from .published import FOLDERS, PUBLISHED
 from .schedules import DoublingN, GridPairs
-from .training import TrainState, fit
+from .training import Snapshot, TrainState, fit
+
+__all__ = ["ABOUT", "PRESETS", "Preset", "build_model", "find", "get_preset", "load_teacher", "run", "training_data"]
 
 
-@dataclass(frozen=True)
-class Preset:
-    """One training run.
-
-    Args:
-        data: name of a data set.
-        loss: the objective.
-        network: the network's size.
-        steps: optimizer steps.
-        batch: samples per step.
-        lr: learning rate of RAdam.
-        lr_schedule: "linear" and "cosine" fall to 0 at the last step, of a stage where there are stages.
-        weight_decay: of RAdam.
-        ema: decay of the averaged weights, per step.
-        init: checkpoint (bundled name or path) to start the weights from; "" for random weights.
-        teacher: checkpoint of the diffusion model to distil; "oracle" takes the exact score of a 2D set; "" for losses without.
-        augment: probability of each of EDM's augmentations, its CIFAR-10 recipe (--network.augment 9); 0 for none.
-        label_dropout: part of the labels that is left out, for guidance without a classifier.
-        accumulate: parts that a batch is split in, to save memory.
-        seed: fixes the initial weights and every draw.
-        half: store the weights in half precision.
-    """
-
-    data: str
-    loss: DenoisingLoss | ProgressiveLoss | ConsistencyLoss | ContinuousLoss | TrigLoss | SCMLoss
-    network: MLPConfig | UNetConfig
-    steps: int = 5000
-    batch: int = 512
-    lr: float = 1e-3
-    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    weight_decay: float = 0.0
-    ema: float = 0.999
-    init: str = ""
-    teacher: str = ""
-    label_dropout: float = 0.0
-    augment: float = 0.0
-    accumulate: int = 1
-    seed: int = 0
-    half: bool = True
-
-    @property
-    def consistency(self) -> bool:
-        """Whether the run makes a consistency model."""
-        return self.loss.precond.consistency
+def training_data(preset: Preset) -> Data:
+    """The preset's data set, as it is trained on; raises what `load_data` raises, with the way out for one that is absent."""
+    name = preset.data
+    if name in FOLDERS and not Path(name).exists():
+        places = [data_folder() / f"{name}{suffix}" for suffix in ("", ".zip")]
+        found = [place for place in places if place.exists()]
+        if not found:
+            raise FileNotFoundError(
+                f"the data set {name} is neither {places[0]} nor {places[1]}: put {FOLDERS[name]} there, name another folder with "
+                "CMLAB_DATA, or give --data PATH"
+            )
+        name = str(found[0])
+    data = load_data(name, flip=preset.flip, resolution=preset.resolution or None)
+    return data if preset.labels or isinstance(data, MixtureData) else replace(data, label=None, class_names=())
 
 
 def build_model(preset: Preset) -> Denoiser:
     """A new model as the preset describes it, initialised from ``preset.init`` or from ``preset.seed``."""
-    data = load_data(preset.data)
+    data = training_data(preset)
     with global_seed(preset.seed):
         net = build_network(preset.network, data.shape, data.classes)
     if preset.label_dropout > 0 and not data.classes:
@@ -124,27 +99,51 @@ def load_teacher(preset: Preset) -> Denoise | None:
     return teacher
 
 
-def run(preset: Preset, every: int = 100, device: torch.device | str = "cpu") -> Iterator[TrainState]:
-    """Train the preset: a generator of TrainState (see `fit`)."""
-    teacher = load_teacher(preset)
+def run(
+    preset: Preset,
+    every: int | Callable[[int], bool] = 100,
+    device: torch.device | str = "cpu",
+    *,
+    model: Denoiser | None = None,
+    teacher: Denoise | None = None,
+    resume: Snapshot | None = None,
+    processes: Processes = ALONE,
+    compile: bool = False,
+    max_skipped: int = 20,
+) -> Iterator[TrainState]:
+    """Train the preset: a generator of TrainState (see `fit`).
+
+    ``model`` and ``teacher`` are what `build_model` and `load_teacher` made of it, where they have been called.
+    """
+    teacher = teacher or load_teacher(preset)
     if isinstance(teacher, Denoiser):
         teacher.to(device)
     yield from fit(
-        build_model(preset),
-        load_data(preset.data),
+        model or build_model(preset),
+        training_data(preset),
         preset.loss,
         steps=preset.steps,
         batch=preset.batch,
+        optimizer=preset.optimizer,
         lr=preset.lr,
         lr_schedule=preset.lr_schedule,
+        rampup=preset.rampup,
+        beta2=preset.beta2,
         weight_decay=preset.weight_decay,
-        ema=preset.ema,
+        clip=preset.clip,
+        ema=preset.averages,
         teacher=teacher,
         label_dropout=preset.label_dropout,
         augment=replace(CIFAR10_AUGMENT, p=preset.augment) if preset.augment else None,
         accumulate=preset.accumulate,
+        precision=preset.precision,
+        channels_last=preset.channels_last,
+        compile=compile,
+        max_skipped=max_skipped,
         seed=preset.seed,
         every=every,
+        resume=resume,
+        processes=processes,
         device=device,
     )
 
@@ -161,7 +160,7 @@ IMAGE_METHODS = ("edm", "pd", "cd", "ct", "ict", "ect")
 _FROM_EDM, _DISTILLED = ("pd", "cd", "ict", "ect", "ccd", "cct"), ("pd", "cd", "ccd", "scd")
 # Of the 2D networks. VP and iDDPM count noise levels to 999, VE is told ln(sigma/2), TrigFlow and sCM an angle below pi/2.
 _TIME_SCALE = {"vp": 0.002, "iddpm": 0.002, "ve": 0.125, "trigflow": 2.0, "scd": 2.0, "sct": 2.0}
-_TOY_LR = {"edm": 2e-3, "vp": 2e-3, "ve": 2e-3, "iddpm": 2e-3, "trigflow": 2e-3, "pd": 2e-3, "ect": 2e-3, "ict": 4e-3}
+_TOY_LR = {"edm": 2e-3, "vp": 2e-3, "ve": 2e-3, "iddpm": 2e-3, "trigflow": 2e-3, "pd": 2e-3, "ect": 2e-3, "ict": 2e-3}
 
 
 def _student(data: str, method: str) -> tuple[str, str]:
@@ -171,8 +170,7 @@ def _student(data: str, method: str) -> tuple[str, str]:
 
 
 def _toy(data: str, method: str) -> Preset:
-    # sCT's adaptive weight keeps rising as its tangents shrink: without it one-step samples are four times as close to the data.
-    loss = {"ict": _SMALL_ICT, "sct": SCMLoss("noise", adaptive=False)}.get(method) or LOSSES[method]()
+    loss = _SMALL_ICT if method == "ict" else LOSSES[method]()
     init, teacher = _student(data, method)
     network = MLPConfig(time_scale=_TIME_SCALE.get(method, 0.5))
     ema = 0.99 if method == "pd" else 0.999  # an average over more steps than a stage has would remember the stage before
@@ -192,7 +190,10 @@ def _digits(data: str, method: str) -> Preset:
 PRESETS: dict[str, Preset] = {
     **{f"{data}-{method}": _toy(data, method) for data in TOYS for method in METHODS},
     **{f"{data}-{method}": _digits(data, method) for data in ("digits", "digits-color") for method in IMAGE_METHODS},
+    **{name: preset for name, (preset, _) in PUBLISHED.items()},
 }
+# Where the numbers of a preset come from, what it costs and what to expect of it.
+ABOUT = {name: about for name, (_, about) in PUBLISHED.items()}
 
 
 def get_preset(name: str) -> Preset:

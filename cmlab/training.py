@@ -3,30 +3,32 @@
 All randomness of step k is a function of (seed, k), so a run can be repeated, and split over accumulation steps, exactly.
 """
 
-import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import nn
 
 from .augment import Augment
 from .data import Data
 from .denoiser import Denoise, Denoiser
 from .losses import DenoisingLoss, ProgressiveLoss
-from .noise import BatchDraws, Draws, global_seed
-from .objective import Averaging, Loss
+from .noise import BatchDraws, global_seed
+from .objective import Loss
+from .processes import ALONE, Processes
+from .trainer import Ema, HalfLife, Optimizer, Part, Precision, Snapshot, Trainer, frozen_copy, update_average
+
+__all__ = ["HalfLife", "Part", "Snapshot", "TrainState", "Trainer", "fit", "frozen_copy", "update_average"]
 
 
 class TrainState(NamedTuple):
     """What `fit` yields: after ``step`` optimizer steps, ``progress`` = step / steps.
 
-    ``loss`` is the mean since the last yield. ``ema`` holds the averaged weights that one samples from (in eval mode), the first
-    of ``emas``; they and ``model`` are live objects that the next step changes.
+    ``loss`` is the mean since the last yield, of the steps that were made: ``skipped`` so far were not finite. ``ema`` holds the
+    averaged weights that one samples from (in eval mode), the first of ``emas``; they and ``model`` are live objects that the
+    next step changes.
     """
 
     step: int
@@ -36,102 +38,15 @@ class TrainState(NamedTuple):
     model: nn.Module
     ema: nn.Module
     target: nn.Module | None
-    emas: tuple[nn.Module, ...] = ()
+    emas: tuple[nn.Module, ...]
+    skipped: int
+    trainer: Trainer
+    run: dict[str, int]
 
-
-class Part(NamedTuple):
-    """Some samples of a batch: x0 (n, *S), label (n,) or None, the draws that belong to them, and how they were augmented."""
-
-    x0: Tensor
-    label: Tensor | None
-    draws: Draws
-    augment: Tensor | None = None
-
-
-@torch.no_grad()
-def update_average(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """target <- rate target + (1 - rate) source, every parameter; buffers are copied."""
-    get_ema_multi_avg_fn(rate)(list(target.parameters()), list(source.parameters()), None)
-    for mean, buffer in zip(target.buffers(), source.buffers(), strict=True):
-        mean.copy_(buffer)
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` that takes no gradient, in the same mode."""
-    return copy.deepcopy(model).requires_grad_(False)
-
-
-class Trainer:
-    """What a training moves, and one optimisation step of it: loss, backward, RAdam, weight averages, target average.
-
-    The averages start as copies of the model (Karras et al. 2022; CM, Algorithms 2 and 3).
-
-    Args:
-        model: trained in place.
-        loss: the objective.
-        lr, weight_decay: of RAdam, whose other settings are torch's own.
-        ema: decay per step of the averaged weights; several give several averages.
-        teacher: the diffusion model of a distilling loss.
-
-    Raises ValueError for a teacher that is missing or has no use.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        *,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        ema: float | tuple[float, ...] = 0.999,
-        teacher: Denoise | None = None,
-    ):
-        if loss.needs_teacher and teacher is None:
-            raise ValueError("this loss distils a teacher: pass teacher=, a trained diffusion model or an oracle")
-        if teacher is not None and not loss.needs_teacher:
-            raise ValueError("this loss has no use for a teacher: leave it out, or choose a loss that distils")
-        self.model, self.loss, self.teacher = model, loss, teacher
-        self.rates = ema if isinstance(ema, tuple) else (ema,)
-        if not self.rates or not all(0 <= rate <= 1 for rate in self.rates):
-            raise ValueError(f"ema must be one or more decays in [0, 1], got {ema}")
-        self.lr, self.weight_decay = lr, weight_decay
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the optimizer's state; averages and target become copies of the model."""
-        self.emas = tuple(frozen_copy(self.model).eval() for _ in self.rates)
-        self.target = frozen_copy(self.model) if self.loss.needs_target else None
-        self.optimizer = torch.optim.RAdam(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-
-    def next_stage(self, source: Literal["model", "ema"]) -> None:
-        """Progressive distillation: the student, or its first average, becomes the teacher and the start of the next student."""
-        if source == "ema":
-            self.model.load_state_dict(self.emas[0].state_dict())
-        self.teacher = frozen_copy(self.model).eval()
-        self.restart()
-
-    def step(self, parts: Iterable[Part], batch: int, progress: float, lr: float | None = None) -> Tensor:
-        """One step on a batch of ``batch`` samples that comes in ``parts``; returns its mean loss before the step, ().
-
-        ``lr`` replaces the learning rate from now on.
-        """
-        if lr is not None:
-            self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros(())
-        for x0, label, draws, augment in parts:
-            model = self.model if augment is None else partial(self.model, augment=augment)
-            out = self.loss(model, x0, label, progress=progress, target=self.target, teacher=self.teacher, draws=draws)
-            value = out.loss.sum() / batch
-            value.backward()
-            total = total.to(value.device) + value.detach()
-        self.optimizer.step()
-        for ema, rate in zip(self.emas, self.rates, strict=True):
-            update_average(ema, self.model, rate)
-        if self.target is not None:
-            assert isinstance(self.loss, Averaging), "a loss with a target says how fast the target moves"
-            update_average(self.target, self.model, self.loss.target_decay(progress))
-        return total
+    def snapshot(self) -> Snapshot:
+        """All that `fit` needs to continue from here to the same bits (``resume=``); live tensors, that the next step changes."""
+        tensors, facts = self.trainer.snapshot()
+        return Snapshot(tensors, facts | self.run | {"step": self.step, "loss": self.loss})
 
 
 LR_SCHEDULES = {
@@ -161,78 +76,145 @@ def fit(
     *,
     steps: int,
     batch: int = 256,
+    optimizer: Optimizer = "radam",
     lr: float = 1e-3,
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine",
+    rampup: float = 0.0,
+    beta2: float = 0.999,
     weight_decay: float = 0.0,
-    ema: float | tuple[float, ...] = 0.999,
+    clip: float = 0.0,
+    ema: Ema | tuple[Ema, ...] = 0.999,
     teacher: Denoise | None = None,
     label_dropout: float = 0.0,
     augment: Augment | None = None,
     accumulate: int = 1,
+    precision: Precision = "float32",
+    channels_last: bool = False,
+    compile: bool = False,
+    max_skipped: int = 20,
     seed: int = 0,
-    every: int = 1,
+    every: int | Callable[[int], bool] = 1,
+    resume: Snapshot | None = None,
+    processes: Processes = ALONE,
     device: torch.device | str = "cpu",
 ) -> Iterator[TrainState]:
-    """Train ``model`` (a Denoiser) in place by RAdam for exactly ``steps`` steps of ``batch`` samples.
+    """Train ``model`` (a Denoiser) in place for exactly ``steps`` steps of ``batch`` samples.
 
     Args:
+        optimizer, beta2, weight_decay, clip, precision, compile: see `Trainer`.
         lr_schedule: how lr falls over the training, or over each stage of a progressive distillation.
-        ema: decay of the averaged weights per step; a tuple gives several averages, of which the first is ``ema`` in the states.
+        rampup: million images over which lr first rises from 0, in each stage (EDM: 10).
+        ema: decay of the averaged weights per step, or a `HalfLife`; a tuple gives several averages, of which the first is ``ema``
+            in the states.
         teacher: the diffusion model of a distilling loss; progressive distillation replaces it at the end of each stage.
         label_dropout: the part of labels that is replaced by "no class", so that the model can be guided without a classifier.
         augment: EDM's augmentation of images, for denoising losses and networks that are told of it.
         accumulate: split each batch in this many parts; the gradient is that of the whole batch.
-        every: yield after every so many steps, and after the last.
+        channels_last: keep images and filters ordered by pixel, which is faster; on a GPU that is always so.
+        max_skipped: steps whose loss or gradient is not finite are left out; after this many in a row training stops.
+        every: yield after every so many steps, or after those that it says, and after the last.
+        resume: what `TrainState.snapshot` gave after some step of the same training, which continues from there.
+        processes: those that train together: each takes its rows of every batch, so that their number changes nothing but rounding
+            and dropout.
 
     Raises ValueError for options that do not fit together, FloatingPointError when the loss is no longer finite.
     """
-    if steps < 1 or every < 1 or batch < 1:
-        raise ValueError(f"steps, every and batch must be at least 1, got {steps}, {every} and {batch}")
+    if steps < 1 or batch < 1 or max_skipped < 1 or (not callable(every) and every < 1):
+        raise ValueError(f"steps, every, batch and max_skipped must be at least 1, got {steps}, {every}, {batch} and {max_skipped}")
     if lr_schedule not in LR_SCHEDULES:
         raise ValueError(f"unknown lr_schedule {lr_schedule!r}: choose one of {', '.join(LR_SCHEDULES)}")
-    if accumulate < 1 or batch % accumulate:
-        raise ValueError(f"accumulate must divide the batch: batch {batch}, accumulate {accumulate}")
+    if rampup < 0:
+        raise ValueError(f"rampup is in million images, at least 0: got {rampup}")
+    rows = processes.rows(batch)
+    if accumulate < 1 or len(rows) % accumulate:
+        share = f", {len(rows)} in each of {processes.world} processes" if processes.world > 1 else ""
+        raise ValueError(f"accumulate must divide the batch: batch {batch}{share}, accumulate {accumulate}")
     _check_label_dropout(label_dropout, data, model, teacher)
     if augment is not None:
         _check_augment(augment, loss, model)
     device = torch.device(device)
+    images = len(data.shape) == 3 and (channels_last or device.type == "cuda")
+    if channels_last and not images:
+        raise ValueError("channels_last is for images: leave it out")
     model.to(device).train()
-    trainer = Trainer(model, loss, lr=lr, weight_decay=weight_decay, ema=ema, teacher=teacher)
+    for network in (model, teacher) if images else ():
+        if isinstance(network, nn.Module):
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    trainer = Trainer(
+        model,
+        loss,
+        optimizer=optimizer,
+        lr=lr,
+        beta2=beta2,
+        weight_decay=weight_decay,
+        clip=clip,
+        ema=ema,
+        teacher=teacher,
+        precision=precision,
+        compile=compile,
+        processes=processes,
+    )
+    run, first = {"steps": steps, "batch": batch, "seed": seed}, 0
+    if resume is not None:
+        if changed := [f"{k} {resume.facts.get(k)}" for k in run if resume.facts.get(k) != run[k]]:
+            raise ValueError(f"the saved state is of a training of {', '.join(changed)}: resume with the same")
+        trainer.restore(resume)
+        first = resume.facts["step"]
     stages = loss.stages(steps) if isinstance(loss, ProgressiveLoss) else [range(steps)]
-    part = batch // accumulate
+
+    def draws(step: int, stream: int, start: int = rows.start, stop: int = rows.stop) -> BatchDraws:
+        return BatchDraws(_step_generator(seed, step, stream), batch, start, stop)
+
+    def state(done: int, mean: float, rate: float) -> TrainState:
+        emas = trainer.emas
+        return TrainState(done, done / steps, mean, rate, model, emas[0], trainer.target, emas, trainer.skipped, trainer, run)
+
+    if first == steps:
+        assert resume is not None
+        yield state(steps, resume.facts["loss"], 0.0)
     total, since, clock = torch.zeros((), device=device), 0, time.perf_counter()
-    for stage, step in ((s, k) for s in stages for k in s):
+    skipped = trainer.skipped
+    for stage, step in ((s, k) for s in stages for k in s if k >= first):
         if step == stage.start > 0 and isinstance(loss, ProgressiveLoss):
             trainer.next_stage(loss.teacher_from)
-        x0, label = data.batch(batch, _step_generator(seed, step, _DATA))
+        x0, label = data.batch(len(rows), draws(step, _DATA))
         if label is not None and label_dropout > 0:
-            dropped = torch.rand(batch, generator=_step_generator(seed, step, _LABELS)) < label_dropout
-            label = torch.where(dropped, -1, label)
+            label = torch.where(draws(step, _LABELS).uniform((len(rows),)) < label_dropout, -1, label)
         x0, label = x0.to(device), None if label is None else label.to(device)
-        done = None
+        told = None
         if augment is not None:
-            x0, done = augment(x0, _step_generator(seed, step, _AUGMENT))
-        parts = (
+            x0, told = augment(x0, draws(step, _AUGMENT))
+        if images:
+            x0 = x0.contiguous(memory_format=torch.channels_last)
+        size = len(rows) // accumulate
+        parts = [
             Part(
-                x0[start : start + part],
-                None if label is None else label[start : start + part],
-                BatchDraws(_step_generator(seed, step, _NOISE), batch, start, start + part),
-                None if done is None else done[start : start + part],
+                x0[k : k + size],
+                None if label is None else label[k : k + size],
+                draws(step, _NOISE, rows.start + k, rows.start + k + size),
+                None if told is None else told[k : k + size],
             )
-            for start in range(0, batch, part)
-        )
-        falling = LR_SCHEDULES[lr_schedule]((step - stage.start) / len(stage))
-        with global_seed(_step_seed(seed, step, _DROPOUT), device):  # dropout draws from the global generator
-            total += trainer.step(parts, batch, step / steps, lr * falling)
+            for k in range(0, len(rows), size)
+        ]
+        fraction = (step - stage.start) / len(stage)
+        risen = min(1.0, (step - stage.start) * batch / (rampup * 1e6)) if rampup else 1.0
+        # Dropout draws from the global generator, and each process of its own.
+        with global_seed(_step_seed(seed, step, _DROPOUT) ^ (processes.rank * 0x85EBCA6B & 0xFFFFFFFF), device):
+            value = trainer.step(parts, batch, step / steps, lr * LR_SCHEDULES[lr_schedule](fraction) * risen)
+        if trainer.in_a_row == 0:
+            total += value
+        elif trainer.in_a_row >= min(max_skipped, steps):
+            raise FloatingPointError(
+                f"the loss or its gradient is not finite, loss {float(value):.4g}, at step {step + 1} and {trainer.in_a_row - 1} "
+                f"before it: lower the learning rate (now {lr})"
+            )
         since += 1
-        if (step + 1) % every == 0 or step + 1 == steps:
-            mean = float(total) / since
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} at step {step + 1}: lower the learning rate (now {lr})")
+        if step + 1 == steps or (every(step + 1) if callable(every) else (step + 1) % every == 0):
+            made = since - (trainer.skipped - skipped)
             rate = batch * since / max(time.perf_counter() - clock, 1e-9)
-            yield TrainState(step + 1, (step + 1) / steps, mean, rate, model, trainer.emas[0], trainer.target, trainer.emas)
+            yield state(step + 1, float(total) / made if made else math.nan, rate)
             total.zero_()
-            since, clock = 0, time.perf_counter()
+            since, skipped, clock = 0, trainer.skipped, time.perf_counter()
 
 
 def _check_augment(augment: Augment, loss: Loss, model: nn.Module) -> None:

@@ -20,21 +20,28 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
 import app  # noqa: E402
+from cmlab import apphandlers as handlers  # noqa: E402
+from cmlab import appplane as plane  # noqa: E402
 from cmlab import appview as view  # noqa: E402
 from cmlab import checkpoints  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
-from cmlab.networks import UNetConfig, build_network  # noqa: E402
+from cmlab.losses import LOSSES  # noqa: E402
+from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
 from cmlab.plots import read_picture  # noqa: E402
+from cmlab.presets import get_preset  # noqa: E402
+from cmlab.samplers import SAMPLERS  # noqa: E402
 
 COLOR = "digits-color"
 
 
-def untrained(folder: Path, data: str, shape: tuple[int, ...]) -> None:
+def untrained(folder: Path, data: str, shape: tuple[int, ...], methods: tuple[str, ...] = ("edm", "cd", "ict")) -> None:
     """Checkpoints that have learnt nothing: enough for plumbing, and made in no time."""
-    for method in ("edm", "cd", "ict"):
+    for method in methods:
         torch.manual_seed(0)
         net = build_network(UNetConfig(channels=8, mult=(1,), emb=16), shape, 10)
-        checkpoints.save(folder / f"{data}-{method}.safetensors", Denoiser(net, EDM if method == "edm" else CONSISTENCY, shape, 10))
+        checkpoints.save(
+            folder / f"{data}-{method}.safetensors", Denoiser(net, EDM if method in ("edm", "pd") else CONSISTENCY, shape, 10)
+        )
 
 
 def free_port() -> int:
@@ -75,10 +82,12 @@ def test_the_endpoints_have_names_and_named_parameters(client):
     assert {"task", "image", "mask", "method", "steps", "noise_level", "seed"} <= names
     for endpoint in endpoints.values():
         assert all(p["parameter_has_default"] for p in endpoint["parameters"])
+        names = [r["label"] for r in endpoint["returns"]]
+        assert len(set(names)) == len(names) and not any(name.startswith("value_") for name in names)
 
 
 def test_sample_streams_and_the_same_seed_gives_the_same_pictures(client):
-    options = {"data": COLOR, "count": 9, "heun_steps": 3, "student_steps": 2, "api_name": "/sample"}
+    options = {"data": COLOR, "count": 9, "edm_steps": 3, "student_steps": 2, "api_name": "/sample"}
     job = client.submit(seed=7, **options)
     edm, edm_text, cd, cd_text, student, _, film, seed = job.result()
     assert len(job.outputs()) == 3 + 2 + 2 + 1  # every step of each model, and the end
@@ -90,9 +99,29 @@ def test_sample_streams_and_the_same_seed_gives_the_same_pictures(client):
     assert not (pixels(other[0]) == pixels(edm)).all()
 
 
+def test_every_solver_of_the_diffusion_model_can_be_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "digits", (1, 8, 8))
+    for sampler, name in view.DIFFUSION_SAMPLERS.items():
+        *_, (edm, text, *_) = handlers.sample(count=2, edm_steps=3, seed=1, sampler=sampler)
+        nfe = {"heun": 5, "dpm2": 5, "dpmpp_2s": 5, "dpm_solver3": 7, "predictor_corrector": 5}.get(sampler, 3)
+        assert str(text).startswith(f"**EDM, {name}, 3 steps** · {nfe} NFE")
+        *_, (again, *_) = handlers.sample(count=2, edm_steps=3, seed=1, sampler=sampler)
+        assert again == edm  # the file's name is a hash of the picture
+    with pytest.raises(gr.Error, match="Unknown sampler 'dpm'"):
+        list(handlers.sample(count=1, sampler="dpm"))
+
+
+def test_the_menus_have_every_solver_and_every_loss():
+    assert {*view.DIFFUSION_SAMPLERS, "progressive", "onestep", "multistep"} == set(SAMPLERS)
+    assert set(view.METHODS) == set(view.METHOD_HELP) == {"edm", *view.DISTILLED, *view.FROM_DATA}
+    assert set(view.METHODS) | {"vp", "ve", "iddpm", "trigflow"} == set(LOSSES)
+
+
 def test_an_empty_seed_is_drawn_and_returned(client):
-    *_, first = client.predict(seed=None, count=1, heun_steps=1, api_name="/sample")
-    *_, second = client.predict(seed=None, count=1, heun_steps=1, api_name="/sample")
+    *_, first = client.predict(seed=None, count=1, edm_steps=1, api_name="/sample")
+    *_, second = client.predict(seed=None, count=1, edm_steps=1, api_name="/sample")
     assert 0 <= first <= view.MAX_SEED and first != second
 
 
@@ -100,10 +129,17 @@ def test_interpolation_begins_with_the_picture_of_seed_a(client):
     strip, frame, text, a, b, _ = client.predict(
         data=COLOR, method="cd", seed_a=5, seed_b=6, frames=4, class_name="2", api_name="/interpolate"
     )
-    cd = client.predict(data=COLOR, seed=5, count=1, heun_steps=1, class_name="2", api_name="/sample")[2]
+    cd = client.predict(data=COLOR, seed=5, count=1, edm_steps=1, class_name="2", api_name="/sample")[2]
     assert (a, b) == (5, 6) and "4 frames" in text
     assert (pixels(frame) == pixels(cd)).all()
     assert pixels(strip).shape[1] > 3 * pixels(strip).shape[0]
+
+
+def test_many_frames_go_into_rows(client):
+    strip, *_ = client.predict(data="digits", frames=33, api_name="/interpolate")
+    height, width, _ = pixels(strip).shape
+    assert width / height == pytest.approx((11 * 9 - 1) / (3 * 9 - 1))  # pixels of 3 rows of 11, with gaps between
+    assert view.strip(torch.zeros(12, 1, 8, 8)).shape == view.picture(torch.zeros(12, 1, 8, 8), 6, 192).shape  # evenly filled
 
 
 @pytest.mark.parametrize("task", ["inpaint", "colorize", "super_resolve", "stroke", "denoise"])
@@ -162,7 +198,7 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
     ("endpoint", "options", "message"),
     [
         ("/sample", {"count": 10**9}, "greater than maximum"),
-        ("/sample", {"heun_steps": 1e300}, "greater than maximum"),
+        ("/sample", {"edm_steps": 1e300}, "greater than maximum"),
         ("/sample", {"student_steps": 0}, "less than minimum"),
         ("/sample", {"count": 2.5}, "samples must be a whole number from 1 to 256"),
         ("/sample", {"seed": -1}, "seed must be a whole number from 0 to 2147483647, got -1"),
@@ -183,6 +219,14 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
 def test_bad_input_is_answered_by_a_readable_message(client, endpoint, options, message):
     with pytest.raises(AppError, match=message):
         client.predict(api_name=endpoint, **options)
+
+
+def test_a_refusal_leaves_no_traceback_in_the_log(client, capfd):
+    for options in ({"count": 10**9}, {"data": "imagenet"}, {"sampler": "onestep"}, {"seed": -1}):
+        with pytest.raises(AppError):
+            client.predict(api_name="/sample", **options)
+    log = "".join(capfd.readouterr())
+    assert "Traceback" not in log and "Error" not in log
 
 
 def test_a_number_that_is_not_finite_is_an_error_and_no_hang(served):
@@ -209,22 +253,47 @@ def test_trajectories_are_pictures_and_repeat(client):
     assert (pixels(client.predict(**options)[0]) == pixels(paths)).all()
 
 
-@pytest.mark.parametrize("method", ["edm", "cd", "ect", "ict"])
+@pytest.mark.parametrize("method", view.METHODS)
 def test_training_streams_pictures_to_its_last_step(client, method):
-    job = client.submit(distribution="two-moons", method=method, steps=40, batch=32, seed=1, api_name="/train_2d")
+    job = client.submit(distribution="two-moons", method=method, steps=30, batch=32, seed=1, api_name="/train_2d")
     points, curve, text, seed = job.result()
-    assert "step 40 of 40" in text and "Wasserstein" in text and seed == 1
+    assert f"**{view.METHODS[method]}**, step 30 of 30" in text and "Wasserstein" in text and seed == 1
+    assert "samples/s" in text and "s in all" in text and ("exact PF-ODE" in text) == LOSSES[method]().needs_teacher
     assert len(job.outputs()) >= 2
     assert pixels(points).shape[2] == pixels(curve).shape[2] == 3
+
+
+def test_a_live_training_is_its_preset_made_shorter(tmp_path, monkeypatch):
+    sct = plane.live_preset("sct", 500, 64, 3)
+    full = get_preset("two-moons-sct")
+    assert (sct.loss, sct.lr, sct.network, sct.init) == (full.loss, full.lr, full.network, "")
+    assert (sct.steps, sct.batch, sct.seed) == (500, 64, 3)
+    assert (1 - sct.ema) * 500 == pytest.approx((1 - full.ema) * full.steps)
+    for method in view.METHODS:
+        assert 0 <= plane.live_preset(method, 1, 16, 0).ema < 1
+    # weights to start from bring their network along, also one that the presets no longer build
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    for scale, method in ((4.0, "ccd"), (0.5, "pd")):
+        net = build_network(MLPConfig(width=16, time_scale=scale), (2,))
+        checkpoints.save(tmp_path / "rings-edm.safetensors", Denoiser(net, EDM, (2,)), {"data": "rings"})
+        assert plane.live_preset(method, 5, 16, 0, "rings-edm").network == net.config
+        *_, (_, _, text) = plane.train_live(plane.plane_data("rings", None), method, 2, 16, 0, "rings-edm")
+        assert "from rings-edm" in text
+
+
+def test_progressive_distillation_is_sampled_with_its_own_number_of_steps():
+    texts = [text for *_, text in plane.train_live(plane.plane_data("rings", None), "pd", 9, 16, 0)]
+    assert "(N = 64)" in texts[0] and "step 9 of 9 (N = 1)" in texts[-1]
+    assert view.steps_of("pd", 7) == 1 and view.steps_of("cd", 7) == 7
 
 
 def test_a_drawing_is_a_distribution():
     paint = np.zeros((100, 100, 4), np.uint8)
     paint[10:20, 10:90, 3] = 255
     drawing = {"background": None, "layers": [paint], "composite": None}
-    *_, (paths, arrows, _, seed) = app.trajectories("drawn", drawing, 3, 4, 1.0, 5)
+    *_, (paths, arrows, _, seed) = handlers.trajectories("drawn", drawing, 3, 4, 1.0, 5)
     assert Path(paths).is_file() and Path(arrows).is_file() and seed == 5
-    points = np.array(view.drawing_points(drawing))
+    points = np.array(plane.drawing_points(drawing))
     assert np.ptp(points[:, 0]) > 5 * np.ptp(points[:, 1]) and len(points) <= 400
 
 
@@ -247,9 +316,9 @@ def test_without_checkpoints_an_exact_model_stands_in(tmp_path, monkeypatch):
     assert list(view.groups()) == [view.EXACT]
     config = json.dumps(app.build_app().get_config_file(), default=str)
     assert "No trained image model was found" in config
-    *_, (edm, _, cd, _, student, student_text, _, _) = app.sample(count=2, heun_steps=2)
+    *_, (edm, _, cd, _, student, student_text, _, _) = handlers.sample(count=2, edm_steps=2)
     assert Path(edm).is_file() and Path(cd).is_file() and student is None and "cmlab train" in student_text
-    *_, (_, _, result, _, _) = app.edit("inpaint", steps=1)
+    *_, (_, _, result, _, _) = handlers.edit("inpaint", steps=1)
     assert Path(result).is_file()
 
 
@@ -260,11 +329,40 @@ def test_a_damaged_checkpoint_hides_only_itself_and_a_new_one_appears(tmp_path, 
     (tmp_path / "digits-edm.safetensors").write_bytes(b"cut short")
     group = view.groups()["cifar10-small"]
     assert list(view.groups()) == ["cifar10-small"] and group.shape == (3, 32, 32)
-    *_, (_, _, result, *_) = app.edit("super_resolve", data="cifar10-small", steps=1, patch=4)
+    *_, (_, _, result, *_) = handlers.edit("super_resolve", data="cifar10-small", steps=1, patch=4)
     assert pixels(result).shape[0] % 32 == 0
     (tmp_path / "cifar10-small-cd.safetensors").unlink()
     with pytest.raises(gr.Error, match=r"has no CD checkpoint.*cmlab train"):
-        list(app.edit("inpaint", data="cifar10-small"))
+        list(handlers.edit("inpaint", data="cifar10-small"))
+
+
+def test_a_progressively_distilled_student_takes_one_step_and_edits_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "digits", (1, 8, 8), ("edm", "cd", "pd"))
+    *_, (_, _, pd, text, *_) = handlers.sample(count=2, edm_steps=1, student_steps=4, distilled="pd")
+    assert Path(str(pd)).is_file() and "Progressive distillation, 1 step" in str(text) and "1 NFE" in str(text)
+    *_, (_, frame, text, *_) = handlers.interpolate(method="pd", frames=2)
+    assert Path(frame).is_file() and "1 NFE each" in text
+    radios = [c["props"] for c in app.build_app().get_config_file()["components"] if c["props"].get("label") == "Model"]
+    interpolate, edit = ([m for _, m in radio["choices"]] for radio in radios)
+    assert set(interpolate) == {"edm", "cd", "pd"} and edit == ["cd"]
+
+
+def test_another_data_set_keeps_the_choices_that_it_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, COLOR, (3, 8, 8), ("edm", "cd", "ict"))
+    untrained(tmp_path, "digits", (1, 8, 8), ("edm", "ict", "ect"))
+    for before, after in (("ict", "ict"), ("edm", "edm"), ("cd", "ect")):
+        method, kind = app.model_choices("digits", before, "3", ("auto",), "auto", False)
+        assert method["value"] == after and kind["value"] == "3"
+    assert app.model_choices("digits", "edm", None, ("auto",), "auto", True)[0]["value"] != "edm"
+    adapt = next(fn.fn for fn in app.build_app().fns.values() if fn.name == "adapt")
+    assert adapt is not None
+    kind, count, distilled, student, *_ = adapt("digits", "4", 9, "cd", "ict")
+    assert (kind.value, count, distilled, student) == ("4", 9, "cd", "ict")
+    assert adapt(COLOR, "all", app.MAX_COUNT, "cd", "ect")[1:4] == (16, "cd", "ict")
 
 
 @pytest.mark.parametrize(
@@ -288,8 +386,8 @@ def test_an_unknown_device_ends_with_one_line(monkeypatch):
 
 def test_old_pictures_leave_the_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr(app, "MAX_PICTURES", 3)
-    monkeypatch.setattr(app, "_WRITTEN", {})
-    paths = [Path(app.png(np.full((2, 2, 3), k, np.uint8))) for k in (0, 1, 2, 0, 3)]
+    monkeypatch.setattr(handlers, "MAX_PICTURES", 3)
+    monkeypatch.setattr(handlers, "_WRITTEN", {})
+    paths = [Path(handlers.png(np.full((2, 2, 3), k, np.uint8))) for k in (0, 1, 2, 0, 3)]
     assert [p.exists() for p in paths] == [True, False, True, True, True]  # picture 0 was shown again, so 1 is the oldest
     assert len(list(tmp_path.iterdir())) == 3

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import urlparse
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("gradio", reason="the app is an extra: pip install cmlab[app]")
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install cmlab[dev]")
@@ -56,17 +57,35 @@ def picture(page, elem_id: str, other_than: str | None = None) -> str:
     return page.locator(f"#{elem_id} img").get_attribute("src")
 
 
+def fits_a_phone(page) -> bool:
+    """Whether the tab that is open needs no scrolling sideways on a screen 400 pixels wide."""
+    usual = page.viewport_size
+    page.set_viewport_size({"width": 400, "height": 800})
+    width = page.evaluate("() => document.documentElement.scrollWidth")
+    page.set_viewport_size(usual)
+    return width <= 400
+
+
 def test_sample_interpolate_and_inpaint(page):
     first = [picture(page, f"sample-{k}") for k in range(3)]  # the page samples by itself when it opens
     page.get_by_text("35 NFE").wait_for()
     picture(page, "film")
-    page.get_by_label("Seed").locator("visible=true").fill("5")
+    assert fits_a_phone(page)
+    done = picture(page, "sample-0")
+    seed = page.get_by_label("Seed").locator("visible=true")
+    seed.fill("-1")
+    page.locator("#sample-go").click()
+    page.get_by_text("The seed must be a whole number").first.wait_for()
+    assert not page.locator("#sample-0").get_by_text("Error").is_visible()  # the pictures stay, and stay uncovered
+    assert picture(page, "sample-0") == done
+    seed.fill("5")
     page.locator("#sample-go").click()
     for k in range(3):
-        picture(page, f"sample-{k}", first[k])
+        picture(page, f"sample-{k}", (done, *first[1:])[k])
 
     open_tab(page, "Interpolate")
     picture(page, "strip")
+    assert fits_a_phone(page)
     start = picture(page, "frame")
     page.locator("#position input[type=number]").fill("10")
     page.locator("#position input[type=number]").press("Enter")
@@ -74,6 +93,7 @@ def test_sample_interpolate_and_inpaint(page):
 
     open_tab(page, "Edit")
     before = picture(page, "result")
+    assert fits_a_phone(page)
     page.get_by_label("left", exact=True).check()
     page.locator("#edit-go").click()
     picture(page, "result", before)
@@ -100,6 +120,16 @@ def test_wrong_input_gets_a_message_and_the_app_goes_on(page, tmp_path):
     page.locator("#edit-go").click()
     picture(page, "result", done)
 
+    Image.new("RGB", (60, 41), "red").save(tmp_path / "red.png")
+    page.locator("#upload input[type=file]").set_input_files(str(tmp_path / "red.png"))
+    note = page.get_by_test_id("toast-body").filter(has_text="resized from 60 x 41")
+    note.wait_for()
+    note.get_by_test_id("toast-close").click()
+    note.wait_for(state="detached")
+    page.get_by_label("Super-resolve").check()
+    page.get_by_text("The mean of every block is kept exactly").wait_for()
+    assert note.count() == 0  # said once for a file, not at every change
+
 
 def test_training_is_live_and_stops(page):
     open_tab(page, "2D playground")
@@ -108,13 +138,16 @@ def test_training_is_live_and_stops(page):
     picture(page, "paths", moons)
     page.get_by_text("The same paths in 3D").click()
     page.locator(".js-plotly-plot canvas").first.wait_for()
+    assert fits_a_phone(page)
 
     open_tab(page, "Train live")
+    page.get_by_label("sCT (sCM)").check()
+    page.get_by_text("sCM without a teacher").wait_for()
     page.locator("#train-go").click()
     seen = [picture(page, "train-points")]
     for _ in range(2):
         seen.append(picture(page, "train-points", seen[-1]))
-    assert len(set(seen)) == 3
+    assert len(set(seen)) == 3 and fits_a_phone(page)
     page.locator("#train-stop").click()
     status, before = page.locator("#train-status").inner_text(), ""
     for _ in range(10):  # the step that is on its way may still arrive

@@ -10,16 +10,20 @@ import cmlab
 PACKAGE = Path(cmlab.__file__).parent
 # Dependencies point one way: a module may import those of lower ranks only.
 RANKS = [
-    ["noise"],
+    ["noise", "metrics", "processes"],
     ["sde"],
     ["schedules", "denoiser", "oracle", "distances"],
     ["objective", "steps", "augment", "sources", "stackmachine"],
     ["solvers", "continuous", "images", "networks", "unpickle", "ablation", "likelihood"],
     ["samplers", "cifar10"],
     ["losses", "guidance", "data"],
-    ["editing", "evaluation", "checkpoints"],
-    ["training", "search", "convert"],
+    ["editing", "evaluation", "checkpoints", "classifier", "trainer"],
+    ["training", "search", "convert", "features", "runs"],
+    ["experiment", "report"],
+    ["published", "card"],
     ["presets"],
+    ["common"],
+    ["session", "cli_evaluate"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 SOURCES = {name: PACKAGE / (f"{name}.py" if name != "networks" else "networks/__init__.py") for name in RANK}

@@ -4,11 +4,12 @@ import urllib.error
 
 import pytest
 import torch
-from conftest import normal
+from conftest import normal, seeded, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cmlab import distances
+from cmlab.continuous import ContinuousLoss, hessian_product
 from cmlab.distances import Distance
 
 A = torch.tensor([[3.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
@@ -193,6 +194,37 @@ def test_lpips_is_piqs(weights, monkeypatch, pooling, untouched_rng):
     d.sum().backward()
     assert a.grad is not None
     assert float(a.grad.abs().sum()) > 0
+
+
+def test_lpips_in_the_continuous_time_loss(weights):
+    # Forward over reverse mode through VGG: piq's own class moves its weights in every call, which ends in a crash there.
+    model = tiny("unet")
+    x0 = normal(2, 3, 8, 8, seed=3).float()
+    distance = Distance("lpips", resize=32, network=distances.load_lpips("max", str(weights)))
+    out = ContinuousLoss(distance=distance)(model, x0, draws=seeded())
+    out.loss.sum().backward()
+    assert bool(out.loss.isfinite().all())
+    assert bool((out.loss > 0).all())
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    # And the product is that with the Hessian which double reverse mode gives.
+    y, v = normal(1, 3, 16, 16, seed=1), normal(1, 3, 16, 16, seed=2)
+    double = Distance("lpips", resize=0, path=str(weights))
+    a = y.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(double(a, y).sum(), a, create_graph=True)
+    (expected,) = torch.autograd.grad((gradient * v).sum(), a)
+    assert torch.allclose(hessian_product(double, y, v), expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_lpips_has_a_gradient_where_no_feature_answers(weights, tmp_path):
+    # All biases -1e3: every ReLU is off, all lengths are 0.
+    state = torch.load(weights / distances.VGG_FILE)
+    torch.save({k: v - 1e3 if k.endswith("bias") else v for k, v in state.items()}, tmp_path / distances.VGG_FILE)
+    torch.save(torch.load(weights / distances.LPIPS_FILE), tmp_path / distances.LPIPS_FILE)
+    a = normal(1, 3, 16, 16, seed=1).requires_grad_()
+    d = Distance("lpips", resize=0, path=str(tmp_path))(a, torch.zeros_like(a))
+    d.sum().backward()
+    assert d.item() == 0
+    assert torch.equal(a.grad, torch.zeros_like(a))  # type: ignore[arg-type]
 
 
 def test_lpips_of_grey_images_is_that_of_three_equal_channels(weights):

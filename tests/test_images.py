@@ -1,6 +1,7 @@
 """Images from files: what is read, how it is labelled, cut and kept, and one clear line for whatever cannot be."""
 
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -637,7 +638,7 @@ def test_a_lost_batch_is_named(tmp_path, monkeypatch, lost):
 
 
 def test_absent_cifar10_says_what_to_put_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(urllib.request, "urlretrieve", lambda *_: pytest.fail("fetched without being asked"))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("fetched without being asked"))
     monkeypatch.setenv("CMLAB_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError) as error:
         load_data("cifar10")
@@ -649,16 +650,36 @@ def test_absent_cifar10_says_what_to_put_where(tmp_path, monkeypatch):
 
 def test_downloads_are_checked_before_they_take_the_name(tmp_path, monkeypatch):
     source = archive(tmp_path / "a", monkeypatch, cifar_files())
-    monkeypatch.setattr(urllib.request, "urlretrieve", lambda url, to: Path(to).write_bytes(source.read_bytes()))
+    asked = {}
+
+    def fetch(url, **options):
+        asked.update(options, url=url)
+        return source.open("rb")
+
+    monkeypatch.setattr(urllib.request, "urlopen", fetch)
     assert len(load_images(cifar10.download_cifar10(tmp_path / "b"))) == 15
+    assert asked["url"] == cifar10.URL
+    assert asked["timeout"] > 0
     monkeypatch.setattr(cifar10, "MD5", "0" * 32)
     with pytest.raises(ValueError, match="has the md5"):
         cifar10.download_cifar10(tmp_path / "c")
 
-    def offline(*_):
-        raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(urllib.request, "urlretrieve", offline)
-    with pytest.raises(OSError, match="no route to host"):
-        cifar10.download_cifar10(tmp_path / "c")
-    assert list((tmp_path / "c").iterdir()) == []
+class Broken(io.BytesIO):
+    def read(self, *_):
+        raise http.client.IncompleteRead(b"half")
+
+
+@pytest.mark.parametrize("fault", [urllib.error.URLError("no route to host"), TimeoutError("timed out"), Broken(b"")])
+def test_a_download_that_fails_says_what_to_put_where(tmp_path, monkeypatch, fault):
+    def fetch(*_, **__):
+        if isinstance(fault, OSError):
+            raise fault
+        return fault
+
+    monkeypatch.setattr(urllib.request, "urlopen", fetch)
+    with pytest.raises(OSError, match="could not be fetched") as error:
+        cifar10.download_cifar10(tmp_path)
+    for part in (cifar10.URL, f"put it in {tmp_path}", "cifar-10-python.tar.gz", "CMLAB_DATA"):
+        assert part in str(error.value)
+    assert list(tmp_path.iterdir()) == []

@@ -334,3 +334,12 @@ def test_samples_that_are_not_finite_and_odes_without_a_solution_are_errors():
         encode(soft3(), torch.tensor([[math.nan, 0.0]]))
     with pytest.raises(FloatingPointError, match="could not be solved"):
         encode(lambda x, sigma, label=None: x / (sigma - 1), normal(1, 2))
+
+
+@pytest.mark.parametrize(("dtype", "finest"), [(torch.float32, "1e-06"), (torch.bfloat16, "0.01"), (torch.float8_e4m3fn, "0.1")])
+def test_tolerances_finer_than_the_weights_are_an_error(dtype, finest):
+    model = tiny(precond=EDM).to(torch.float32).eval()
+    for p in model.parameters():
+        p.data = p.data.to(dtype)
+    with pytest.raises(ValueError, match=f"tolerances below {finest} are finer"):
+        encode(model, torch.zeros(1, 2), rtol=1e-9, atol=1e-9)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -227,7 +228,7 @@ def test_consistency_loss_is_its_definition():
     target = tiny(dtype=torch.float64)
     randomise(target, seed=8)
     u = torch.tensor([0.0, 0.5, 0.99])
-    out = ConsistencyLoss(GridPairs(FixedN(5)), "noise", Distance("l2"), "1/dt")(
+    out = ConsistencyLoss(GridPairs(FixedN(5)), "noise", Distance("l2"), "1/dt", FixedMu(0.9))(
         model, x0, target=target, draws=KnownDraws([eps], [u])
     )
     grid = GridPairs(FixedN(5))
@@ -269,7 +270,8 @@ def test_distillation_of_the_exact_consistency_function_costs_the_squared_local_
 def test_no_gradient_reaches_target_or_teacher(averaged):
     model, teacher = tiny(dtype=torch.float64), tiny(precond=EDM, dtype=torch.float64)
     target = copy.deepcopy(model) if averaged else None
-    cd(18)(model, data(), target=target, teacher=teacher, draws=seeded()).loss.sum().backward()
+    loss = replace(cd(18), target=FixedMu(0.9 if averaged else 0.0))
+    loss(model, data(), target=target, teacher=teacher, draws=seeded()).loss.sum().backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert target is None or all(p.grad is None for p in target.parameters())
     assert any(bool(g.abs().max() > 0) for g in grads(model))
@@ -281,7 +283,8 @@ def test_without_a_target_the_model_itself_stands_behind_a_stop_gradient():
     collected = []
     for target in (None, frozen):
         model.zero_grad()
-        ict()(model, data(), target=target, draws=seeded()).loss.sum().backward()
+        loss = replace(ict(), target=FixedMu(0.0 if target is None else 0.9))
+        loss(model, data(), target=target, draws=seeded()).loss.sum().backward()
         collected.append(grads(model))
     assert all(torch.equal(a, b) for a, b in zip(*collected, strict=True))
 
@@ -303,7 +306,8 @@ def test_online_and_target_drop_the_same_units(kind, averaged):
     model = tiny(kind, dropout=0.5).train()
     target = copy.deepcopy(model) if averaged else None
     masks = DropoutMasks(model, *([target] if target is not None else []))
-    ict()(model, normal(3, *model.shape, dtype=torch.float32), target=target, draws=seeded())
+    loss = replace(ict(), target=FixedMu(0.9 if averaged else 0.0))
+    loss(model, normal(3, *model.shape, dtype=torch.float32), target=target, draws=seeded())
     half = len(masks.kept) // 2
     assert half >= 2
     assert all(torch.equal(a, b) for a, b in zip(masks.kept[:half], masks.kept[half:], strict=True))
@@ -320,7 +324,7 @@ def test_random_state_after_a_loss_is_that_of_one_pass(target_mode):
         model(x0, torch.tensor(1.0))
         one_pass = torch.get_rng_state()
         torch.manual_seed(3)
-        ict()(model, x0, target=target, draws=seeded())
+        replace(ict(), target=FixedMu(0.0 if target is None else 0.9))(model, x0, target=target, draws=seeded())
         assert torch.equal(torch.get_rng_state(), one_pass)
 
 
@@ -410,6 +414,18 @@ def test_a_teacher_that_would_be_ignored_is_an_error():
         ict()(tiny(), data().float(), teacher=soft3(), draws=seeded())
 
 
+def test_a_missing_target_is_an_error():
+    for loss in (ct(), ConsistencyLoss(target=FixedMu(0.9))):
+        with pytest.raises(ValueError, match="needs a target"):
+            loss(tiny(), data().float(), draws=seeded())
+
+
+def test_a_target_that_would_be_ignored_is_an_error():
+    for loss in (ict(), ect()):
+        with pytest.raises(ValueError, match="leave target out"):
+            loss(tiny(), data().float(), target=tiny(), draws=seeded())
+
+
 @pytest.mark.parametrize("change", [{"bridge": "eular"}, {"weight": "1/t"}])
 def test_unknown_options_name_the_known_ones(change):
     with pytest.raises(ValueError, match="choose one of"):
@@ -453,6 +469,7 @@ def test_labels_reach_model_target_and_teacher():
 
     model = Spy(tiny(classes=3).net, CONSISTENCY, (2,), classes=3)
     label = torch.tensor([0, 1, 2])
-    cd(18)(model, data(3).float(), label, target=model, teacher=model, draws=seeded())
+    loss = replace(cd(18), target=FixedMu(0.9))
+    loss(model, data(3).float(), label, target=model, teacher=model, draws=seeded())
     assert len(seen) == 4  # Heun's two slopes, the online and the target pass
     assert all(given is label for given in seen)

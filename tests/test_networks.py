@@ -283,14 +283,18 @@ def test_unets_refuse_sides_that_do_not_halve(config, shape):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (UNetConfig(10, group=4), "multiple of group"),
+        (UNetConfig(11, group=4), "11 channels do not divide into 2 equal"),
+        (UNetConfig(2, group=4), "change channels or group"),
         (UNetConfig(24, group=1, max_groups=32, mult=(1, 2)), "48 channels do not divide into 32 equal"),
         (UNetConfig(8, blocks=0), "at least 1"),
         (UNetConfig(8, heads=3), "3 attention heads"),
         (UNetConfig(8, heads=2, head_channels=4), "either heads"),
         (UNetConfig(8, resample="fir"), "block, conv, pool"),
         (UNetConfig(8, augment=-1), "negative"),
-        (SongUNetConfig(10), "multiple of 4"),
+        (SongUNetConfig(9), "even and at least 4"),
+        (SongUNetConfig(2), "even and at least 4"),
+        (SongUNetConfig(14), "14 channels do not divide into 3 equal"),
+        (SongUNetConfig(8, noise_mult=0), "at least 1"),
         (SongUNetConfig(8, heads=3), "3 attention heads"),
         (SongUNetConfig(8, encoder="pyramid"), "standard, skip, residual"),
         (SongUNetConfig(8, fir=(1, 2, 1)), "even number of taps"),
@@ -398,6 +402,17 @@ def test_positional_features_keep_float32_frequencies():
     with torch.no_grad():
         outs = [build("unet", dtype=torch.float64, float32_freqs=f)(x, c_noise) for f in (False, True)]
     assert 0 < float((outs[0] - outs[1]).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("width", [6, 10])
+@pytest.mark.parametrize("kind", [UNetConfig, SongUNetConfig])
+def test_widths_that_are_no_multiple_of_the_group(kind, width):
+    # NVlabs' rule: min(32, width // 4) groups, which need not be of 4 channels.
+    net = randomise(build_network(kind(width, mult=(1,), blocks=1, attention=(), emb=8), (1, 4, 4)))
+    assert {m.num_groups for m in net.modules() if isinstance(m, Norm) and m.num_channels == width} == {width // 4}
+    out = net(normal(2, 1, 4, 4).float(), torch.zeros(2))
+    assert out.shape == (2, 1, 4, 4)
+    assert bool(out.isfinite().all())
 
 
 @pytest.mark.parametrize(("rule", "groups"), [((4, 0), (6, 64)), ((1, 32), (24, 32)), ((4, 32), (6, 32))])

@@ -8,31 +8,85 @@ import torch
 from conftest import randomise
 
 from cmlab import checkpoints
-from cmlab.data import TOYS, load_data
+from cmlab.data import TOYS, ImageData, load_data
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, VEPrecond, VPPrecond
+from cmlab.distances import Distance
 from cmlab.losses import LOSSES
-from cmlab.networks import MLPConfig, UNetConfig, build_network
+from cmlab.networks import MLPConfig, SongUNetConfig, UNetConfig, build_network
 from cmlab.oracle import GaussianMixture
-from cmlab.presets import DIFFUSION, IMAGE_METHODS, METHODS, PRESETS, Preset, build_model, find, get_preset, load_teacher, run
+from cmlab.presets import (
+    ABOUT,
+    DIFFUSION,
+    IMAGE_METHODS,
+    METHODS,
+    PRESETS,
+    Preset,
+    build_model,
+    find,
+    get_preset,
+    load_teacher,
+    run,
+    training_data,
+)
+from cmlab.published import PUBLISHED
+from cmlab.session import kept_for_backward, memory
+from cmlab.trainer import HalfLife
 
-SMALL = {MLPConfig: {"width": 8, "depth": 1, "freqs": 2}, UNetConfig: {"channels": 8, "mult": (1, 1), "blocks": 1, "emb": 8}}
+_IMAGES = {"channels": 8, "mult": (1, 1), "blocks": 1, "emb": 8, "attention": (4,)}
+SMALL = {
+    MLPConfig: {"width": 8, "depth": 1, "freqs": 2},
+    UNetConfig: {**_IMAGES, "head_channels": 4, "max_groups": 2},
+    SongUNetConfig: _IMAGES,
+}
+BUNDLED = [name for name in PRESETS if name not in PUBLISHED]
+
+
+def stand_in(name: str, *, flip: bool = False, resolution: int | None = None):
+    """Eight small pictures of three classes in place of a large data set."""
+    if name in PRESETS_DATA:
+        return load_data(name)
+    g = torch.Generator().manual_seed(0)
+    return ImageData(torch.rand(8, 3, 8, 8, generator=g) * 2 - 1, torch.arange(8) % 3, ("a", "b", "c"), flip)
+
+
+PRESETS_DATA = (*TOYS, "digits", "digits-color")
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    monkeypatch.setattr("cmlab.presets.load_data", stand_in)
+    monkeypatch.setattr("cmlab.presets.FOLDERS", {})
 
 
 def shrink(preset: Preset, folder: Path) -> Preset:
     """The same experiment with a tiny network, 3 steps, and a random diffusion model where it wants a trained one."""
-    small = replace(preset, network=replace(preset.network, **SMALL[type(preset.network)]), steps=3, batch=4)
+    small = replace(preset, network=replace(preset.network, **SMALL[type(preset.network)]), steps=3, batch=4, accumulate=1)
+    distance = getattr(small.loss, "distance", None)
+    if distance is not None and distance.name == "lpips":  # VGG's weights are half a gigabyte
+        small = replace(small, loss=replace(small.loss, distance=Distance("lpips", resize=0, network=_nearly_lpips)))
     if preset.init or preset.teacher not in ("", "oracle"):
-        data = load_data(preset.data)
+        data = training_data(preset)
         with torch.random.fork_rng(devices=[]):
             net = randomise(build_network(small.network, data.shape, data.classes))
-        path = str(checkpoints.save(folder / "edm.safetensors", Denoiser(net, EDM, data.shape, data.classes)))
+        precond = PRESETS[preset.init or preset.teacher].loss.precond
+        path = str(checkpoints.save(folder / "edm.safetensors", Denoiser(net, precond, data.shape, data.classes)))
         small = replace(small, init=preset.init and path, teacher=preset.teacher and path)
     return small
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_runs_three_steps(name, tmp_path):
-    small = shrink(PRESETS[name], tmp_path)
+def _nearly_lpips(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a - b).square().flatten(1).mean(1)
+
+
+def _precisions(name: str) -> list[str]:
+    # The plane's presets differ by data alone, which says nothing new about bfloat16.
+    return ["float32"] if name.rpartition("-")[0] in TOYS[1:] else ["float32", "bf16"]
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize(("name", "precision"), [(name, p) for name in PRESETS for p in _precisions(name)])
+def test_every_preset_runs_three_steps(name, precision, tmp_path):
+    small = replace(shrink(PRESETS[name], tmp_path), precision=precision)
     start = [p.detach().clone() for p in build_model(small).parameters()]
     states = list(run(small, every=1))
     assert [s.step for s in states] == [1, 2, 3]
@@ -46,7 +100,7 @@ def test_every_small_data_set_has_a_preset_per_method(data):
     assert {name for name, preset in PRESETS.items() if preset.data == data} >= {f"{data}-{method}" for method in methods}
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_preset_describes_what_its_name_says(name):
     preset = PRESETS[name]
     method = name.rsplit("-", 1)[1]
@@ -104,7 +158,14 @@ CHANGES = {
     "weight_decay": 0.5,
     "ema": 0.5,
     "seed": 1,
+    "optimizer": "adam",
+    "rampup": 1e-3,
+    "beta2": 0.9,
+    "clip": 1e-3,
+    "precision": "bf16",
 }
+# They have tests of their own; half and emas are for whoever saves, channels_last changes speed alone.
+ELSEWHERE = {"init", "teacher", "accumulate", "label_dropout", "halflife", "labels", "flip", "resolution", "augment"}
 
 
 @pytest.mark.parametrize("field", CHANGES)
@@ -112,14 +173,15 @@ def test_every_field_changes_the_run(field):
     def outcome(preset: Preset) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in list(run(preset))[-1].ema.parameters()])
 
-    base = replace(PRESETS["8gaussians-edm"], network=MLPConfig(8, 1, 2), steps=3, batch=4)
+    base = replace(
+        PRESETS["8gaussians-edm"], network=MLPConfig(8, 1, 2), steps=7, batch=4
+    )  # RAdam heeds beta2 from its sixth step on
     a, b = outcome(base), outcome(replace(base, **{field: CHANGES[field]}))
     assert a.shape != b.shape or not torch.equal(a, b)
 
 
 def test_every_field_is_tested():
-    # init, teacher, accumulate and label_dropout have tests of their own; half is for whoever saves.
-    assert {f.name for f in fields(Preset)} == set(CHANGES) | {"init", "teacher", "accumulate", "label_dropout", "half"}
+    assert {f.name for f in fields(Preset)} == set(CHANGES) | ELSEWHERE | {"half", "emas", "channels_last"}
 
 
 def test_dropped_labels_make_a_model_that_can_do_without(tmp_path):
@@ -186,3 +248,101 @@ def test_unknown_presets_get_a_suggestion(name, near):
 
 def test_get_preset():
     assert get_preset("rings-ict") is PRESETS["rings-ict"]
+
+
+# --- the published ones --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_presets_say_where_they_come_from_and_what_to_expect(name):
+    text = ABOUT[name]
+    assert "FID" in text or "not measured yet" in text
+    assert text.endswith(".")
+    preset = PRESETS[name]
+    assert bool(preset.teacher) == preset.loss.needs_teacher
+    for start in (preset.init, preset.teacher):
+        assert not start or PRESETS[start].data == preset.data
+        assert not start or not PRESETS[start].consistency
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "batch", "steps", "ema", "loss"),
+    [  # CM, Table 3
+        ("cifar10-cd", 4e-4, 512, 800_000, 0.9999, {"mu": 0.0, "n": 18}),
+        ("cifar10-ct", 4e-4, 512, 800_000, 0.9999, {"s1": 150, "mu0": 0.9}),
+        ("imagenet64-cd", 8e-6, 2048, 600_000, 0.999943, {"mu": 0.95, "n": 40}),
+        ("imagenet64-ct", 8e-6, 2048, 800_000, 0.999943, {"s1": 200, "mu0": 0.95}),
+        ("lsun-bedroom-cd", 1e-5, 2048, 600_000, 0.999943, {"mu": 0.95, "n": 40}),
+        ("lsun-bedroom-ct", 1e-5, 2048, 1_000_000, 0.999943, {"s1": 150, "mu0": 0.95}),
+    ],
+)
+def test_table_3(name, lr, batch, steps, ema, loss):
+    p = PRESETS[name]
+    assert (p.lr, p.batch, p.steps, p.ema, p.optimizer, p.lr_schedule) == (lr, batch, steps, ema, "radam", "constant")
+    assert (p.loss.distance.name, p.loss.weight, p.network.dropout) == ("lpips", "1", 0.0)  # type: ignore[union-attr]
+    found = {**vars(p.loss.target), **vars(p.loss.pairs.n)}  # type: ignore[union-attr]
+    assert {k: found[k] for k in loss} == loss
+    assert p.loss.bridge == ("heun" if name.endswith("cd") else "noise")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("name", "millions"), [("cifar10-edm-ddpmpp", 55.73), ("cifar10-edm-cm", 56.40), ("imagenet64-cd", 295.9)])
+def test_published_sizes(name, millions):
+    preset = PRESETS[name]
+    side, classes = (64, 1000) if name.startswith("imagenet") else (32, 0)
+    with torch.device("meta"):
+        net = build_network(replace(preset.network, augment=0), (3, side, side), classes)
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_edm_s_half_life():
+    # EDM at batch 512 and a half-life of half a million images; at first 5 % of the images so far.
+    life = HalfLife(0.5, 0.05)
+    assert life.decay(200_000_000, 512) == pytest.approx(0.99929, abs=5e-6)
+    assert life.decay(0, 512) == 0
+    assert life.decay(1_000_000, 512) == pytest.approx(0.5 ** (512 / 50_000))
+    assert HalfLife(0.5, 0).decay(0, 512) == life.decay(10_000_000, 512)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_labels_flips_and_half_lives_change_the_run(tmp_path):
+    base = shrink(PRESETS["cifar10-small-edm"], tmp_path)
+    assert build_model(base).classes == 3
+    assert build_model(replace(base, labels=False)).classes == 0
+    assert training_data(base).flip and not training_data(replace(base, flip=False)).flip  # type: ignore[union-attr]
+
+    def outcome(preset: Preset) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in list(run(preset))[-1].ema.parameters()])
+
+    assert not torch.equal(outcome(base), outcome(replace(base, flip=False)))
+    assert not torch.equal(outcome(base), outcome(replace(base, halflife=0.0, ema=0.5)))
+
+
+def test_two_ways_to_average_are_refused():
+    preset = replace(PRESETS["8gaussians-edm"], halflife=0.5, emas=(0.5,))
+    with pytest.raises(ValueError, match="set one of them to 0"):
+        _ = preset.averages
+    assert replace(preset, ema=0.0).averages == (HalfLife(0.5), 0.5)
+
+
+@pytest.mark.usefixtures("empty")
+@pytest.mark.parametrize(("name", "message"), [("imagenet64-ct", "CMLAB_DATA, or give --data"), ("cifar10-ct", "CMLAB_DATA")])
+def test_data_that_are_absent_say_where_to_put_them(name, message, monkeypatch):
+    monkeypatch.delenv("CMLAB_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=message):
+        training_data(PRESETS[name])
+
+
+def test_memory_is_counted_for_large_models_alone():
+    assert memory(build_model(replace(PRESETS["8gaussians-edm"], init="")), PRESETS["8gaussians-edm"]) == ""
+    small = Denoiser(build_network(SongUNetConfig(**_IMAGES), (3, 8, 8)), EDM, (3, 8, 8))
+    kept = kept_for_backward(small)
+    assert kept_for_backward(Denoiser(build_network(SongUNetConfig(**_IMAGES), (3, 16, 16)), EDM, (3, 16, 16))) > 3 * kept
+    assert 4 * 8 * 64 * 10 < kept < 4 * 8 * 64 * 1000  # tens of feature maps of 8 x 8 x 8
+
+
+def test_memory_of_the_paper_s_cifar10_network():
+    preset = replace(PRESETS["cifar10-ct"], accumulate=4)
+    with torch.device("meta"):
+        model = Denoiser(build_network(preset.network, (3, 32, 32)), EDM, (3, 32, 32))
+    text = memory(model, preset)
+    assert "6 x 56.4 M numbers" in text and "of 128 samples" in text

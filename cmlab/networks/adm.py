@@ -164,8 +164,6 @@ def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
         raise ValueError(f"resample must be one of {', '.join(RESAMPLING)}, got {config.resample!r}")
     if config.head_channels and (config.heads > 1 or config.heads_up):
         raise ValueError("give either heads (and heads_up) or head_channels: with head_channels the others would be ignored")
-    if any(w % config.group for w in (config.channels, *widths)):
-        raise ValueError(f"channels ({config.channels}) times mult {config.mult} must be a multiple of group ({config.group})")
     return widths
 
 

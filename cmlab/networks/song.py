@@ -174,8 +174,12 @@ def _check(config: SongUNetConfig, shape: tuple[int, ...]) -> None:
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
-    if min(config.channels, config.blocks, config.heads, config.noise_mult, *config.mult) < 1 or config.channels % 4:
-        raise ValueError(f"channels must be a multiple of 4, and mult, blocks, heads and noise_mult at least 1, got {config}")
+    if min(config.channels, config.blocks, config.heads, config.noise_mult, *config.mult) < 1:
+        raise ValueError(f"channels, mult, blocks, heads and noise_mult must be at least 1, got {config}")
+    if config.channels < 4 or config.channels % 2:
+        raise ValueError(
+            f"channels must be even and at least 4, for the sines and cosines of the noise level, got {config.channels}"
+        )
     if min(config.emb, config.augment) < 0:
         raise ValueError(f"emb and augment cannot be negative, got {config}")
     if len(config.fir) < 2 or len(config.fir) % 2 or sum(config.fir) == 0:

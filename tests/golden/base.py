@@ -25,6 +25,8 @@ DEVIATIONS = {
     "below-the-boundary": "below sigma_min a consistency model is the identity; the original's c_out turns negative there",
     "clamped-progress": "past the planned steps cmlab keeps the last N(k) and mu(k); the original lets both grow on",
     "round-trip-noise": "EDM's ablation sampler on the VP schedule adds noise of 1e-7 where it should add none; cmlab adds none",
+    "window-edge": "the original leaves a last level that equals S_min one rounding outside the window of the churn; cmlab's is in",
+    "no-append-zero": "cmlab has no function that appends a 0 to any levels; its grids end in 0 by themselves",
     "float16-attention": "cmlab's attention on a CPU has the network's precision; the original's alternative casts to float16",
 }
 

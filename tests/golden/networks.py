@@ -10,6 +10,7 @@ from cmlab.networks.layouts import LAYERS, dhariwal_value, from_edm, from_openai
 from cmlab.networks.song import Conv2d, UNetBlock
 
 from .base import F32_NETWORK, F64, Check, Skip, runs
+from .precond import label_of
 
 
 def single(case, want, name: str) -> float:
@@ -18,14 +19,16 @@ def single(case, want, name: str) -> float:
     return F32_NETWORK if floor is None else min(F32_NETWORK, 5 * floor / float(want.tensor("out", name).abs().max()))
 
 
-def openai_net(case, dtype: torch.dtype, time_scale: float):
-    """The case's U-Net, its configuration read off the weights; only what leaves no trace there is taken from the index."""
+def openai_net(case, dtype: torch.dtype, time_scale: float = 1000.0, scale: float = 1.0):
+    """The case's U-Net, its configuration read off the weights, which are multiplied by ``scale``; its sample shape and classes.
+
+    Only what leaves no trace in the weights is taken from the index, where null and -1 mean "not given".
+    """
     c = case.scalars["config"]
-    heads = {"head_channels": c["num_head_channels"]} if c.get("num_head_channels", -1) > 0 else {"heads": c.get("num_heads", 1)}
-    if "heads" in heads and c.get("num_heads_upsample", -1) > 0:
-        heads["heads_up"] = c["num_heads_upsample"]
-    state = case.params(dtype)
-    config, shape, classes = openai_config(state, c["image_size"], time_scale=time_scale, **heads)
+    head_channels, heads, up = (max(c.get(k) or 0, 0) for k in ("num_head_channels", "num_heads", "num_heads_upsample"))
+    facts = {"head_channels": head_channels} if head_channels else {"heads": heads or 1, "heads_up": up}
+    state = {name: scale * value for name, value in case.params(dtype).items()}
+    config, shape, classes = openai_config(state, c["image_size"], time_scale=time_scale, **facts)
     # What the index says of the network is what the weights told.
     sides = {c["image_size"] // factor for factor in c["attention_resolutions"]}
     assert (config.channels, config.mult, config.blocks) == (c["model_channels"], tuple(c["channel_mult"]), c["num_res_blocks"])
@@ -66,10 +69,7 @@ def denoise(case):
 @runs("g_edm_net_.*", "SongUNet.forward", "DhariwalUNet.forward")
 def edm_net(case):
     kind = case.fn.split(".")[0]
-    label = None
-    if case.has("in", "class_labels"):
-        rows = case.input("class_labels")
-        label = torch.where(rows.any(1), rows.argmax(1), -1)
+    label = label_of(case)
     augment = case.input("augment_labels") if case.has("in", "augment_labels") else None
     for dtype, rows in ((torch.float32, slice(None)), (torch.float64, slice(1))):
         config, shape, classes, state = from_edm(kind, case.scalars["config"], case.params(dtype))
@@ -96,19 +96,32 @@ def own(case, dtype: torch.dtype):
     return {name: value for name, value in case.params(dtype).items() if not name.endswith("resample_filter")}
 
 
+def with_eps(module: torch.nn.Module, c) -> torch.nn.Module:
+    """The block in eval mode, with the eps of the case in its normalisations."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.GroupNorm):
+            part.eps = c.get("eps", 1e-5)
+    return module.eval()
+
+
 def song_block(case, dtype: torch.dtype):
     c = case.scalars["config"]
-    assert c["skip_scale"] ** 2 - 0.5 < 1e-12 and c["eps"] == 1e-6 and c["resample_proj"], "not a block of a SongUNet"
+    assert abs(c.get("skip_scale", 1) ** 2 - 0.5) < 1e-12, "cmlab's SongUNet adds branches with skip_scale sqrt(1/2) only"
+    projects = c.get("resample_proj", False) or not resample_of(c) or c["in_channels"] != c["out_channels"]
+    assert projects, "cmlab's SongUNet resamples with a 1 x 1 convolution beside it only: resample_proj"
     fir, heads = tuple(c.get("resample_filter", (1, 1))), case.scalars["effective_num_heads"]
     block = UNetBlock(c["in_channels"], c["out_channels"], c["emb_channels"], resample_of(c), heads, fir=fir)
     block.load_state_dict(own(case, torch.float32))
-    return block.to(dtype)(case.input("x", dtype), case.input("emb", dtype))
+    return with_eps(block, c).to(dtype)(case.input("x", dtype), case.input("emb", dtype))
 
 
 def adm_block(case, dtype: torch.dtype):
     """A block of a DhariwalUNet: in cmlab a residual block and an attention, which apply SiLU to the embedding themselves."""
     c, state = case.scalars["config"], own(case, torch.float32)
-    assert tuple(c.get("resample_filter", (1, 1))) == (1, 1) and c.get("skip_scale", 1) == 1, "not a block of a DhariwalUNet"
+    assert tuple(c.get("resample_filter", (1, 1))) == (1, 1), "cmlab's U-Net resamples with a box filter only: resample_filter"
+    assert c.get("skip_scale", 1) == 1, "cmlab's U-Net adds its branches unscaled only: skip_scale"
+    projects = c.get("resample_proj", False) and resample_of(c) and c["in_channels"] == c["out_channels"]
+    assert not projects, "cmlab's U-Net resamples without a convolution beside it only: resample_proj"
     config = UNetConfig(group=4, max_groups=32)
     block = ResBlock(c["in_channels"], c["out_channels"], config, c["emb_channels"], resample_of(c))
     block.emb_layers[0] = torch.nn.Identity()  # NVlabs applies it once, before all blocks
@@ -118,11 +131,11 @@ def adm_block(case, dtype: torch.dtype):
         return {new: dhariwal_value(new, state[f"{LAYERS[layer]}.{kind}"], to_cmlab=True) for new, layer, kind in parts}
 
     block.load_state_dict(weights(block))
-    h = block.to(dtype)(case.input("x", dtype), case.input("emb", dtype))
+    h = with_eps(block, c).to(dtype)(case.input("x", dtype), case.input("emb", dtype))
     if heads := case.scalars["effective_num_heads"]:
         attention = Attention(c["out_channels"], heads, config)
         attention.load_state_dict(weights(attention))
-        h = attention.to(dtype)(h)
+        h = with_eps(attention, c).to(dtype)(h)
     return h
 
 

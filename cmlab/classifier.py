@@ -1,0 +1,277 @@
+"""Small image classifiers whose features stand in for Inception's where that cannot be had, and the training that made them.
+
+A distance on them is called FD-cls, never FID: it compares samples of one data set with each other, and with no published figure.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .data import ImageData, load_images
+from .images import PixelData
+from .noise import global_seed
+
+PRETRAINED = Path(__file__).parent / "pretrained" / "features"
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A residual network of 3x3 convolutions, half the resolution from stage to stage (He et al., 2016, pre-activation).
+
+    Args:
+        channels: of each stage.
+        blocks: residual blocks in each stage.
+    """
+
+    channels: tuple[int, ...] = (24, 48)
+    blocks: int = 1
+
+
+class _Block(nn.Module):
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(c_in), nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.norm2, self.conv2 = nn.BatchNorm2d(c_out), nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.skip = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(x))
+        return self.skip(h if isinstance(self.skip, nn.Conv2d) else x) + self.conv2(F.relu(self.norm2(self.conv1(h))))
+
+
+class Classifier(nn.Module):
+    """uint8 images (B, C, H, W) to features (B, d) and logits (B, classes).
+
+    The features are the means over the picture of every stage, for the last alone forgets what tells no class (colour, texture).
+    """
+
+    def __init__(self, config: ClassifierConfig, shape: tuple[int, ...], classes: int):
+        super().__init__()
+        self.config, self.shape, self.classes = config, tuple(shape), classes
+        self.stem = nn.Conv2d(shape[0], config.channels[0], 3, 1, 1, bias=False)
+        widths = [config.channels[0], *config.channels]
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(_Block(a if k == 0 else b, b, 2 if k == 0 and i > 0 else 1) for k in range(config.blocks)))
+            for i, (a, b) in enumerate(zip(widths, config.channels, strict=False))
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in config.channels)
+        self.head = nn.Linear(config.channels[-1], classes)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(pixels.float() / 127.5 - 1)
+        pooled = []
+        for stage, norm in zip(self.stages, self.norms, strict=True):
+            x = stage(x)
+            pooled.append(F.relu(norm(x)).mean((2, 3)))
+        return torch.cat(pooled, 1), self.head(pooled[-1])
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """Images in [-1, 1] to the nearest uint8: exact for images that were read from files."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some images of a set: ``index`` (n,) into ``data``."""
+
+    data: ImageData | PixelData
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def label(self) -> Tensor | None:
+        return None if self.data.label is None else self.data.label[self.index]
+
+    def pixels(self, rows: slice) -> Tensor:
+        """Those images of the split as uint8 (n, C, H, W)."""
+        return to_pixels(self.data.take(self.index[rows]))
+
+
+def held_out(scans: int) -> Tensor:
+    """Which of the digits' scans no classifier is trained on, a third: (scans,) bool."""
+    return torch.randperm(scans, generator=torch.Generator().manual_seed(0)) < scans // 3
+
+
+def splits(name: str | Path) -> tuple[Split, Split, str]:
+    """Train and test images of a set, and how they were divided: its own split, the digits by scan, other sets in random halves."""
+    if name in ("digits", "digits-color"):
+        data = load_images(name)
+        test = held_out(scans := len(load_images("digits").x0)).repeat(len(data) // scans)  # all colourings on the same side
+        return Split(data, (~test).nonzero()[:, 0]), Split(data, test.nonzero()[:, 0]), "two thirds of the scans, the other third"
+    train = load_images(name)
+    try:
+        test = load_images(name, split="test")
+    except ValueError:  # a set without a test split
+        halves = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tensor_split(2)
+        return Split(train, halves[1].sort().values), Split(train, halves[0].sort().values), "one random half, the other"
+    return Split(train, torch.arange(len(train))), Split(test, torch.arange(len(test))), "train, test"
+
+
+# --- training --------------------------------------------------------------------------------------------------------------
+
+
+def _shifted(pixels: Tensor, generator: torch.Generator, reach: int, flip: bool) -> Tensor:
+    """Each image moved by up to ``reach`` pixels, its edge repeated, and perhaps mirrored."""
+    n, _, h, w = pixels.shape
+    padded = F.pad(pixels.float(), [reach] * 4, mode="replicate")
+    dy, dx = torch.randint(2 * reach + 1, (2, n, 1), generator=generator)
+    rows, columns = (torch.arange(h) + dy)[:, None, :, None], (torch.arange(w) + dx)[:, None, None, :]
+    out = padded[torch.arange(n)[:, None, None, None], torch.arange(pixels.shape[1])[:, None, None], rows, columns]
+    if flip:
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        out[mirrored] = out[mirrored].flip(3)
+    return out
+
+
+def train_classifier(
+    train: list[Split],
+    config: ClassifierConfig,
+    *,
+    steps: int,
+    batch: int = 128,
+    lr: float = 3e-3,
+    weight_decay: float = 0.05,
+    shift: int = 1,
+    flip: bool = False,
+    seed: int = 0,
+) -> Iterator[tuple[int, float, Classifier]]:
+    """Train a classifier by AdamW, each batch from one of the ``train`` sets in turn; yields (step, loss, classifier).
+
+    Grey sets are trained on with three equal channels when another set has colours. ``shift`` and ``flip`` move and mirror the
+    images. The learning rate rises for a tenth of the steps and falls to 0 as a cosine.
+    """
+    shape = max((split.data.shape for split in train), key=lambda s: s[0])
+    classes = train[0].data.classes
+    with global_seed(seed):
+        model = Classifier(config, shape, classes).train()
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    whole = [(fit_channels(split.pixels(slice(None)), shape), split.label) for split in train]
+    for step in range(steps):
+        pixels, label = whole[step % len(whole)]
+        assert label is not None, "a classifier needs labels"
+        pick = torch.randint(len(pixels), (batch,), generator=generator)
+        logits = model(_shifted(pixels[pick], generator, shift, flip))[1]
+        loss = F.cross_entropy(logits, label[pick])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield step + 1, float(loss.detach()), model
+    model.eval()
+
+
+def fit_channels(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Grey images with three equal channels where ``shape`` has three; raises ValueError for images of another shape."""
+    if pixels.shape[1] == 1 and shape[0] == 3:
+        pixels = pixels.expand(-1, 3, -1, -1)
+    if tuple(pixels.shape[1:]) != shape:
+        raise ValueError(
+            f"the classifier's images have the shape {shape}, these {tuple(pixels.shape[1:])}: choose --features inception"
+        )
+    return pixels
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, split: Split) -> float:
+    """Share of the split's images that are put into their class."""
+    assert split.label is not None
+    parts = [model(fit_channels(split.pixels(slice(k, k + 1000)), model.shape))[1].argmax(1) for k in range(0, len(split), 1000)]
+    return float((torch.cat(parts) == split.label).double().mean())
+
+
+# --- files -----------------------------------------------------------------------------------------------------------------
+
+
+def save_classifier(path: str | Path, model: Classifier, about: dict[str, Any]) -> Path:
+    """Write a classifier with its matrices in half precision, beside the file first, then renamed."""
+    from safetensors.torch import save
+
+    state = {k: v.half() if v.ndim > 1 else v for k, v in model.state_dict().items() if v.is_floating_point()}
+    meta = {"config": asdict(model.config), "shape": list(model.shape), "classes": model.classes, "about": about}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(save({k: v.contiguous() for k, v in state.items()}, metadata={"cmlab-classifier": json.dumps(meta)}))
+    os.chmod(beside, 0o644)
+    os.replace(beside, path)
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedClassifier:
+    """A classifier in eval mode, what it says about itself, and an id that changes with every bit of its file."""
+
+    model: Classifier
+    about: dict[str, Any]
+    id: str
+
+
+def load_classifier(path: str | Path) -> LoadedClassifier:
+    """A classifier's file, float32 and in eval mode; raises ValueError for one that is missing, damaged or of another kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no classifier at {path}: take one of {', '.join(classifier_names())}, or inception")
+    return _load(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, _stamp: int) -> LoadedClassifier:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})["cmlab-classifier"])
+        config = ClassifierConfig(tuple(meta["config"]["channels"]), meta["config"]["blocks"])
+        with global_seed(0):
+            model = Classifier(config, tuple(meta["shape"]), meta["classes"])
+        weights = {k: v.float() for k, v in load_file(path).items()}
+        counters = {k: v for k, v in model.state_dict().items() if not v.is_floating_point()}
+        model.load_state_dict({**weights, **counters})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is no classifier of cmlab: {' '.join(str(error).split())[:200]}") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return LoadedClassifier(model.eval().requires_grad_(False), meta["about"], f"{path.stem}-{digest}")
+
+
+def classifier_names() -> list[str]:
+    """Names of the classifiers that ship with the package."""
+    return sorted(p.stem for p in PRETRAINED.glob("*.safetensors"))
+
+
+# Which classifier knows which data set.
+CLASSIFIERS = {"digits": "digits", "digits-color": "digits", "cifar10": "cifar10"}
+
+
+def classifier_for(data: str) -> str | None:
+    """The name of the shipped classifier that knows the data set ``data``, or None."""
+    name = CLASSIFIERS.get(data)
+    return name if name in classifier_names() else None
+
+
+def resolve_classifier(name: str) -> Path:
+    """The file of a shipped classifier, or the path of another."""
+    bundled = PRETRAINED / f"{name}.safetensors"
+    return bundled if bundled.is_file() else Path(name)

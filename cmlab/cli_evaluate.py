@@ -1,0 +1,115 @@
+"""The command 'cmlab evaluate'."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from . import checkpoints
+from . import report as reports
+from .card import card, keep_figures
+from .classifier import splits
+from .common import choose_device, data_of, new_file, plan, write_file
+from .denoiser import Denoiser
+from .features import Extractor, extractor_for
+from .images import SUFFIXES
+from .options import EvaluateOptions
+from .presets import find
+from .report import Report, Source
+
+
+def evaluate(o: EvaluateOptions) -> None:
+    """Run 'cmlab evaluate': print the report and write the files that were asked for."""
+    device = choose_device(o.device)
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    for path in (o.json, o.card):
+        if path is not None:
+            new_file(path, o.overwrite)
+    pictures = Path(o.source).is_dir() or o.source.endswith(SUFFIXES)
+    found = _of_pictures(o, device) if pictures else _of_model(o, device)
+    if found is None:  # another process of torchrun has the report
+        return
+    print(found.text())
+    if o.json is not None:
+        write_file(o.json, lambda file: file.write(json.dumps(found.as_dict(), indent=1).encode()))
+    if o.keep:
+        keep_figures(find(o.source), found)
+    if o.card is not None:
+        text = card(find(o.source), None if o.keep else found)
+        write_file(o.card, lambda file: file.write(text.encode() + b"\n"))
+
+
+def _of_pictures(o: EvaluateOptions, device: torch.device) -> Report | None:
+    for option in ("steps", "sigmas", "sampler", "teacher", "card", "keep"):
+        if getattr(o, option) not in (None, False):
+            raise ValueError(f"--{option} belongs to checkpoints: {o.source} holds pictures")
+    if o.data is None:
+        raise ValueError(f"pictures are compared with a data set: pass --data with {o.source}, such as --data digits")
+    source = reports.picture_source(Path(o.source), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache)
+    return _report(o, source, extractor_for(o.features, o.data, _words(o), o.weights, device), o.data)
+
+
+def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
+    model, meta = checkpoints.load(find(o.source), device)
+    data, name = data_of(meta, o.data)
+    if tuple(data.shape) != model.shape:
+        raise ValueError(f"{o.source} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
+    teacher = None if o.teacher is None else checkpoints.load(find(o.teacher), device)[0]
+    if teacher is not None and (teacher.precond.consistency or teacher.shape != model.shape):
+        raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
+    if len(model.shape) == 1:
+        return _of_points(o, model, teacher, name)
+    extractor = extractor_for(o.features, name, _words(o), o.weights, device)
+    beside = None if teacher is None else _source(o, teacher, str(o.teacher), device, "heun", 18, None)
+    return _report(o, _source(o, model, o.source, device, *plan(model, o)), extractor, name, beside)
+
+
+def _of_points(o: EvaluateOptions, model: Denoiser, teacher: Denoiser | None, data: str) -> Report:
+    default = EvaluateOptions(o.source)
+    image_options = ("metrics", "weights", "sigmas", "steps", "sampler", "reference", "replicates", "cache", "features", "rounding")
+    for option in image_options:
+        if getattr(o, option) != getattr(default, option):
+            raise ValueError(f"--{option} is for pictures: {o.source} makes points, measured by sliced Wasserstein distances")
+    return reports.points_report(model, data, o.source, 10_000 if o.n is None else o.n, o.seed, teacher)
+
+
+def _words(o: EvaluateOptions) -> list[str]:
+    return [word for word in o.metrics.split(",") if word]
+
+
+def _source(
+    o: EvaluateOptions, model: Denoiser, name: str, device: torch.device, sampler: str, steps: int, sigmas: torch.Tensor | None
+) -> Source:
+    return reports.model_source(
+        model,
+        model.shape,
+        model.classes,
+        n=10_000 if o.n is None else o.n,
+        seed=o.seed,
+        sampler=sampler,
+        steps=steps,
+        sigmas=sigmas,
+        batch=o.batch,
+        rounding=o.rounding,
+        device=device,
+        name=name,
+    )
+
+
+def _report(o: EvaluateOptions, source: Source, extractor: Extractor, data: str, teacher: Source | None = None) -> Report | None:
+    total = source.n + (teacher.n if teacher else 0)
+    with tqdm(total=total, unit="image", desc="evaluate", disable=None) as bar:
+        return reports.report(
+            source,
+            extractor,
+            data,
+            words=_words(o),
+            reference=o.reference,
+            replicates=o.replicates,
+            teacher=teacher,
+            cache=o.cache,
+            progress=bar.update,
+        )

@@ -1,0 +1,96 @@
+"""What several commands of the command line share: devices, output files, and which sampler a model takes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .data import Data, load_data
+from .denoiser import Denoiser
+from .options import EvaluateOptions, SampleOptions
+from .presets import PRESETS
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {name!r} cannot be used here ({str(error).splitlines()[0]}): try --device cpu") from error
+    return device
+
+
+def new_file(path: Path, overwrite: bool) -> Path:
+    """Refuse, before any work is done, to write over a file or where nothing can be written."""
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise ValueError(f"{path} exists: choose another --out, or pass --overwrite" if path.is_file() else f"{path} is a folder")
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another --out") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write in {folder}: choose another --out")
+    return path
+
+
+def plan(model: Denoiser, o: SampleOptions | EvaluateOptions) -> tuple[str, int, torch.Tensor | None]:
+    """Sampler, steps and levels (None for the default) that the options choose for this model."""
+    from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS
+
+    consistency = model.precond.consistency
+    sampler = o.sampler or ("multistep" if consistency else "heun")
+    name = o.checkpoint if isinstance(o, SampleOptions) else o.source
+    if consistency != (sampler in CONSISTENCY_SAMPLERS):
+        others = ", ".join(name for name in SAMPLERS if name not in ("euler", "heun", *CONSISTENCY_SAMPLERS))
+        fitting = "onestep or multistep" if consistency else f"euler or heun (or {others})"
+        kind = "consistency" if consistency else "diffusion"
+        raise ValueError(f"{name} is a {kind} model: choose --sampler {fitting}, not {sampler}")
+    levels = None if o.sigmas is None else _levels(model, o.sigmas, o.steps)
+    steps = len(levels) - (not consistency) if levels is not None else o.steps if o.steps is not None else 1 if consistency else 18
+    return sampler, steps, levels
+
+
+def data_of(meta: dict[str, Any], name: str | None) -> tuple[Data, str]:
+    """The data set ``name``, or the one that the checkpoint says it was trained on."""
+    about = meta.get("about") or {}
+    preset = PRESETS.get(about.get("preset", ""))
+    name = name or about.get("data") or (preset.data if preset else None)
+    if name is None:
+        raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
+    return load_data(name), name
+
+
+def _levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> torch.Tensor:
+    from .steps import level_range
+
+    if steps is not None:
+        raise ValueError("--sigmas are the levels themselves: leave --steps out")
+    if not sigmas:
+        raise ValueError("--sigmas needs at least one noise level, such as 80")
+    lowest = level_range(model)[0]
+    if model.precond.consistency and not min(sigmas) > lowest:
+        raise ValueError(f"--sigmas of a consistency model lie above {lowest:g}, where it returns its input")
+    if not model.precond.consistency and sigmas[-1] > lowest:
+        raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
+    return torch.tensor(sigmas, dtype=torch.float64)
+
+
+def write_file(path: Path, writer) -> None:
+    """Write beside the file, then rename: a failure leaves what was there."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            writer(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_png(path: Path, image) -> None:
+    from PIL import Image
+
+    write_file(path, lambda file: Image.fromarray(image).save(file, format="PNG"))

@@ -1,0 +1,89 @@
+"""Training in several processes: which rows of a batch are whose, and how numbers are shared.
+
+``torchrun`` and ``accelerate launch`` start the processes and tell each of them its place in the environment; without a launcher
+there is one process, and nothing here costs anything.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """``world`` processes that train one model together, of which this is number ``rank``, ``local_rank`` on its host."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    def rows(self, batch: int) -> range:
+        """The rows of a batch that are this process's own; raises ValueError unless all get equally many."""
+        if batch % self.world:
+            below = batch - batch % self.world
+            raise ValueError(
+                f"batch {batch} does not divide over {self.world} processes: choose {f'{below} or ' if below else ''}"
+                f"{below + self.world}, or start another number of processes"
+            )
+        share = batch // self.world
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in each of them."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flags: list[bool], device: torch.device) -> list[bool]:
+        """Each flag, true where any process says so."""
+        if self.world == 1:
+            return flags
+        return [bool(n) for n in self.sum(torch.tensor(flags, dtype=torch.int32, device=device)).tolist()]
+
+    def share(self, value: object) -> object:
+        """The first process's ``value``, in all of them."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+ALONE = Processes()
+
+
+def from_environment() -> Processes:
+    """What the launcher says; raises ValueError where it asks for something that cmlab's own options decide."""
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", ""):
+        raise ValueError(f"accelerate asks for mixed precision {precision}: say --mixed_precision no there, --precision here")
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(f"accelerate asks for {name}, cmlab trains by plain data parallelism: launch with --multi_gpu")
+    rank, world, local = (int(os.environ.get(k, default)) for k, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    return Processes(rank, world, local)
+
+
+@contextmanager
+def joined(processes: Processes, device: torch.device) -> Iterator[None]:
+    """Run a block in which the processes can talk: over NCCL from GPUs, over gloo from CPUs, or as they already do."""
+    if processes.world == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

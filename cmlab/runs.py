@@ -1,0 +1,134 @@
+"""Unfinished runs: the states of a training in a folder, from the newest readable one of which it continues to the same bits.
+
+A state is a safetensors file, so nothing in it is ever executed. It is written beside, flushed to the disk and renamed: whenever a
+process dies, every state under its own name is whole.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoints import SUFFIX, CheckpointError
+from .trainer import Snapshot
+
+FORMAT = 1
+_KEY = "cmlab-state"
+
+
+def write_state(path: Path, snapshot: Snapshot) -> None:
+    """Raises CheckpointError where it cannot be written; what was there before stays as it was."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    part = path.with_name(path.name + ".part")
+    header = {_KEY: json.dumps({"format": FORMAT, **snapshot.facts})}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in snapshot.tensors.items()}, part, header)
+            _flush(part)
+            os.replace(part, path)
+            _flush(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot save the state {path} ({error}): earlier ones are as they were. Make room, then continue with --resume"
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself, so that a rename never outruns what it renames."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_state(path: Path) -> Snapshot:
+    """Raises CheckpointError for a file that is damaged, cut short or no state of this cmlab."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[_KEY])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no state of a run ({' '.join(str(error).split())})") from error
+    if facts.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path} has another format than this cmlab's {FORMAT}: finish the run with the cmlab that began it")
+    return Snapshot(tensors, facts)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The states of one run, the last ``keep`` of which are kept."""
+
+    path: Path
+    keep: int = 2
+
+    def states(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.path.glob(f"state-*{SUFFIX}"), reverse=True)
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write the state, then remove those that are no longer kept."""
+        path = self.path / f"state-{snapshot.facts['step']:08d}{SUFFIX}"
+        write_state(path, snapshot)
+        for old in self.states()[self.keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> tuple[Snapshot, Path, list[str]]:
+        """The newest readable state, its file, and a line for each newer one that is not.
+
+        Raises CheckpointError where there is none.
+        """
+        wrong: list[str] = []
+        for path in self.states():
+            try:
+                return read_state(path), path, wrong
+            except CheckpointError as error:
+                wrong.append(str(error))
+        what = f"no state in {self.path} can be read: {wrong[0]}" if wrong else f"{self.path} holds no state of a run"
+        raise CheckpointError(f"{what}. Pass --overwrite to start anew")
+
+    def clear(self) -> None:
+        """Remove all states, and the folder if nothing else is in it."""
+        for path in [*self.states(), *self.path.glob(f"state-*{SUFFIX}.part")]:
+            path.unlink(missing_ok=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
+    """A dataclass of options as {"loss": "ConsistencyLoss", "loss.bridge": "heun", ...}, as JSON gives it back."""
+    return json.loads(json.dumps(dict(_leaves(options, prefix)), default=repr))
+
+
+def _leaves(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for field in fields(options):
+        name, value = prefix + field.name, getattr(options, field.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield name, type(value).__name__
+            yield from _leaves(value, name + ".")
+        else:
+            yield name, value
+
+
+def check_unchanged(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+    """Raises CheckpointError that names the first option in which a run differs from its saved state."""
+    for name in dict.fromkeys([*now, *saved]):
+        if saved.get(name) == now.get(name):
+            continue
+        before, option = saved.get(name), "--" + name.replace("_", "-")
+        if isinstance(before, list):
+            before = " ".join(map(str, before))
+        raise CheckpointError(
+            f"{where} was saved with {option} {before}, not {now.get(name)}: resume with {option} {before}, "
+            "or pass --overwrite to start anew"
+        )

@@ -1,0 +1,353 @@
+"""What ``cmlab train`` does around `fit`: where files go, states that a run continues from, signals, progress, pictures, logs."""
+
+import hashlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoints, presets
+from ._version import __version__
+from .checkpoints import SUFFIX, CheckpointError
+from .denoiser import Denoise, Denoiser
+from .networks import build_network
+from .options import TrainOptions
+from .presets import Preset
+from .processes import Processes, from_environment, joined
+from .runs import RunFolder, check_unchanged, flatten, read_state
+from .trainer import Snapshot
+from .training import TrainState
+
+GRID = 64  # pictures, or points times 16, that --grid-every draws
+LOOK = 2.0  # seconds between looks at a training that runs in one process
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved its state. ``code`` is the shell's status for the signal."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class Stop:
+    """The first SIGTERM or SIGINT, for the training to end its step and save; a second SIGINT ends it at once."""
+
+    number = 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    @contextmanager
+    def watching(self) -> Iterator["Stop"]:
+        if threading.current_thread() is not threading.main_thread():  # only the main thread is told of signals
+            yield self
+            return
+        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def train(name: str, preset: Preset, o: TrainOptions, device: torch.device, words: list[str]) -> None:
+    """Train ``preset`` into ``o.out``/NAME.safetensors, alone or as one of several processes. ``words``: the command line's."""
+    for option in ("threads", "keep", "max_skipped"):
+        if getattr(o, option) < 1:
+            raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(o, option)}")
+    if min(o.save_every, o.grid_every, o.save_minutes) < 0:
+        raise ValueError("--save-every, --save-minutes and --grid-every cannot be negative; 0 turns them off")
+    if o.resume and o.overwrite:
+        raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
+    processes = from_environment()
+    processes.rows(preset.batch)
+    if processes.world > 1 and device.type == "cuda":
+        device = torch.device("cuda", processes.local_rank)
+    torch.set_num_threads(o.threads)
+    with joined(processes, device), Stop().watching() as stop:
+        _Session(name, preset, o, device, words, processes, stop).run()
+
+
+class _Session:
+    def __init__(
+        self, name: str, preset: Preset, o: TrainOptions, device: torch.device, words: list[str], processes: Processes, stop: Stop
+    ):
+        self.name, self.preset, self.o, self.device, self.words = name, preset, o, device, words
+        self.processes, self.stop = processes, stop
+        self.target, self.folder = o.out / f"{name}{SUFFIX}", RunFolder(o.out / name, o.keep)
+        self.started, self.before = time.perf_counter(), 0.0
+        self.saved = self.seen = time.monotonic()
+
+    def run(self) -> None:
+        path = self._start()
+        if path == "finished":
+            return self._say(f"{self.target}: this run is finished. Next: cmlab sample {self.target}")
+        teacher = presets.load_teacher(self.preset)
+        self.teacher = _digest(self.preset.teacher)
+        resume = self._resume(Path(path)) if path else None
+        model = presets.build_model(self.preset)
+        if (text := memory(model, self.preset)) and self.processes.first:
+            print(text)
+        if self.o.overwrite and self.processes.first:
+            self.folder.clear()
+        state = self._loop(model, teacher, resume)
+        if self.processes.first:
+            self._finish(state)
+
+    # --- where it starts -------------------------------------------------------------------------------------------------
+
+    def _start(self) -> str:
+        """The state's file to continue from, "" to begin, or "finished": the first process decides, the others follow."""
+        answer, error = "", None
+        if self.processes.first:
+            try:
+                answer = self._decide()
+            except (ValueError, OSError) as e:
+                error = e
+        answer, failed = self.processes.share((answer, error is not None))  # pyright: ignore[reportGeneralTypeIssues]
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(1)  # the first process says why
+        return answer
+
+    def _decide(self) -> str:
+        from .common import new_file
+
+        states = self.folder.states()
+        if self.o.resume and states:
+            new_file(self.target, overwrite=True)
+            _, path, wrong = self.folder.newest()
+            for line in wrong:
+                print(f"cmlab: {line}: taking the one before", file=sys.stderr)
+            return str(path)
+        if self.o.resume and self.target.is_file():
+            return "finished"
+        if states and not self.o.overwrite:
+            raise ValueError(
+                f"{self.folder.path} holds an unfinished run, saved at step {int(states[0].stem.rpartition('-')[2])}: "
+                "pass --resume to continue it, or --overwrite to start anew"
+            )
+        new_file(self.target, self.o.overwrite)
+        return ""
+
+    def _resume(self, path: Path) -> Snapshot:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not to be seen from this host: give --out a folder that all hosts share")
+        snapshot = read_state(path)
+        saved = dict(snapshot.facts["preset"])
+        check_unchanged(saved, flatten(self.preset), path)
+        if snapshot.facts["teacher"] != self.teacher:
+            raise CheckpointError(
+                f"{path} was saved with another teacher than {self.preset.teacher} is now: pass --overwrite to start anew"
+            )
+        self.before = snapshot.facts["seconds"]
+        self._say(f"continuing at step {snapshot.facts['step']} of {self.preset.steps}, from {path}")
+        return snapshot
+
+    # --- while it runs ---------------------------------------------------------------------------------------------------
+
+    def _due(self, step: int) -> bool:
+        """Whether to look at the training after this step. What many processes do at once depends on the step alone."""
+        every = max(1, min(50 if self.processes.world == 1 else 10, self.preset.steps // 20))
+        if any(n and step % n == 0 for n in (every, self.o.save_every, self.o.grid_every)):
+            return True
+        return self.processes.world == 1 and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
+
+    def _loop(self, model: Denoiser, teacher: Denoise | None, resume: Snapshot | None) -> TrainState:
+        from tqdm import tqdm
+
+        state = None
+        first = resume.facts["step"] if resume else 0
+        hidden = None if self.processes.first else True
+        with (
+            self._tensorboard() as log,
+            tqdm(total=self.preset.steps, initial=first, unit="step", desc=self.name, disable=hidden) as bar,
+        ):
+            for state in presets.run(
+                self.preset,
+                self._due,
+                self.device,
+                model=model,
+                teacher=teacher,
+                resume=resume,
+                processes=self.processes,
+                compile=self.o.compile,
+                max_skipped=self.o.max_skipped,
+            ):
+                bar.update(state.step - bar.n)
+                numbers = {"loss": f"{state.loss:.4g}", "per_s": f"{state.images_per_s:.0f}"}
+                bar.set_postfix(numbers | ({"skipped": str(state.skipped)} if state.skipped else {}))
+                for key in ("loss", "images_per_s", "skipped") if log else ():
+                    log.add_scalar(key, getattr(state, key), state.step)
+                self._look(state, log)
+        assert state is not None
+        return state
+
+    def _look(self, state: TrainState, log: Any) -> None:
+        if self.o.grid_every and state.step % self.o.grid_every == 0 and self.processes.first:
+            _draw(state, self.folder.path / f"samples-{state.step:08d}.png", self.device, log)
+        self.seen = time.monotonic()
+        late = self.o.save_minutes > 0 and self.seen - self.saved > 60 * self.o.save_minutes
+        stopping, late = self.processes.any([self.stop.number > 0, late], self.device)
+        if state.step == self.preset.steps:
+            return
+        if stopping or late or (self.o.save_every and state.step % self.o.save_every == 0):
+            if self.processes.first:
+                self._save(state)
+            self.saved = time.monotonic()
+        if stopping:
+            number = self.stop.number or signal.SIGTERM
+            raise Interrupted(
+                128 + number,
+                f"stopped by {signal.Signals(number).name} after step {state.step} of {self.preset.steps}, state saved in "
+                f"{self.folder.path}. Continue with: {self._again()}",
+            )
+
+    def _again(self) -> str:
+        kept = [word for word in self.words if word not in ("--overwrite", "--resume")]
+        return " ".join(["cmlab train", *kept, "--resume"])
+
+    def _save(self, state: TrainState) -> None:
+        tensors, facts = state.snapshot()
+        ours = {
+            "preset": flatten(self.preset),
+            "teacher": self.teacher,
+            "seconds": self.before + time.perf_counter() - self.started,
+            "cmlab": __version__,
+        }
+        self.folder.save(Snapshot(tensors, facts | ours))
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[Any]:
+        if not self.o.tensorboard or not self.processes.first:
+            yield None
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("--tensorboard needs the package: pip install tensorboard, or leave it out") from error
+        with SummaryWriter(str(self.folder.path)) as log:
+            yield log
+
+    # --- when it is done -------------------------------------------------------------------------------------------------
+
+    def _finish(self, state: TrainState) -> None:
+        preset, seconds = self.preset, self.before + time.perf_counter() - self.started
+        about: dict[str, Any] = {
+            "preset": self.name,
+            "data": preset.data,
+            "seconds": round(seconds, 2),
+            "command": " ".join(["cmlab train", *self.words]),
+            "device": str(self.device),
+        }
+        if self.device.type == "cpu":
+            about["threads"] = self.o.threads
+        if self.processes.world > 1:
+            about["processes"] = self.processes.world
+        if state.skipped:
+            about["skipped"] = state.skipped
+        dtype = torch.float16 if preset.half else None
+        for decay, ema in zip(("", *preset.emas), state.emas, strict=True):
+            assert isinstance(ema, Denoiser)
+            path = self.target.with_name(f"{self.name}-ema-{decay}{SUFFIX}") if decay != "" else self.target
+            checkpoints.save(path, ema, about, dtype)
+        self.folder.clear()
+        skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
+        self._say(
+            f"{self.target}: {preset.steps} steps in {seconds:.0f} s, last loss {state.loss:.4g}{skipped}. "
+            f"Next: cmlab sample {self.target}"
+        )
+
+    def _say(self, text: str) -> None:
+        if self.processes.first:
+            print(text)
+
+
+def _digest(name: str) -> str:
+    """Of the teacher's file, so that a run does not continue with another one."""
+    if name in ("", "oracle"):
+        return name
+    with presets.find(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _draw(state: TrainState, path: Path, device: torch.device, log: Any) -> None:
+    """Samples of the first average from seeds that stay the same."""
+    from .common import write_file, write_png
+    from .plots import image_grid, plot_points
+    from .samplers import sample
+
+    model = state.ema
+    assert isinstance(model, Denoiser)
+    consistency, picture = model.precond.consistency, len(model.shape) == 3
+    n = GRID if picture else 16 * GRID
+    label = torch.arange(n, device=device) % model.classes if model.classes else None
+    sampler, steps = ("onestep", 1) if consistency else ("heun", 18)
+    x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if picture:
+        grid = image_grid(x, scale=max(1, 64 // model.shape[-1]))
+        write_png(path, grid)
+        if log:
+            log.add_image("samples", grid, state.step, dataformats="HWC" if grid.ndim == 3 else "HW")
+    else:
+        write_file(path, lambda file: plot_points({f"step {state.step}": x}, size=4).savefig(file, format="png"))
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------------
+
+
+def memory(model: Denoiser, preset: Preset) -> str:
+    """What a training will take, in words; "" for less than a gigabyte.
+
+    Weights, gradients, two moments of the optimizer, averages, target and teacher are counted; what one forward pass keeps for
+    the backward pass is measured on one sample without numbers. Work space of the kernels and a perceptual distance come on top.
+    """
+    count = sum(p.numel() for p in model.parameters())
+    copies = 4 + len(preset.averages) + preset.loss.needs_target + (preset.teacher not in ("", "oracle"))
+    fixed = 4 * count * copies
+    if fixed < 2**26:
+        return ""
+    rows = preset.batch // preset.accumulate
+    kept = kept_for_backward(model) // (1 if preset.precision == "float32" else 2) * rows
+    if fixed + kept < 2**30:
+        return ""
+    return (
+        f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers, and {kept / 2**30:.1f} GiB for the "
+        f"activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes it smaller)"
+    )
+
+
+def kept_for_backward(model: Denoiser) -> int:
+    """Bytes that a forward pass of one sample keeps for the backward pass, in float32."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+            held.append(tensor)  # as long as it lives no other storage takes its place
+        return tensor
+
+    held: list[Tensor] = []
+    config: Any = replace(model.config, dropout=0.0)
+    with torch.device("meta"):
+        net = build_network(config, model.shape, model.classes)
+        x, level = torch.empty(1, *model.shape), torch.empty(1)
+        label = torch.zeros(1, dtype=torch.int64) if model.classes else None
+    weights = {p.untyped_storage()._cdata for p in net.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(x, level, label)
+    return sum(size for storage, size in sizes.items() if storage not in weights)
