@@ -96,8 +96,8 @@ def model_choices(
 def model_boxes(names: list[str], *classes_first: str, class_value: str, info: str | None = None, students: bool = False) -> tuple:
     """Data set, method and class; the last two follow the first. ``students``: only consistency models, where there are any."""
 
-    def options(*chosen):
-        return model_choices(*chosen, classes_first, class_value, students)
+    def options(name: str, method: str | None, kind: str | None) -> tuple[dict, dict]:
+        return model_choices(name, method, kind, classes_first, class_value, students)
 
     methods, classes = options(names[0], None, None)
     data = gr.Dropdown(names, value=names[0], label="Data set")

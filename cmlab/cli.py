@@ -65,8 +65,8 @@ def sample(args: list[str]) -> None:
     if o.n < 1:
         raise ValueError(f"--n must be at least 1, got {o.n}")
     device = choose_device(o.device)
-    model, _ = checkpoints.load(find(o.checkpoint), device)
-    sampler, steps, levels = plan(model, o)
+    model, meta = checkpoints.load(find(o.checkpoint), device)
+    sampler, steps, levels = plan(model, o, meta.get("about") or {})
     label = _labels(model, o.label, o.n, device)
     target = new_file(o.out, o.overwrite)
     started = time.perf_counter()

@@ -64,7 +64,7 @@ def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
         return _of_points(o, model, teacher, name)
     extractor = extractor_for(o.features, name, _words(o), o.weights, device)
     beside = None if teacher is None else _source(o, teacher, str(o.teacher), device, "heun", 18, None)
-    return _report(o, _source(o, model, o.source, device, *plan(model, o)), extractor, name, beside)
+    return _report(o, _source(o, model, o.source, device, *plan(model, o, meta.get("about") or {})), extractor, name, beside)
 
 
 def _of_points(o: EvaluateOptions, model: Denoiser, teacher: Denoiser | None, data: str) -> Report:

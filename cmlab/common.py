@@ -37,12 +37,16 @@ def new_file(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def plan(model: Denoiser, o: SampleOptions | EvaluateOptions) -> tuple[str, int, torch.Tensor | None]:
-    """Sampler, steps and levels (None for the default) that the options choose for this model."""
+def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, Any]) -> tuple[str, int, torch.Tensor | None]:
+    """Sampler, steps and levels (None for the default) that the options choose for this model.
+
+    ``about`` is the checkpoint's: a model that is made for one sampler and number of steps (progressive distillation) says so.
+    """
     from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS
 
     consistency = model.precond.consistency
-    sampler = o.sampler or ("multistep" if consistency else "heun")
+    sampler = o.sampler or about.get("sampler") or ("multistep" if consistency else "heun")
+    usual = about["steps"] if sampler == about.get("sampler") else 1 if consistency else 18
     name = o.checkpoint if isinstance(o, SampleOptions) else o.source
     if consistency != (sampler in CONSISTENCY_SAMPLERS):
         others = ", ".join(name for name in SAMPLERS if name not in ("euler", "heun", *CONSISTENCY_SAMPLERS))
@@ -50,7 +54,7 @@ def plan(model: Denoiser, o: SampleOptions | EvaluateOptions) -> tuple[str, int,
         kind = "consistency" if consistency else "diffusion"
         raise ValueError(f"{name} is a {kind} model: choose --sampler {fitting}, not {sampler}")
     levels = None if o.sigmas is None else _levels(model, o.sigmas, o.steps)
-    steps = len(levels) - (not consistency) if levels is not None else o.steps if o.steps is not None else 1 if consistency else 18
+    steps = len(levels) - (not consistency) if levels is not None else o.steps if o.steps is not None else usual
     return sampler, steps, levels
 
 

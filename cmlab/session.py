@@ -18,6 +18,7 @@ from . import checkpoints, presets
 from ._version import __version__
 from .checkpoints import SUFFIX, CheckpointError
 from .denoiser import Denoise, Denoiser
+from .losses import ProgressiveLoss
 from .networks import build_network
 from .options import TrainOptions
 from .presets import Preset
@@ -252,6 +253,8 @@ class _Session:
             "command": " ".join(["cmlab train", *self.words]),
             "device": str(self.device),
         }
+        if isinstance(preset.loss, ProgressiveLoss):
+            about |= {"sampler": "progressive", "steps": preset.loss.n(1 - 1 / preset.steps)}
         if self.device.type == "cpu":
             about["threads"] = self.o.threads
         if self.processes.world > 1:

@@ -65,6 +65,14 @@ def test_student_takes_the_users_own_teacher_before_the_bundled_one(tmp_path, mo
     assert meta["precond"]["sigma_min"] == 0.002 and meta["config"]["width"] == 8
 
 
+def test_a_progressively_distilled_model_knows_how_it_is_sampled(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "two-moons-edm", *FAST]) == 0
+    assert main(["train", "two-moons-pd", "--steps", "14", "--batch", "8", "--network.width", "8"]) == 0
+    assert main(["sample", "two-moons-pd", "--out", "points.npz"]) == 0
+    assert "progressive with 1 step," in capsys.readouterr().out
+
+
 def test_samples_do_not_depend_on_the_batch(models, tmp_path, capsys):
     for n, seed in ((3, 5), (1, 6)):
         assert (

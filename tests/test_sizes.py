@@ -28,7 +28,6 @@ def test_published_sizes_to_the_parameter(config, shape, classes, count):
 BUNDLED = {
     "digits-cd": ([-1.03799, -0.934039, -0.994423], [0.708968, 0.786309, 0.836395]),
     "digits-color-edm": ([0.916903, -0.4196, -0.674863], [0.649805, 0.353258, 0.51463]),
-    "two-moons-cd": ([0.393276, 0.307934, 0.152876], [0.278142, 0.284215, 0.257569]),
 }
 
 
