@@ -226,7 +226,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed]
     outputs = [original, degraded, result, caption, seed]
     shown = {"show_progress": "minimal", "show_progress_on": result}
-    gr.on([go.click, tab.select], edit, inputs, outputs, api_name="edit", **shown, **RUN)
+    run = gr.on([go.click, tab.select], edit, inputs, outputs, api_name="edit", **shown, **RUN)
 
     def announce(uploaded, data):
         """Say, once for a file, what was changed to fit the model; drop what is no picture."""
@@ -265,8 +265,9 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     def pick(event: gr.SelectData):
         return event.index, None
 
-    # Another picture: the result of the old one must not stand beside it.
-    gr.on([image.change, example.change, data.change], lambda: (None, None, ""), None, [degraded, result, caption], **QUIET)
+    # Another picture: the result of the old one, finished or still on its way, must not stand beside it.
+    stale = [degraded, result, caption]
+    gr.on([image.change, example.change, data.change], lambda: (None, None, ""), None, stale, cancels=[run], **QUIET)
     follow = [task.change, image.change, example.change, mask.change, data.change]
     inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
