@@ -150,7 +150,7 @@ class _Dtype:
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
-        pass  # byte order and the like, of no use for bytes
+        """Byte order and the like say nothing about bytes."""
 
 
 _STANDINS = {"ndarray": _Array, "dtype": _Dtype, "_reconstruct": lambda *_: _Array()}

@@ -145,7 +145,7 @@ def test_a_network_sees_resized_images_between_zero_and_one(size, resize, seen):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """The two files with random weights, as piq and torchvision name their content."""
-    pytest.importorskip("piq", reason="LPIPS needs the optional package piq")
+    pytest.importorskip("piq", reason="LPIPS is an extra: pip install cmlab[metrics]")
     from torchvision.models import vgg16
 
     with torch.device("meta"):
@@ -244,7 +244,7 @@ def test_lpips_is_built_once_and_pools_as_told(weights):
 
 
 def test_lpips_without_a_network_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
-    pytest.importorskip("piq", reason="LPIPS needs the optional package piq")
+    pytest.importorskip("piq", reason="LPIPS is an extra: pip install cmlab[metrics]")
 
     def offline(*_, **__):
         raise urllib.error.URLError("no route to host")
@@ -273,7 +273,7 @@ def test_lpips_fetches_only_what_is_missing_and_checks_it(tmp_path, monkeypatch,
 
 
 def test_a_named_folder_is_never_filled_by_a_download(tmp_path, monkeypatch):
-    pytest.importorskip("piq", reason="LPIPS needs the optional package piq")
+    pytest.importorskip("piq", reason="LPIPS is an extra: pip install cmlab[metrics]")
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(FileNotFoundError, match=f"not in {tmp_path}"):
         distances.load_lpips("max", str(tmp_path))

@@ -65,7 +65,7 @@ class Pixels(torch.utils.data.Dataset):
 @pytest.fixture(scope="module")
 def network() -> str:
     """A feature extractor in torch-fidelity's registry that needs no weights."""
-    fidelity = pytest.importorskip("torch_fidelity")
+    fidelity = pytest.importorskip("torch_fidelity", reason="FID is an extra: pip install cmlab[metrics]")
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class Small(FeatureExtractorBase):
@@ -118,7 +118,7 @@ def test_figures_equal_a_direct_call_of_torch_fidelity(network):
 
 
 def test_without_a_network_the_message_names_file_and_place(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("torch_fidelity")
+    pytest.importorskip("torch_fidelity", reason="FID is an extra: pip install cmlab[metrics]")
 
     def offline(*_, **__):
         raise URLError("no network")
@@ -139,7 +139,7 @@ class Evil:
 
 
 def test_weights_that_are_missing_broken_or_run_code_are_refused(tmp_path, monkeypatch):
-    pytest.importorskip("torch_fidelity")
+    pytest.importorskip("torch_fidelity", reason="FID is an extra: pip install cmlab[metrics]")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"no Inception weights at .*none\.pth: fetch https"):
         inception_weights(tmp_path / "none.pth")
@@ -435,7 +435,7 @@ def wrong(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("args", WRONG)
 def test_wrong_input_is_one_line_that_names_the_way_out(args, wrong, capsys, monkeypatch, tmp_path):
     if "Inception" in WRONG[args] or "fid" in args:
-        pytest.importorskip("torch_fidelity")
+        pytest.importorskip("torch_fidelity", reason="FID is an extra: pip install cmlab[metrics]")
     monkeypatch.setenv("CMLAB_DATA", str(tmp_path))
     assert main(args.format(t=wrong).split()) == 1
     err = capsys.readouterr().err
