@@ -1,7 +1,7 @@
 """Training in several processes: which rows of a batch are whose, and how numbers are shared.
 
-``torchrun`` and ``accelerate launch`` start the processes and tell each of them its place in the environment; without a launcher
-there is one process, and nothing here costs anything.
+A launcher starts the processes and tells each of them its place in the environment: ``torchrun``, or another that sets the same
+variables (``accelerate launch`` should, but was never tried). Without one there is one process, and nothing here costs anything.
 """
 
 import os

@@ -7,7 +7,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,12 +23,6 @@ def _clamp01(progress: float) -> float:
 def _floor(units: float) -> int:
     # progress = k/K and phase = P/K are rounded: their quotient may miss the whole number k/P by 1e-13, never by 1e-9.
     return math.floor(units + 1e-9)
-
-
-class Density(Protocol):
-    """Draws ``n`` noise levels, (n,) float64: what a denoising loss trains at."""
-
-    def __call__(self, n: int, draws: Draws) -> Tensor: ...
 
 
 @dataclass(frozen=True)
