@@ -370,6 +370,7 @@ def _write_openai(path: Path, model: Denoiser, _: dict[str, Any], dtype: torch.d
         "its normalisations do not all have 32 groups": config.max_groups != 32
         or int(config.channels * min(config.mult)) // config.group < 32,
         "its frequencies are NVlabs'": config.float32_freqs,
+        "it works on patches of pixels": config.patch > 1,
     }
     for reason, holds in reasons.items():
         if holds:

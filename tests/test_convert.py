@@ -191,6 +191,7 @@ NO_WORDS = {
     "variance": replace(OPENAI, variance=True),
     "augmentation": replace(OPENAI, augment=9),
     "NVlabs": replace(OPENAI, float32_freqs=True),
+    "patches": replace(OPENAI, patch=2),
 }
 
 
@@ -217,7 +218,7 @@ def test_models_without_a_pipeline_are_said(tmp_path, it, words):
 
 @pytest.mark.parametrize("words", ["time_scale", "32 groups", "NVlabs", "four times", "augmentation"])
 def test_what_openai_cannot_express_is_said(tmp_path, words):
-    changes = {"32 groups": {"max_groups": 16}, "four times": {"emb": 48}, "NVlabs": {"float32_freqs": True}}
+    changes = {"32 groups": {"max_groups": 16}, "four times": {"emb": 48}, "NVlabs": {"float32_freqs": True}, "patches": {"patch": 2}}
     changes |= {"time_scale": {"time_scale": 1.0}, "augmentation": {"augment": 9}}
     assert words in error(lambda: write(tmp_path / "a.pt", model(replace(OPENAI, **changes[words]))))
     assert list(tmp_path.iterdir()) == []

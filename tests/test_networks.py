@@ -22,6 +22,7 @@ VARIANTS = {
     "unet": ("unet", {"attention": (8, 4)}),
     "unet-added": ("unet", {"scale_shift": False, "resample": "conv", "heads_up": 4, "group": 2}),
     "unet-pooled": ("unet", {"resample": "pool", "mult": (0.5, 1), "head_channels": 4, "heads": 1, "group": 1, "max_groups": 4}),
+    "unet-patches": ("unet", {"patch": 2, "attention": (4,)}),
     "unet-nvlabs": ("unet", {"head_channels": 16, "heads": 1, "max_groups": 32, "time_scale": 1.0, "float32_freqs": True}),
     "song": ("song", {}),
     "song-residual": ("song", {"encoder": "residual", **NCSN}),
@@ -213,6 +214,7 @@ CHANGES = {
         {"scale_shift": False},
         {"resample": "conv"},
         {"resample": "pool"},
+        {"patch": 2},
         {"variance": True},
     ],
     "song": [
@@ -273,7 +275,18 @@ def test_unet_takes_images_that_are_not_square():
     assert net(torch.ones(2, 1, 8, 12), torch.zeros(2)).shape == (2, 1, 8, 12)
 
 
-@pytest.mark.parametrize("config", [UNetConfig(8, (1, 1, 1)), SongUNetConfig(8, (1, 1, 1))])
+def test_a_net_of_patches_is_the_net_of_their_gathered_pixels():
+    inner, outer = (build_network(UNetConfig(8, patch=patch), shape) for patch, shape in ((1, (12, 4, 6)), (2, (3, 8, 12))))
+    outer.load_state_dict(randomise(inner).state_dict())
+    x, c_noise = normal(2, 3, 8, 12, dtype=torch.float32), torch.tensor([-1.0, 0.5])
+    gathered = torch.stack([x[:, c, i::2, j::2] for c in range(3) for i in range(2) for j in range(2)], 1)
+    expected = inner(gathered, c_noise)
+    found = outer(x, c_noise)
+    for k, (c, i, j) in enumerate((c, i, j) for c in range(3) for i in range(2) for j in range(2)):
+        assert torch.allclose(found[:, c, i::2, j::2], expected[:, k], atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [UNetConfig(8, (1, 1, 1)), UNetConfig(8, (1, 1), patch=2), SongUNetConfig(8, (1, 1, 1))])
 @pytest.mark.parametrize("shape", [(3, 6, 6), (2,), (3, 7, 7)])
 def test_unets_refuse_sides_that_do_not_halve(config, shape):
     with pytest.raises(ValueError, match="sides divide by 4"):
@@ -288,6 +301,7 @@ def test_unets_refuse_sides_that_do_not_halve(config, shape):
         (UNetConfig(24, group=1, max_groups=32, mult=(1, 2)), "48 channels do not divide into 32 equal"),
         (UNetConfig(8, blocks=0), "at least 1"),
         (UNetConfig(8, heads=3), "3 attention heads"),
+        (UNetConfig(8, patch=0), "at least 1"),
         (UNetConfig(8, heads=2, head_channels=4), "either heads"),
         (UNetConfig(8, resample="fir"), "block, conv, pool"),
         (UNetConfig(8, augment=-1), "negative"),

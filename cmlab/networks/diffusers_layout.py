@@ -165,6 +165,7 @@ def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int)
         "it changes resolution without weights (resample pool)": config.resample == "pool" and len(widths) > 1,
         "it predicts a variance": config.variance,
         "it takes augmentation labels": config.augment > 0,
+        "it works on patches of pixels": config.patch > 1,
         "its frequencies are NVlabs' (float32_freqs)": config.float32_freqs,
     }
     for reason, holds in reasons.items():

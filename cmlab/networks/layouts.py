@@ -169,7 +169,7 @@ def _resampling(state: Mapping[str, Tensor]) -> tuple[str, int]:
 
 # What DhariwalUNet fixes: the rules of its heads and normalisation groups, c_noise as it is, and how noise and resolution enter.
 _DHARIWAL: dict[str, Any] = {"head_channels": 64, "group": 4, "max_groups": 32, "time_scale": 1.0, "float32_freqs": True}
-_PLAIN = {"scale_shift": True, "resample": "block"}
+_PLAIN = {"scale_shift": True, "resample": "block", "patch": 1}
 _EDM_COMMON = {"img_resolution": 32, "in_channels": 3, "out_channels": 3, "label_dim": 0, "augment_dim": 0, "label_dropout": 0.0}
 _EDM_DEFAULTS: dict[str, dict[str, Any]] = {
     "SongUNet": {
