@@ -19,12 +19,12 @@ if "GRADIO_TEMP_DIR" not in os.environ:
 import gradio as gr
 import numpy as np
 import torch
-from gradio.themes import Default
 
 from cmlab import apphandlers as handlers
 from cmlab import appplane as plane
 from cmlab import appview as view
 from cmlab.apphandlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
+from cmlab.appstyle import look
 from cmlab.data import TOYS
 from cmlab.editing import EDITS, MASKS
 from cmlab.losses import LOSSES
@@ -52,6 +52,18 @@ class Page(gr.Blocks):
         except gr.Error as error:
             error.print_exception = False
             raise
+
+
+def free(box):
+    """The page shows the choices of one data set, and a program may ask for those of any: the handler checks them."""
+
+    def preprocess(payload):
+        if payload is not None and not isinstance(payload, str):
+            raise gr.Error(f"{str(payload)[:40]} is no name of a choice.", title="Please check the input")
+        return payload
+
+    box.preprocess = preprocess
+    return box
 
 
 # --- the page ----------------------------------------------------------------------------------------------------------------
@@ -88,7 +100,7 @@ def model_choices(
     shown = [m for m in group.models if not (students and m in ("edm", "pd"))] or list(group.models)
     known = [*classes_first, *group.class_names]
     method = method if method in shown else "cd" if "cd" in shown else shown[0]
-    kind = kind if kind in known else usual if usual in known else None
+    kind = kind if kind in known else usual if usual in known else next(iter(known), None)
     methods = {"choices": [(view.METHODS[m], m) for m in shown], "value": method}
     return methods, {"choices": known, "value": kind, "visible": group.classes > 0}
 
@@ -101,7 +113,7 @@ def model_boxes(names: list[str], *classes_first: str, class_value: str, info: s
 
     methods, classes = options(names[0], None, None)
     data = gr.Dropdown(names, value=names[0], label="Data set")
-    method, kind = gr.Radio(label="Model", **methods), gr.Dropdown(label="Class", info=info, **classes)
+    method, kind = free(gr.Radio(label="Model", **methods)), free(gr.Dropdown(label="Class", info=info, **classes))
     data.change(lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind], **QUIET)
     return data, method, kind
 
@@ -122,9 +134,9 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             data = gr.Dropdown(names, value=names[0], label="Data set")
-            kind = gr.Dropdown(
-                ["all", *first.class_names], value="all", label="Class", info="all: one after the other", visible=first.classes > 0
-            )
+            about = "all: one after the other"
+            kind = gr.Dropdown(["all", *first.class_names], value="all", label="Class", info=about, visible=first.classes > 0)
+            free(kind)
             seed = seed_box("Seed", 0)
             with gr.Row():
                 go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), gr.Button("Stop", min_width=80)
@@ -161,14 +173,21 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
         usual = (16, MAX_COUNT) if group.is_image else (MAX_COUNT, 16)
         orders = zip(chosen, (view.DISTILLED, view.FROM_DATA), strict=True)
         radios = [m if m in group.models else next((k for k in order if k in group.models), m) for m, order in orders]
-        looks = [
-            gr.Image(elem_classes=["panel", *(["wide"] if k == 3 else []), *([] if group.is_image else ["figure"])])
-            for k in range(len(pictures))
-        ]
-        return kinds, usual[0] if count == usual[1] else count, *radios, *looks
+        return kinds, usual[0] if count == usual[1] else count, *radios
 
-    pictures = [output for output in outputs if isinstance(output, gr.Image)]
-    data.change(adapt, [data, kind, count, distilled, student], [kind, count, distilled, student, *pictures], **QUIET)
+    data.change(adapt, [data, kind, count, distilled, student], [kind, count, distilled, student], **QUIET)
+
+
+def thumbnails(name: str) -> list[tuple[str, str]]:
+    """The examples of a data set for a gallery, each with its class."""
+    pictures, classes = view.examples(view.groups()[name])
+    return [(png(view.picture(x[None], size=132)), k or "") for x, k in zip(pictures, classes, strict=True)]
+
+
+def gallery(label: str, elem_id: str) -> gr.Gallery:
+    """Examples to click on. They are filled in when their tab opens."""
+    common = {"format": "png", "allow_preview": False, "buttons": [], "interactive": False, "show_label": False}
+    return gr.Gallery(label=label, columns=6, height=150, elem_id=elem_id, elem_classes="examples", **common)
 
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
@@ -178,27 +197,52 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            data, method, kind = model_boxes(names, class_value="3")
+            about = "auto: the picture's own, else the first"
+            data, method, kind = model_boxes(names, "auto", class_value="auto", info=about)
             seed_a, seed_b = seed_box("Seed A", 1), seed_box("Seed B", 2)
+            with gr.Accordion("Pictures in place of seeds", open=False) as drawer:
+                gr.Markdown("The noise that a picture comes from: the PF-ODE, run upwards by the diffusion model.")
+                example_a, example_b = (gr.Number(None, visible=False, label=f"Example {end}") for end in "AB")
+                ends = []
+                for end, example in zip("AB", (example_a, example_b), strict=True):
+                    chosen = gr.Markdown(f"**{end}:** its seed", elem_classes="heading")
+                    ends.append((chosen, gallery(f"Examples {end}", f"examples-{end.lower()}"), example))
+                again = gr.Button("Seeds again", size="sm")
             frames = gr.Slider(2, 33, 11, step=1, label="Frames")
             go = gr.Button("Interpolate", variant="primary", elem_id="interpolate-go")
         with gr.Column(scale=3):
-            strip = panel("From seed A to seed B", "Pictures from seed A to seed B, row by row", "strip", name="Strip")
+            strip = panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
             position = gr.Slider(0, 10, 0, step=1, label="Frame", elem_id="position")
             frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380, name="First frame")
             caption, pictures = caption_box("Caption"), gr.State([])
-    inputs, outputs = [data, method, seed_a, seed_b, frames, kind], [strip, frame, caption, seed_a, seed_b, pictures, position]
+    inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
+    outputs = [strip, frame, caption, seed_a, seed_b, pictures, position]
     gr.on([go.click, tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal", **RUN)
     data.change(lambda: (None, None, "", []), None, [strip, frame, caption, pictures], **QUIET)
     position.input(lambda p, k: png(p[min(int(k), len(p) - 1)]) if p else None, [pictures, position], frame, **QUIET)
+
+    def pick(end: str, event: gr.SelectData, name: str):
+        kind = view.examples(view.groups()[name])[1][event.index]
+        return event.index, f"**{end}:** picture {event.index}" + (f", {kind}" if kind else "")
+
+    def pick_a(event: gr.SelectData, name: str):
+        return pick("A", event, name)
+
+    def pick_b(event: gr.SelectData, name: str):
+        return pick("B", event, name)
+
+    for (chosen, shown, example), picked in zip(ends, (pick_a, pick_b), strict=True):
+        gr.on([drawer.expand, data.change], thumbnails, data, shown, **QUIET)
+        shown.select(picked, data, [example, chosen], **QUIET)
+    back = [example_a, example_b, ends[0][0], ends[1][0]]
+    gr.on([again.click, data.change], lambda: (None, None, "**A:** its seed", "**B:** its seed"), None, back, **QUIET)
 
 
 def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             gr.Markdown("**Pick an example ...**", elem_classes="heading")
-            common = {"format": "png", "allow_preview": False, "buttons": [], "interactive": False, "show_label": False}
-            examples = gr.Gallery(label="Examples", columns=5, height=140, elem_id="examples", **common)
+            examples = gallery("Examples", "examples")
             example = gr.Number(3, visible=False, label="Example")
             gr.Markdown("**... or upload a picture**", elem_classes="heading")
             image = gr.File(label="Picture", show_label=False, file_types=["image"], height=120, elem_id="upload")
@@ -219,7 +263,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
                 go = gr.Button("Run", variant="primary", elem_id="edit-go")
             mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
             brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
-            size = (view.PANEL, view.PANEL)
+            size = (view.CANVAS, view.CANVAS)
             painted = gr.ImageEditor(
                 label="Paint", canvas_size=size, visible=False, height=470, elem_id="painted", brush=brush, **CANVAS
             )
@@ -247,6 +291,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
         except ValueError:  # announce drops the file
             y, _, _ = handlers.source_picture(group, None, example)
         chosen = png(view.picture(y))
+        canvas = png(view.picture(y, size=view.CANVAS + view.CANVAS // y.shape[-2]))
         paint = (task == "inpaint" and mask == view.PAINTED) or task == "stroke"
         yield (
             f"**{view.TASKS[task]}.** {view.TASK_HELP[task]}",
@@ -254,13 +299,9 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             gr.Slider(visible=task in ("super_resolve", "stroke")),
             gr.Slider(visible=task in ("stroke", "denoise")),
             gr.Radio(visible=task == "inpaint"),
-            gr.ImageEditor(value=chosen if paint else None, visible=paint),
+            gr.ImageEditor(value=canvas if paint else None, visible=paint),
             chosen,
         )
-
-    def thumbnails(name: str):
-        pictures, classes = view.examples(view.groups()[name])
-        return [(png(view.picture(x[None], size=64)), k or "") for x, k in zip(pictures, classes, strict=True)]
 
     def pick(event: gr.SelectData):
         return event.index, None
@@ -298,8 +339,8 @@ def plane_tab(tab: gr.Tab) -> None:
                     level = gr.Slider(0.01, 10, 1.0, step=0.01, label="σ of the arrows")
                 go = gr.Button("Show paths", variant="primary", elem_id="paths-go")
                 with gr.Row():
-                    paths = panel("PF-ODE paths", "Paths from noise to data", "paths", "figure", "wide", scale=5)
-                    arrows = panel("Consistency function", "Arrows from noisy points to data", "arrows", "figure", scale=3)
+                    paths = panel("PF-ODE paths", "Paths from noise to data", "paths", "wide", scale=5)
+                    arrows = panel("Consistency function", "Arrows from noisy points to data", "arrows", scale=3)
                 with gr.Accordion("The same paths in 3D: drag to turn", open=False):
                     solid = gr.Plot(label="Paths over the noise level")
             with gr.Tab("Train live"):
@@ -318,10 +359,8 @@ def plane_tab(tab: gr.Tab) -> None:
                     stop = gr.Button("Stop", variant="stop", elem_id="train-stop")
                 status = caption_box("Status", elem_id="train-status")
                 with gr.Row():
-                    points = panel(
-                        "Samples from one fixed noise", "Data and samples", "train-points", "figure", scale=5, name="Samples"
-                    )
-                    curve = panel("Loss", "The loss over the training steps", "train-loss", "figure", scale=3)
+                    points = panel("Samples from one fixed noise", "Data and samples", "train-points", scale=5, name="Samples")
+                    curve = panel("Loss", "The loss over the training steps", "train-loss", scale=3)
 
     def redraw(distribution, drawing, *rest):
         """As trajectories, but a canvas that nobody has drawn on yet empties the panels instead of complaining."""
@@ -367,13 +406,6 @@ def build_app() -> gr.Blocks:
             with gr.Tab("2D playground") as tab:
                 plane_tab(tab)
     return page.queue(max_size=16)
-
-
-def look() -> dict:
-    """Options for launch(): the system's fonts (nothing is fetched) and the blue of Okabe and Ito's colour-blind-safe palette."""
-    theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue")
-    theme.set(button_primary_background_fill="#0072B2", button_primary_background_fill_hover="#005A8C")
-    return {"theme": theme, "css": view.CSS, "run_history": False, "footer_links": ["api", "settings"], "max_file_size": "20mb"}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import torch
 from . import appplane as plane
 from . import appview as view
 from .checkpoints import pretrained_names
-from .editing import likeliest_label, run_edit
+from .editing import run_edit
 from .noise import SIGMA_MAX, seeds_from
 from .presets import PRESETS
 
@@ -103,7 +103,7 @@ def sample(
     def shown():
         return (*(part for panel in panels.values() for part in panel), film, seed)
 
-    for method, (solver, k) in walks.items():
+    for method, (solver, k) in sorted(walks.items(), key=lambda walk: walk[0] == "edm"):  # what takes long comes last
         try:
             model = view.model_of(group, method, DEVICE)
         except ValueError as error:
@@ -121,16 +121,27 @@ def sample(
 
 
 @handler
-def interpolate(data=None, method="cd", seed_a=1, seed_b=2, frames=11, class_name="0"):
-    """Pictures between two noises: the strip, its first frame, and the seeds used. The slider picks from the frames."""
+def interpolate(
+    data=None, method="cd", seed_a=1, seed_b=2, frames=11, class_name="auto", example_a=None, example_b=None,
+):  # fmt: skip
+    """Pictures between two noises: the strip, its first frame, and the seeds used. The slider picks from the frames.
+
+    An example's number takes the place of a seed: then the noise is the one that this picture comes from.
+    """
     group, seed_a, seed_b = group_of(data, images=True), view.seed_from(seed_a), view.seed_from(seed_b)
     frames = view.whole("The number of frames", frames, 2, 33)
+    pictures = [None if k is None else source_picture(group, None, k) for k in (example_a, example_b)]
+    if class_name == "auto" and group.classes:
+        class_name = next((p[1] for p in pictures if p is not None and p[1] is not None), group.class_names[0])
     label = view.class_labels(group, class_name, frames, DEVICE)
-    x, step, ms = view.make_interpolation(group, method, (seed_a, seed_b), frames, label, DEVICE)
-    pictures = [view.picture(one[None]) for one in x]
-    text = f"**{view.METHODS[method]}** · {frames} frames · {step.nfe} NFE each · {ms:.0f} ms in all"
+    ends = [seed if p is None else p[0] for seed, p in zip((seed_a, seed_b), pictures, strict=True)]
+    x, step, ms = view.make_interpolation(group, method, (ends[0], ends[1]), frames, label, DEVICE)
+    tiles = [view.picture(one[None]) for one in x]
+    parts = [f"**{view.METHODS[method]}**", f"{frames} frames"] + ([f"class {class_name}"] if group.classes else [])
+    parts += [f"{step.nfe} NFE each · {ms:.0f} ms in all"]
+    parts += ["noises of pictures: EDM's PF-ODE run upwards"] if any(pictures) else []
     slider = gr.Slider(maximum=frames - 1, value=0)
-    yield png(view.strip(x)), png(pictures[0]), text, seed_a, seed_b, pictures, slider
+    yield png(view.strip(x)), png(tiles[0]), " · ".join(parts), seed_a, seed_b, tiles, slider
 
 
 @handler
@@ -145,8 +156,8 @@ def edit(
     model, (y, own_class, notes) = view.model_of(group, method, DEVICE), source_picture(group, image, example)
     class_name = own_class if class_name == "auto" else class_name
     if class_name is None and group.classes:
-        class_name = group.class_names[int(likeliest_label(model, y.to(DEVICE), group.classes))]
-        notes.append(f"taken for class {class_name}: choose another if it is not")
+        class_name, why = view.likeliest_class(group, model, y.to(DEVICE))
+        notes.append(f"taken for class {class_name} ({why}): choose another if it is not")
     label = None if class_name is None else view.class_labels(group, class_name, 1, DEVICE)
     made, degraded = view.make_edit(
         task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed

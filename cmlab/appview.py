@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 
 from . import checkpoints
-from .data import DATASETS, ImageData, load_data
+from .classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
+from .data import DATASETS, load_images, split_name
 from .denoiser import Denoise
-from .editing import EDITS, Edit, preset_mask, slerp
+from .editing import EDITS, Edit, likeliest_label, preset_mask, slerp
+from .images import MAX_CLASSES
+from .likelihood import encode
 from .noise import as_draws, seeds_from, state_dtype
 from .oracle import FiniteData
-from .presets import find
+from .presets import PRESETS, find
 from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS, Step, adds_noise, default_sigmas, initial_noise
 
 METHODS = {
@@ -80,36 +83,16 @@ TASK_HELP = {
     "Paint on the canvas, or leave it as it is: then the picture in coarse blocks is the painting.",
     "denoise": "One evaluation at the known noise level takes the noise away: f(x, σ) is what a consistency model computes.",
 }
-CSS = """
-.gradio-container { max-width: 1240px !important; margin: auto; }
-.gradio-container > .main { padding: clamp(12px, 3vw, 32px) !important; }
-img { image-rendering: pixelated; }
-.figure img { image-rendering: auto; }
-.heading p, .caption p { margin: 0; }
-.caption { min-height: 1.8em; }
-.notice { border-left: 4px solid #D55E00; padding-left: 0.8em; }
-#examples .grid-container { grid-template-columns: repeat(5, 1fr) !important; padding: 0; grid-auto-rows: auto !important; }
-#examples .caption-label { display: none; }
-#examples .thumbnail-item { min-width: 0; width: 100%; height: auto; aspect-ratio: 1; }
-@media (hover: hover) {
-  .panel .icon-button-wrapper { opacity: 0; }
-  .panel:hover .icon-button-wrapper, .panel .icon-button-wrapper:focus-within { opacity: 1; }
-}
-/* A refusal is told once, by its message; the pictures of the last run stay in sight. */
-.wrap:has(> .error) { display: none; }
-/* The tabs' own width would be the least that the page can have. */
-.tab-wrapper { contain: inline-size; }
-@media (max-width: 640px) {
-  .tab-container button { padding: 0 8px !important; }
-  .wide .image-container { contain: inline-size; overflow-x: auto; }
-  .wide .image-container > button { width: auto; min-width: 660px; }
-}
-"""
 EXACT = "digits, exact"
 PAINTED = "painted"
 DRAWN = "drawn"
 MAX_SEED = 2**31 - 1
-PANEL = 384  # pixels that a small picture is enlarged to
+PANEL = 768  # pixels that a small picture is enlarged to: the browser, which makes it smaller again, keeps its pixels square
+CANVAS = 384  # pixels of the canvas that masks and strokes are painted on
+EXAMPLES = checkpoints.PRETRAINED / "examples"  # has a folder of pictures, in folders of their classes, for cifar10
+CHANNELS = {"digits": 1, "digits-color": 3, "cifar10": 3}  # of the data sets that have examples
+# Names for models of the whole set, whose headers have none.
+CLASSES = {"cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")}
 
 
 # --- models ----------------------------------------------------------------------------------------------------------------
@@ -117,11 +100,15 @@ PANEL = 384  # pixels that a small picture is enlarged to
 
 @dataclass(frozen=True)
 class Group:
-    """The checkpoints of one data set: ``models`` maps a method ("edm", "cd", ...) to a checkpoint's name."""
+    """The checkpoints of one data set: ``models`` maps a method ("edm", "cd", ...) to a checkpoint's name.
+
+    ``data`` is what they were trained on, such as "cifar10:automobile,horse,ship".
+    """
 
     name: str
     shape: tuple[int, ...]
-    classes: int
+    class_names: tuple[str, ...] = ()
+    data: str = ""
     models: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -129,12 +116,19 @@ class Group:
         return len(self.shape) == 3
 
     @property
-    def class_names(self) -> list[str]:
-        return [str(k) for k in range(self.classes)]
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def origin(self) -> str:
+        """The data set that ``data`` is all or a part of."""
+        return split_name(self.data)[0]
 
 
 def groups() -> dict[str, Group]:
-    """The checkpoints, bundled or in runs/, by data set ("digits-color-cd" is method cd of digits-color); colour images first.
+    """The checkpoints, bundled or in runs/, by data set ("digits-color-cd" is method cd of digits-color).
+
+    Images come first, of them those in colour, of them the largest.
 
     Without any for images, the exact denoiser of the digits takes their place, so no tab is empty.
     """
@@ -145,26 +139,32 @@ def groups() -> dict[str, Group]:
             continue
         try:
             meta = checkpoints.read_meta(find(name))
-            group = Group(data, tuple(meta["shape"]), int(meta["classes"]))
-        except (checkpoints.CheckpointError, KeyError, TypeError):
+            group = Group(data, tuple(meta["shape"]), *_classes_and_data(meta, data))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
             continue  # a damaged file must not keep the others from being used
         group = found.setdefault(data, group)
-        if group.shape == tuple(meta["shape"]) and group.classes == meta["classes"]:
+        if (group.shape, group.class_names) == (tuple(meta["shape"]), _classes_and_data(meta, data)[0]):
             group.models[method] = name
     if not any(g.is_image for g in found.values()):
-        found[EXACT] = Group(EXACT, (1, 8, 8), 0, {"edm": EXACT, "cd": EXACT})
-    return dict(sorted(found.items(), key=lambda item: (not item[1].is_image, -item[1].shape[0], item[0])))
+        found[EXACT] = Group(EXACT, (1, 8, 8), (), "digits", {"edm": EXACT, "cd": EXACT})
+    return dict(sorted(found.items(), key=lambda item: (not item[1].is_image, [-n for n in item[1].shape], item[0])))
+
+
+def _classes_and_data(meta: dict[str, Any], data: str) -> tuple[tuple[str, ...], str]:
+    """Names of the classes that a header tells of, numbers where it has none, and the data set (else ``data``)."""
+    about, classes = meta.get("about") or {}, int(meta["classes"])
+    if classes > MAX_CLASSES:
+        raise ValueError(f"{classes} classes")
+    preset = PRESETS.get(about.get("preset", ""))
+    data = str(about.get("data") or (preset.data if preset else data))
+    origin, kept = split_name(data)
+    names = tuple(str(k) for k in about.get("class_names") or kept or CLASSES.get(origin, ()))
+    return names if len(set(names)) == classes else tuple(str(k) for k in range(classes)), data
 
 
 @lru_cache(maxsize=1)
 def _exact_digits() -> FiniteData:
-    return FiniteData(_images("digits").x0[:300])
-
-
-def _images(name: str) -> ImageData:
-    data = load_data(name)
-    assert isinstance(data, ImageData)
-    return data
+    return FiniteData(load_images("digits").x0[:300])
 
 
 def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> Denoise:
@@ -274,7 +274,7 @@ def seed_from(value: Any) -> int:
 # --- pictures --------------------------------------------------------------------------------------------------------------
 
 
-def strip(x: Tensor, most: int = 11, size: int = 96) -> np.ndarray:
+def strip(x: Tensor, most: int = 11, size: int = 192) -> np.ndarray:
     """Pictures in as few rows as hold ``most`` each, evenly filled, each row about ``size`` pixels high."""
     rows = math.ceil(len(x) / most)
     return picture(x, math.ceil(len(x) / rows), size * rows)
@@ -314,13 +314,40 @@ def figure_pixels(figure) -> np.ndarray:
 
 
 def examples(group: Group) -> tuple[Tensor, list[str | None]]:
-    """Pictures to edit, (N, C, H, W), one per class, and their classes; borrowed digits where the own data is not at hand."""
-    own = group.name in DATASETS
-    data = _images(group.name if own else "digits" if group.shape[0] == 1 else "digits-color")
+    """Pictures to edit, (N, C, H, W), and their classes: the bundled ones of the models' own data, for digits one of each class.
+
+    Where there are none, others are borrowed: their blocks are averaged, or their pixels repeated, until they have the size.
+    """
+    own = CHANNELS.get(group.origin) == group.shape[0]
+    borrowed = "digits" if group.shape[0] == 1 else "digits-color" if group.shape[1] < 16 else "cifar10"
+    x0, names = _examples(group.origin if own else borrowed)
+    if own and set(names) & set(group.class_names):
+        keep = [k for k, name in enumerate(names) if name in group.class_names]
+        x0, names = x0[keep], [names[k] for k in keep]
+    known = [name if own and name in group.class_names else None for name in names]
+    return torch.nn.functional.adaptive_avg_pool2d(x0, (group.shape[1], group.shape[2])), known
+
+
+@lru_cache(maxsize=4)
+def _examples(name: str) -> tuple[Tensor, list[str]]:
+    data = load_images(name) if name in DATASETS else load_images(EXAMPLES / name, cache=False)
     assert data.label is not None
-    first = [int((data.label == k).nonzero()[0]) for k in range(data.classes)]
-    pictures = torch.nn.functional.interpolate(data.x0[first], tuple(group.shape[1:]))  # pixels are repeated
-    return pictures, [str(k) if own and group.classes else None for k in range(data.classes)]
+    kinds = range(data.classes)
+    index = torch.tensor([int((data.label == k).nonzero()[0]) for k in kinds]) if name in DATASETS else torch.arange(len(data))
+    return data.take(index), [data.class_names[k] for k in data.label[index]]
+
+
+@torch.no_grad()
+def likeliest_class(group: Group, model: Denoise, y: Tensor) -> tuple[str, str]:
+    """The likeliest class of a picture y (1, C, H, W), and who says so: a classifier of the data if one ships, else the model."""
+    name = classifier_for(group.data)
+    loaded = None if name is None else load_classifier(resolve_classifier(name))
+    numbers = None if loaded is None else loaded.numbers(group.class_names)
+    if loaded is not None and numbers is not None and tuple(y.shape[2:]) == loaded.model.shape[1:]:
+        logits = loaded.model(fit_channels(to_pixels(y.cpu()), loaded.model.shape))[1][0]
+        p = logits[numbers].softmax(0)
+        return group.class_names[int(p.argmax())], f"a classifier is {float(p.max()):.0%} sure"
+    return group.class_names[int(likeliest_label(model, y, group.classes))], "the model restores it best as that"
 
 
 def painted_mask(editor: dict | None, shape: Sequence[int]) -> Tensor:
@@ -393,11 +420,26 @@ def make_edit(
 
 
 def make_interpolation(
-    group: Group, method: str, seeds: tuple[int, int], frames: int, label: Tensor | None, device: torch.device | str = "cpu"
+    group: Group,
+    method: str,
+    ends: tuple[int | Tensor, int | Tensor],
+    frames: int,
+    label: Tensor | None,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Step, float]:
-    """Noises along the great circle between two seeds through one model: samples (frames, C, H, W), the last step, milliseconds."""
+    """Noises along the great circle between two ends through one model: samples (frames, C, H, W), the last step, milliseconds.
+
+    An end is a seed, or a picture (1, C, H, W): then its noise is the one that the diffusion model's PF-ODE leads to from it.
+    """
     model = model_of(group, method, device)
-    a, b = (initial_noise(group.shape, [seed], device=device).expand(frames, *group.shape) for seed in seeds)
+    one = None if label is None else label[:1]
+
+    def noise_of(end: int | Tensor) -> Tensor:
+        if isinstance(end, int):
+            return initial_noise(group.shape, [end], device=device)
+        return encode(model_of(group, "edm", device), end.to(device), one, rtol=1e-3, atol=1e-3)
+
+    a, b = (noise_of(end).expand(frames, *group.shape) for end in ends)
     steps = 18 if method == "edm" else 1
     sampler = sampler_of(method, steps)
     noise = slerp(a, b, torch.linspace(0, 1, frames, device=device))

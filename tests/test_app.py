@@ -31,17 +31,25 @@ from cmlab.plots import read_picture  # noqa: E402
 from cmlab.presets import get_preset  # noqa: E402
 from cmlab.samplers import SAMPLERS  # noqa: E402
 
-COLOR = "digits-color"
+COLOR, CIFAR = "digits-color", "cifar10-small"
+THREE = "cifar10:automobile,horse,ship"
 
 
-def untrained(folder: Path, data: str, shape: tuple[int, ...], methods: tuple[str, ...] = ("edm", "cd", "ict")) -> None:
+def untrained(
+    folder: Path,
+    data: str,
+    shape: tuple[int, ...],
+    methods: tuple[str, ...] = ("edm", "cd", "ict"),
+    trained_on: str | dict = "",
+    classes: int = 10,
+) -> None:
     """Checkpoints that have learnt nothing: enough for plumbing, and made in no time."""
     for method in methods:
         torch.manual_seed(0)
-        net = build_network(UNetConfig(channels=8, mult=(1,), emb=16), shape, 10)
-        checkpoints.save(
-            folder / f"{data}-{method}.safetensors", Denoiser(net, EDM if method in ("edm", "pd") else CONSISTENCY, shape, 10)
-        )
+        net = build_network(UNetConfig(channels=8, mult=(1,), emb=16, patch=2 if shape[1] == 32 else 1), shape, classes)
+        model = Denoiser(net, EDM if method in ("edm", "pd") else CONSISTENCY, shape, classes)
+        about = trained_on if isinstance(trained_on, dict) else {"data": trained_on}
+        checkpoints.save(folder / f"{data}-{method}.safetensors", model, about)
 
 
 def free_port() -> int:
@@ -52,14 +60,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[str]:
-    """The address of a running app on the bundled checkpoints (untrained ones where the package has none yet)."""
+    """The address of a running app on the bundled digits, behind untrained models of three classes of CIFAR-10."""
     folder = tmp_path_factory.mktemp("pretrained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the developer's own runs/ is not part of the test
-        if not {f"{COLOR}-{m}" for m in ("edm", "cd", "ict")} <= set(checkpoints.pretrained_names()):
-            patch.setattr(checkpoints, "PRETRAINED", folder)
-            untrained(folder, COLOR, (3, 8, 8))
-            untrained(folder, "digits", (1, 8, 8))
+        untrained(folder / "runs", CIFAR, (3, 32, 32), ("edm", "cd", "ect"), THREE, 3)
         page = app.build_app()
         _, url, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **app.look())
         yield url
@@ -87,7 +92,7 @@ def test_the_endpoints_have_names_and_named_parameters(client):
 
 
 def test_sample_streams_and_the_same_seed_gives_the_same_pictures(client):
-    options = {"data": COLOR, "count": 9, "edm_steps": 3, "student_steps": 2, "api_name": "/sample"}
+    options = {"data": COLOR, "count": 9, "edm_steps": 3, "student_steps": 2, "student": "ict", "api_name": "/sample"}
     job = client.submit(seed=7, **options)
     edm, edm_text, cd, cd_text, student, _, film, seed = job.result()
     assert len(job.outputs()) == 3 + 2 + 2 + 1  # every step of each model, and the end
@@ -136,10 +141,38 @@ def test_interpolation_begins_with_the_picture_of_seed_a(client):
 
 
 def test_many_frames_go_into_rows(client):
-    strip, *_ = client.predict(data="digits", frames=33, api_name="/interpolate")
+    strip, *_ = client.predict(data="digits", method="ict", class_name="4", frames=33, api_name="/interpolate")
     height, width, _ = pixels(strip).shape
     assert width / height == pytest.approx((11 * 9 - 1) / (3 * 9 - 1))  # pixels of 3 rows of 11, with gaps between
-    assert view.strip(torch.zeros(12, 1, 8, 8)).shape == view.picture(torch.zeros(12, 1, 8, 8), 6, 192).shape  # evenly filled
+    assert view.strip(torch.zeros(12, 1, 8, 8)).shape == view.picture(torch.zeros(12, 1, 8, 8), 6, 384).shape  # evenly filled
+
+
+def test_every_data_set_can_be_asked_for_its_own_methods_and_classes(client):
+    """The page shows those of one set, and a program may ask for those of any."""
+    for data, method, kind in ((CIFAR, "ect", "ship"), (COLOR, "ict", "7"), ("digits", "ict", "9")):
+        options = {"data": data, "method": method, "class_name": kind}
+        assert f"class {kind}" in client.predict(frames=2, api_name="/interpolate", **options)[2]
+        assert view.METHODS[method] in client.predict(steps=1, api_name="/edit", **options)[3]
+        assert client.predict(data=data, class_name=kind, count=1, edm_steps=1, student=method, api_name="/sample")[4]
+    for options, message in (({"method": "ect"}, "has no ECT checkpoint"), ({"class_name": "ship"}, "Unknown class 'ship' for")):
+        for endpoint in ("/interpolate", "/edit"):
+            with pytest.raises(AppError, match=message):
+                client.predict(data=COLOR, api_name=endpoint, **options)
+    with pytest.raises(AppError, match="no name of a choice"):
+        client.predict(data=COLOR, method=["cd"], api_name="/edit")
+
+
+def test_pictures_can_be_the_ends_of_an_interpolation(client):
+    """The diffusion model leads from the pictures' noises back to them."""
+    options = {"data": "digits", "method": "edm", "frames": 2, "api_name": "/interpolate"}
+    _, frame, text, *_ = client.predict(example_a=4, example_b=6, **options)
+    assert "class 4" in text and "run upwards" in text
+    original = client.predict(task="inpaint", data="digits", example=4, steps=1, api_name="/edit")[0]
+    far = client.predict(task="inpaint", data="digits", example=6, steps=1, api_name="/edit")[0]
+    error = [np.abs(pixels(frame).astype(float) - pixels(other)).mean() for other in (original, far)]
+    assert error[0] < 10 < error[1]
+    with pytest.raises(AppError, match="example must be a whole number from 0 to 9"):
+        client.predict(example_a=10, **options)
 
 
 @pytest.mark.parametrize("task", ["inpaint", "colorize", "super_resolve", "stroke", "denoise"])
@@ -160,9 +193,9 @@ def test_inpainting_keeps_what_the_mask_spares(client):
 
 
 def test_a_painted_mask_is_obeyed_and_an_empty_one_refused(client, tmp_path):
-    paint = np.zeros((view.PANEL, view.PANEL, 4), np.uint8)
+    paint = np.zeros((view.CANVAS, view.CANVAS, 4), np.uint8)
     Image.fromarray(paint).save(tmp_path / "empty.png")
-    paint[: view.PANEL // 4, :, :] = 255
+    paint[: view.CANVAS // 4, :, :] = 255
     Image.fromarray(paint).save(tmp_path / "top.png")
 
     def painted(name: str) -> dict:
@@ -172,7 +205,7 @@ def test_a_painted_mask_is_obeyed_and_an_empty_one_refused(client, tmp_path):
     options = {"task": "inpaint", "data": COLOR, "mask": "painted", "steps": 1, "api_name": "/edit"}
     original, _, result, *_ = client.predict(painted=painted("top.png"), **options)
     changed = (pixels(original) != pixels(result)).any((1, 2))
-    assert changed[: view.PANEL // 4 - 8].any() and not changed[view.PANEL // 4 :].any()
+    assert changed[: len(changed) // 4].any() and not changed[len(changed) // 4 :].any()
     for empty in (painted("empty.png"), None):
         with pytest.raises(AppError, match="mask is empty: paint"):
             client.predict(painted=empty, **options)
@@ -206,8 +239,8 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
         ("/sample", {"seed": "seven"}, "seed must be a whole number"),
         ("/sample", {"data": "imagenet"}, "not in the list of choices"),
         ("/interpolate", {"frames": 0}, "less than minimum"),
-        ("/interpolate", {"class_name": "eleven"}, "not in the list of choices"),
-        ("/edit", {"example": 10}, "example must be a whole number from 0 to 9"),
+        ("/interpolate", {"class_name": "eleven"}, "Unknown class 'eleven' for"),
+        ("/edit", {"example": 10, "data": "digits"}, "example must be a whole number from 0 to 9"),
         ("/edit", {"task": "super_resolve", "patch": 3}, "patch 3 does not divide"),
         ("/edit", {"task": "colorize", "data": "digits"}, "needs RGB"),
         ("/trajectories", {"count": 10**6}, "greater than maximum"),
@@ -325,15 +358,70 @@ def test_without_checkpoints_an_exact_model_stands_in(tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_hides_only_itself_and_a_new_one_appears(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
-    untrained(tmp_path, "cifar10-small", (3, 32, 32))
+    untrained(tmp_path, "holidays", (3, 32, 32))
     (tmp_path / "digits-edm.safetensors").write_bytes(b"cut short")
-    group = view.groups()["cifar10-small"]
-    assert list(view.groups()) == ["cifar10-small"] and group.shape == (3, 32, 32)
-    *_, (_, _, result, *_) = handlers.edit("super_resolve", data="cifar10-small", steps=1, patch=4)
+    for k, strange in enumerate(({"data": ["x"]}, {"data": "a" * 9000}, {"class_names": 7}, {"data": "/"}, {"data": "two-moons"})):
+        untrained(tmp_path / "runs", f"strange{k}", (3, 32, 32), ("cd",), strange)
+        for group in view.groups().values():
+            assert view.examples(group)[0].shape[1:] == group.shape
+        (tmp_path / "runs" / f"strange{k}-cd.safetensors").unlink()
+    group = view.groups()["holidays"]
+    assert list(view.groups()) == ["holidays"] and group.shape == (3, 32, 32)
+    *_, (_, _, result, *_) = handlers.edit("super_resolve", data="holidays", steps=1, patch=4)
     assert pixels(result).shape[0] % 32 == 0
-    (tmp_path / "cifar10-small-cd.safetensors").unlink()
+    (tmp_path / "holidays-cd.safetensors").unlink()
     with pytest.raises(gr.Error, match=r"has no CD checkpoint.*cmlab train"):
-        list(handlers.edit("inpaint", data="cifar10-small"))
+        list(handlers.edit("inpaint", data="holidays"))
+
+
+def test_colour_images_come_first_the_largest_of_them_before_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "digits", (1, 8, 8))
+    untrained(tmp_path, COLOR, (3, 8, 8))
+    assert list(view.groups()) == [COLOR, "digits"]  # as long as there are no others
+    untrained(tmp_path, "zoo", (3, 32, 32), ("cd",))
+    assert list(view.groups()) == ["zoo", COLOR, "digits"]
+
+
+def test_classes_have_the_names_that_the_header_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    for data, trained_on, classes in (("a", THREE, 3), ("b", "cifar10", 10), ("c", "cifar10", 4), ("d", "", 3)):
+        untrained(tmp_path, data, (3, 32, 32), ("cd",), trained_on, classes)
+    found = view.groups()
+    assert found["a"].class_names == ("automobile", "horse", "ship") and found["a"].origin == found["b"].origin == "cifar10"
+    assert found["b"].class_names[3] == "cat" and found["b"].classes == 10
+    assert found["c"].class_names == tuple("0123") and found["d"].class_names == tuple("012")
+    label = view.class_labels(found["a"], "ship", 2)
+    assert label is not None and label.tolist() == [2, 2]
+    for data, known in (("a", [12, 12, 12]), ("d", [0, 0, 0])):  # borrowed pictures have classes of their own
+        names = view.examples(found[data])[1]
+        assert len(names) == 36 and [names.count(k) for k in ("automobile", "horse", "ship")] == known
+
+
+def test_the_examples_are_whole_small_and_where_the_readme_says():
+    root = view.EXAMPLES / "cifar10"
+    files = sorted(root.glob("*/*.png"))
+    assert len(files) == 36 and sum(f.stat().st_size for f in view.EXAMPLES.rglob("*") if f.is_file()) < 150_000
+    readme = (view.EXAMPLES / "README.md").read_text()
+    for kind in ("automobile", "horse", "ship"):
+        numbers = [f.stem for f in files if f.parent.name == kind]
+        assert len(numbers) == 12 and f"| {kind} | {', '.join(numbers)} |" in readme
+    assert all(Image.open(f).size == (32, 32) and Image.open(f).mode == "RGB" for f in files)
+    assert len({f.read_bytes() for f in files}) == 36
+
+
+def test_the_class_of_an_upload_is_guessed_by_who_knows_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "sea.png")
+    untrained(tmp_path / "runs", "zoo", (3, 32, 32), ("cd",), "zoo", 3)
+    *_, (*_, text, _) = handlers.edit("denoise", image=str(tmp_path / "sea.png"), data="zoo")
+    assert "taken for class" in text and "restores it best" in text  # no classifier knows a zoo
+    group = view.groups()["digits"]
+    pictures, names = view.examples(group)
+    for y, kind in zip(pictures, names, strict=True):  # those of the digits know their ten examples
+        assert view.likeliest_class(group, view.model_of(group, "cd"), y[None])[0] == kind
 
 
 def test_a_progressively_distilled_student_takes_one_step_and_edits_nothing(tmp_path, monkeypatch):
@@ -360,7 +448,7 @@ def test_another_data_set_keeps_the_choices_that_it_has(tmp_path, monkeypatch):
     assert app.model_choices("digits", "edm", None, ("auto",), "auto", True)[0]["value"] != "edm"
     adapt = next(fn.fn for fn in app.build_app().fns.values() if fn.name == "adapt")
     assert adapt is not None
-    kind, count, distilled, student, *_ = adapt("digits", "4", 9, "cd", "ict")
+    kind, count, distilled, student = adapt("digits", "4", 9, "cd", "ict")
     assert (kind.value, count, distilled, student) == ("4", 9, "cd", "ict")
     assert adapt(COLOR, "all", app.MAX_COUNT, "cd", "ect")[1:4] == (16, "cd", "ict")
 

@@ -1,0 +1,34 @@
+"""How the app looks."""
+
+from gradio.themes import Default
+
+CSS = """
+.gradio-container { max-width: 1240px !important; margin: auto; }
+.gradio-container > .main { padding: clamp(12px, 3vw, 32px) !important; }
+.heading p, .caption p { margin: 0; }
+.caption { min-height: 1.8em; }
+.notice { border-left: 4px solid #D55E00; padding-left: 0.8em; }
+.examples .grid-container { grid-template-columns: repeat(6, 1fr) !important; padding: 0; grid-auto-rows: auto !important; }
+.examples .caption-label { display: none; }
+.examples .thumbnail-item { min-width: 0; width: 100%; height: auto; aspect-ratio: 1; }
+@media (hover: hover) {
+  .panel .icon-button-wrapper { opacity: 0; }
+  .panel:hover .icon-button-wrapper, .panel .icon-button-wrapper:focus-within { opacity: 1; }
+}
+/* A refusal is told once, by its message; the pictures of the last run stay in sight. */
+.wrap:has(> .error) { display: none; }
+/* The tabs' own width would be the least that the page can have. */
+.tab-wrapper { contain: inline-size; }
+@media (max-width: 640px) {
+  .tab-container button { padding: 0 8px !important; }
+  .wide .image-container { contain: inline-size; overflow-x: auto; }
+  .wide .image-container > button { width: auto; min-width: 660px; }
+}
+"""
+
+
+def look() -> dict:
+    """Options for launch(): the system's fonts (nothing is fetched) and the blue of Okabe and Ito's colour-blind-safe palette."""
+    theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue")
+    theme.set(button_primary_background_fill="#0072B2", button_primary_background_fill_hover="#005A8C")
+    return {"theme": theme, "css": CSS, "run_history": False, "footer_links": ["api", "settings"], "max_file_size": "20mb"}
