@@ -1,4 +1,4 @@
-"""The command line: ``cmlab train | sample | edit | evaluate | search | likelihood | convert | info``.
+"""The command line: ``cmlab train | sample | edit | evaluate | search | likelihood | theory | convert | info``.
 
 Every error is one line on stderr and a non-zero exit.
 """
@@ -21,6 +21,7 @@ from .options import (
     LikelihoodOptions,
     SampleOptions,
     SearchOptions,
+    TheoryOptions,
     TrainCommand,
     TrainOptions,
     check_edit_options,
@@ -41,12 +42,21 @@ def train(args: list[str]) -> None:
         print("PRESET, with what 'cmlab train PRESET --help' explains and lets you change, is one of:")
         for data in dict.fromkeys(p.data for p in presets.PRESETS.values()):
             print("  " + "  ".join(name for name, p in presets.PRESETS.items() if p.data == data))
+        from .chain import CHAINS
+
+        print(f"\nor a chain, from the teacher to the cards of its students: {'  '.join(CHAINS)}")
         if not args:
             raise ValueError("name a preset to train")
         return
     name, rest = args[0], args[1:]
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
+    if name.endswith("-chain"):
+        from . import chain  # it draws, and so imports more than a training needs
+
+        if name not in chain.CHAINS:
+            raise ValueError(unknown("chain", name, chain.CHAINS))
+        return chain.run(name, rest)
     default = presets.get_preset(name)
     if name in presets.ABOUT and any(word in ("-h", "--help") for word in rest):
         print(f"{name}: {presets.ABOUT[name]}\n")
@@ -219,6 +229,12 @@ def evaluate(args: list[str]) -> None:
     evaluate(parse(EvaluateOptions, args, "cmlab evaluate"))
 
 
+def theory(args: list[str]) -> None:
+    from .cli_theory import measure
+
+    measure(parse(TheoryOptions, args, "cmlab theory"))
+
+
 def convert(args: list[str]) -> None:
     from . import convert as formats
 
@@ -286,6 +302,7 @@ COMMANDS = {
     "search": search,
     "likelihood": likelihood,
     "evaluate": evaluate,
+    "theory": theory,
     "convert": convert,
     "info": info,
 }
@@ -297,6 +314,7 @@ _USAGE = """usage: cmlab COMMAND ...
   evaluate SOURCE   how good samples are: of a checkpoint, or pictures in a folder or .npz
   search CHECKPOINT find the noise levels of multistep sampling
   likelihood CHECKPOINT  bits per dimension that a diffusion model needs for its data
+  theory EXPERIMENT measure a theorem of the paper: thm1, thm2 or variance
   convert SRC DST   read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI
   info [CHECKPOINT] describe a checkpoint; without one, list presets, data sets and bundled checkpoints
 

@@ -36,9 +36,11 @@ class TrainOptions:
         save_minutes: save the state when so many minutes have passed; 0 by steps alone. SIGTERM and Ctrl-C always save it.
         keep: number of states that are kept.
         grid_every: draw samples from the same seeds after every so many steps, into PRESET/samples-STEP.png; 0 for none.
+        fd_every: measure FD-cls of 1,000 samples after every so many steps (see 'cmlab evaluate'); 0 for never.
         tensorboard: log to TensorBoard, in the folder PRESET.
         device: "auto" takes a GPU where there is one.
         compile: let torch compile the networks: slow to start, then faster.
+        shard: of several processes each holds a part of the weights, averages and optimizer (FSDP), for models that fill a GPU.
         max_skipped: give up after so many steps in a row whose loss or gradient is not finite.
         threads: CPU threads; 1 is the fastest for the small models.
     """
@@ -50,9 +52,11 @@ class TrainOptions:
     save_minutes: float = 10.0
     keep: int = 2
     grid_every: int = 0
+    fd_every: int = 0
     tensorboard: bool = False
     device: str = "auto"
     compile: bool = False
+    shard: bool = False
     max_skipped: int = 20
     threads: int = 1
 
@@ -198,7 +202,7 @@ class EvaluateOptions:
         teacher: a diffusion model, measured in the same way beside it.
         cache: folder for features of real images; by default $CMLAB_CACHE, else ~/.cache/cmlab.
         json: file to write the figures to.
-        card: file to write a model card with the figures to (Markdown).
+        card: file to write a model card with the figures to (Markdown); its pictures are written beside it.
         keep: put the figures into the checkpoint's own header, which 'cmlab info' prints.
         overwrite: replace those files.
         device: "auto" takes a GPU where there is one.
@@ -225,6 +229,47 @@ class EvaluateOptions:
     keep: bool = False
     overwrite: bool = False
     device: str = "auto"
+
+
+@dataclass(frozen=True)
+class TheoryOptions:
+    """Measure a theorem of the paper against exact scores, in float64.
+
+    Experiments:
+      thm1: the error of models of zero CD loss against the step size; its slope is the solver's order.
+      thm2: CD loss against CT loss as the steps shrink; the slope of their difference is 2.
+      variance: bias and spread of the CT gradient against N.
+
+    Args:
+        experiment: what to measure.
+        data: for thm1 and thm2: soft3 (three broad Gaussians, the default), gaussian, or a 2D data set such as 8gaussians.
+        checkpoint: for thm1: a consistency model of points, whose error is drawn beside the curve, on its own data. For variance:
+            the model whose gradient is measured, by default 8gaussians-edm, where consistency training starts.
+        solver: for thm1: by default heun.
+        distance: for thm2: by default l2.
+        target: for thm2: another network (the default), or the online network itself.
+        weight: for variance: weight of the loss, by default 1.
+        sizes: numbers N of grid levels, growing.
+        points: draws of data and noise; fewer are faster and rougher.
+        seed: seed of the draws, and of thm2's random networks.
+        json: file to write the figures to.
+        figure: picture to write, .png.
+        overwrite: replace those files.
+    """
+
+    experiment: Annotated[Literal["thm1", "thm2", "variance"], tyro.conf.Positional]
+    data: str | None = None
+    checkpoint: str | None = None
+    solver: Literal["euler", "heun", "midpoint", "midpoint-sigma"] | None = None
+    distance: Literal["l1", "l2", "huber"] | None = None
+    target: Literal["other", "online"] | None = None
+    weight: Literal["1", "1/dt"] | None = None
+    sizes: tuple[int, ...] | None = None
+    points: int | None = None
+    seed: int = 0
+    json: Path | None = None
+    figure: Path | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Training in several processes: which rows of a batch are whose, and how numbers are shared.
 
 A launcher starts the processes and tells each of them its place in the environment: ``torchrun``, or another that sets the same
-variables (``accelerate launch`` should, but was never tried). Without one there is one process, and nothing here costs anything.
+variables, as ``accelerate launch --multi_gpu`` does. Without one there is one process, and nothing here costs anything.
 """
 
 import os
@@ -16,11 +16,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """``world`` processes that train one model together, of which this is number ``rank``, ``local_rank`` on its host."""
+    """``world`` processes that train one model together, of which this is number ``rank``, ``local_rank`` on its host.
+
+    ``shard``: each of them holds a part of the weights, averages and optimizer. Raises ValueError for one alone.
+    """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    shard: bool = False
+
+    def __post_init__(self):
+        if self.shard and self.world == 1:
+            raise ValueError("shard divides a model over several processes, this is one: start more (torchrun), or leave it out")
 
     @property
     def first(self) -> bool:
@@ -62,16 +70,23 @@ class Processes:
 ALONE = Processes()
 
 
-def from_environment() -> Processes:
+def from_environment(shard: bool = False) -> Processes:
     """What the launcher says; raises ValueError where it asks for something that cmlab's own options decide."""
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", ""):
         raise ValueError(f"accelerate asks for mixed precision {precision}: say --mixed_precision no there, --precision here")
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise ValueError(f"accelerate asks for {name}, cmlab trains by plain data parallelism: launch with --multi_gpu")
+            raise ValueError(f"accelerate asks for {name}: launch with --multi_gpu, and say --shard here for FSDP")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise ValueError("accelerate asks for a compiler: leave out --dynamo_backend there, say --compile here")
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "accelerate starts one process for all of --num_processes unless it is told --multi_gpu: tell it, and on CPUs say "
+            "--device cpu here (or use torchrun)"
+        )
     rank, world, local = (int(os.environ.get(k, default)) for k, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    return Processes(rank, world, local)
+    return Processes(rank, world, local, shard)
 
 
 @contextmanager

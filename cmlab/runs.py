@@ -4,10 +4,12 @@ A state is a safetensors file, so nothing in it is ever executed. It is written 
 process dies, every state under its own name is whole.
 """
 
+import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from .trainer import Snapshot
 
 FORMAT = 1
 _KEY = "cmlab-state"
+POINTS = 200  # of a loss curve, at most
 
 
 def write_state(path: Path, snapshot: Snapshot) -> None:
@@ -103,6 +106,53 @@ class RunFolder:
             path.unlink(missing_ok=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
+
+
+@dataclass
+class Curves:
+    """What a run remembers of its way, with its states and at last in its checkpoint: [step, value] pairs.
+
+    Each loss is the mean of the steps since the pair before that were made, ``fd`` what --fd-every measured. The rest is the
+    part of a mean that is not complete yet.
+    """
+
+    steps: int
+    loss: list[list[float]] = dataclasses.field(default_factory=list)
+    fd: list[list[float]] = dataclasses.field(default_factory=list)
+    step: int = 0
+    skipped: int = 0
+    total: float = 0.0
+    made: int = 0
+
+    def due(self, step: int) -> bool:
+        """Whether a pair of losses ends at this step."""
+        return step % math.ceil(self.steps / POINTS) == 0 or step == self.steps
+
+    def see(self, step: int, loss: float, skipped: int) -> None:
+        """``loss``: mean since the last call; ``skipped``: steps so far that were not made."""
+        made = step - self.step - (skipped - self.skipped)
+        self.step, self.skipped = step, skipped
+        if made:
+            self.total, self.made = self.total + made * loss, self.made + made
+        if self.due(step) and self.made:
+            self.loss.append([step, _short(self.total / self.made)])
+            self.total, self.made = 0.0, 0
+
+    def measured(self, step: int, fd: float) -> None:
+        """A Frechet distance after ``step`` steps."""
+        self.fd.append([step, _short(fd)])
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, as `Curves` takes it back."""
+        return asdict(self)
+
+    def about(self) -> dict[str, list[list[float]]]:
+        """For the header of a checkpoint."""
+        return {f"{name}_curve": pairs for name, pairs in (("loss", self.loss), ("fd", self.fd)) if pairs}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def flatten(options: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,13 @@ from .losses import ProgressiveLoss
 from .networks import build_network
 from .options import TrainOptions
 from .presets import Preset
-from .processes import Processes, from_environment, joined
-from .runs import RunFolder, check_unchanged, flatten, read_state
+from .processes import ALONE, Processes, from_environment, joined
+from .runs import Curves, RunFolder, check_unchanged, flatten, read_state
 from .trainer import Snapshot
 from .training import TrainState
 
 GRID = 64  # pictures, or points times 16, that --grid-every draws
+FD_SAMPLES = 1000  # that --fd-every measures
 LOOK = 2.0  # seconds between looks at a training that runs in one process
 
 
@@ -67,11 +68,11 @@ def train(name: str, preset: Preset, o: TrainOptions, device: torch.device, word
     for option in ("threads", "keep", "max_skipped"):
         if getattr(o, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(o, option)}")
-    if min(o.save_every, o.grid_every, o.save_minutes) < 0:
-        raise ValueError("--save-every, --save-minutes and --grid-every cannot be negative; 0 turns them off")
+    if min(o.save_every, o.grid_every, o.fd_every, o.save_minutes) < 0:
+        raise ValueError("--save-every, --save-minutes, --grid-every and --fd-every cannot be negative; 0 turns them off")
     if o.resume and o.overwrite:
         raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
-    processes = from_environment()
+    processes = from_environment(o.shard)
     processes.rows(preset.batch)
     if processes.world > 1 and device.type == "cuda":
         device = torch.device("cuda", processes.local_rank)
@@ -89,6 +90,7 @@ class _Session:
         self.target, self.folder = o.out / f"{name}{SUFFIX}", RunFolder(o.out / name, o.keep)
         self.started, self.before = time.perf_counter(), 0.0
         self.saved = self.seen = time.monotonic()
+        self.curves = Curves(preset.steps)
 
     def run(self) -> None:
         path = self._start()
@@ -98,13 +100,16 @@ class _Session:
         self.teacher = _digest(self.preset.teacher)
         resume = self._resume(Path(path)) if path else None
         model = presets.build_model(self.preset)
-        if (text := memory(model, self.preset)) and self.processes.first:
+        if self.o.fd_every:
+            _check_fd(self.preset.data, model.shape)
+        if (text := memory(model, self.preset, self.processes)) and self.processes.first:
             print(text)
         if self.o.overwrite and self.processes.first:
             self.folder.clear()
         state = self._loop(model, teacher, resume)
+        averages = [state.trainer.whole(ema) for ema in state.emas]
         if self.processes.first:
-            self._finish(state)
+            self._finish(state, averages)
 
     # --- where it starts -------------------------------------------------------------------------------------------------
 
@@ -154,6 +159,8 @@ class _Session:
                 f"{path} was saved with another teacher than {self.preset.teacher} is now: pass --overwrite to start anew"
             )
         self.before = snapshot.facts["seconds"]
+        if curves := snapshot.facts.get("curves"):  # states of earlier versions have none
+            self.curves = Curves(**curves)
         self._say(f"continuing at step {snapshot.facts['step']} of {self.preset.steps}, from {path}")
         return snapshot
 
@@ -162,7 +169,8 @@ class _Session:
     def _due(self, step: int) -> bool:
         """Whether to look at the training after this step. What many processes do at once depends on the step alone."""
         every = max(1, min(50 if self.processes.world == 1 else 10, self.preset.steps // 20))
-        if any(n and step % n == 0 for n in (every, self.o.save_every, self.o.grid_every)):
+        asked = (every, self.o.save_every, self.o.grid_every, self.o.fd_every)
+        if self.curves.due(step) or any(n and step % n == 0 for n in asked):
             return True
         return self.processes.world == 1 and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
 
@@ -173,7 +181,7 @@ class _Session:
         first = resume.facts["step"] if resume else 0
         hidden = None if self.processes.first else True
         with (
-            self._tensorboard() as log,
+            self._tensorboard(first) as log,
             tqdm(total=self.preset.steps, initial=first, unit="step", desc=self.name, disable=hidden) as bar,
         ):
             for state in presets.run(
@@ -187,6 +195,7 @@ class _Session:
                 compile=self.o.compile,
                 max_skipped=self.o.max_skipped,
             ):
+                self.curves.see(state.step, state.loss, state.skipped)
                 bar.update(state.step - bar.n)
                 numbers = {"loss": f"{state.loss:.4g}", "per_s": f"{state.images_per_s:.0f}"}
                 bar.set_postfix(numbers | ({"skipped": str(state.skipped)} if state.skipped else {}))
@@ -197,15 +206,21 @@ class _Session:
         return state
 
     def _look(self, state: TrainState, log: Any) -> None:
-        if self.o.grid_every and state.step % self.o.grid_every == 0 and self.processes.first:
-            _draw(state, self.folder.path / f"samples-{state.step:08d}.png", self.device, log)
+        grid, fd = (n > 0 and state.step % n == 0 for n in (self.o.grid_every, self.o.fd_every))
+        model = state.trainer.whole(state.ema) if grid or fd else None
+        if self.processes.first and isinstance(model, Denoiser):
+            model = model.to(self.device)
+            if grid:
+                self._draw(state.step, model, log)
+            if fd:
+                self._measure(state.step, model, log)
         self.seen = time.monotonic()
         late = self.o.save_minutes > 0 and self.seen - self.saved > 60 * self.o.save_minutes
         stopping, late = self.processes.any([self.stop.number > 0, late], self.device)
         if state.step == self.preset.steps:
             return
         if stopping or late or (self.o.save_every and state.step % self.o.save_every == 0):
-            if self.processes.first:
+            if self.processes.first or self.processes.shard:
                 self._save(state)
             self.saved = time.monotonic()
         if stopping:
@@ -215,6 +230,30 @@ class _Session:
                 f"stopped by {signal.Signals(number).name} after step {state.step} of {self.preset.steps}, state saved in "
                 f"{self.folder.path}. Continue with: {self._again()}",
             )
+
+    def _plan(self, step: int, model: Denoiser) -> tuple[str, int]:
+        """Sampler and number of steps for what the model is after ``step``."""
+        if isinstance(self.preset.loss, ProgressiveLoss):
+            return "progressive", self.preset.loss.n((step - 1) / self.preset.steps)
+        return ("onestep", 1) if model.precond.consistency else ("heun", 18)
+
+    def _draw(self, step: int, model: Denoiser, log: Any) -> None:
+        path = self.folder.path / f"samples-{step:08d}.png"
+        grid = _draw(model, path, *self._plan(step, model), self.device, f"step {step}")
+        if log and grid is not None:
+            log.add_image("samples", grid, step, dataformats="HWC" if grid.ndim == 3 else "HW")
+
+    def _measure(self, step: int, model: Denoiser, log: Any) -> None:
+        from tqdm import tqdm
+
+        from .report import quick_fd
+
+        sampler, steps = self._plan(step, model)
+        fd = quick_fd(model, self.preset.data, FD_SAMPLES, sampler=sampler, steps=steps)
+        self.curves.measured(step, fd)
+        if log:
+            log.add_scalar("FD-cls", fd, step)
+        tqdm.write(f"step {step}: FD-cls {fd:.4g} of {FD_SAMPLES} samples, {sampler} with {steps} step{'s' * (steps > 1)}")
 
     def _again(self) -> str:
         kept = [word for word in self.words if word not in ("--overwrite", "--resume")]
@@ -227,11 +266,13 @@ class _Session:
             "teacher": self.teacher,
             "seconds": self.before + time.perf_counter() - self.started,
             "cmlab": __version__,
+            "curves": self.curves.facts(),
         }
-        self.folder.save(Snapshot(tensors, facts | ours))
+        if self.processes.first:
+            self.folder.save(Snapshot(tensors, facts | ours))
 
     @contextmanager
-    def _tensorboard(self) -> Iterator[Any]:
+    def _tensorboard(self, first: int) -> Iterator[Any]:
         if not self.o.tensorboard or not self.processes.first:
             yield None
             return
@@ -239,12 +280,15 @@ class _Session:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError("--tensorboard needs the package: pip install tensorboard, or leave it out") from error
-        with SummaryWriter(str(self.folder.path)) as log:
+        # What a killed run logged after its last state is logged again.
+        with SummaryWriter(str(self.folder.path), purge_step=first + 1 if first else None) as log:
             yield log
 
     # --- when it is done -------------------------------------------------------------------------------------------------
 
-    def _finish(self, state: TrainState) -> None:
+    def _finish(self, state: TrainState, averages: list[nn.Module]) -> None:
+        from .common import run_facts
+
         preset, seconds = self.preset, self.before + time.perf_counter() - self.started
         about: dict[str, Any] = {
             "preset": self.name,
@@ -252,17 +296,19 @@ class _Session:
             "seconds": round(seconds, 2),
             "command": " ".join(["cmlab train", *self.words]),
             "device": str(self.device),
+            **run_facts(preset, self.device),
         }
         if isinstance(preset.loss, ProgressiveLoss):
-            about |= {"sampler": "progressive", "steps": preset.loss.n(1 - 1 / preset.steps)}
+            about["sampler"], about["steps"] = self._plan(state.step, cast(Denoiser, averages[0]))
         if self.device.type == "cpu":
             about["threads"] = self.o.threads
         if self.processes.world > 1:
             about["processes"] = self.processes.world
         if state.skipped:
             about["skipped"] = state.skipped
+        about |= self.curves.about()
         dtype = torch.float16 if preset.half else None
-        for decay, ema in zip(("", *preset.emas), state.emas, strict=True):
+        for decay, ema in zip(("", *preset.emas), averages, strict=True):
             assert isinstance(ema, Denoiser)
             path = self.target.with_name(f"{self.name}-ema-{decay}{SUFFIX}") if decay != "" else self.target
             checkpoints.save(path, ema, about, dtype)
@@ -286,33 +332,39 @@ def _digest(name: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _draw(state: TrainState, path: Path, device: torch.device, log: Any) -> None:
-    """Samples of the first average from seeds that stay the same."""
+def _check_fd(data: str, shape: tuple[int, ...]) -> None:
+    from .classifier import CLASSIFIERS, classifier_for, splits
+
+    if classifier_for(data) is None:
+        known = ", ".join(name for name in CLASSIFIERS if classifier_for(name))
+        raise ValueError(f"--fd-every measures on a classifier that ships, and none knows {data} (only {known}): leave it out")
+    if (theirs := splits(data)[0].data.shape) != shape:
+        raise ValueError(f"--fd-every compares with {data} of shape {theirs}, this model makes {shape}: leave it out")
+
+
+def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.device, title: str) -> Any:
+    """Samples from seeds that stay the same, into ``path``; returns the grid of those that are pictures."""
     from .common import write_file, write_png
     from .plots import image_grid, plot_points
     from .samplers import sample
 
-    model = state.ema
-    assert isinstance(model, Denoiser)
-    consistency, picture = model.precond.consistency, len(model.shape) == 3
+    picture = len(model.shape) == 3
     n = GRID if picture else 16 * GRID
     label = torch.arange(n, device=device) % model.classes if model.classes else None
-    sampler, steps = ("onestep", 1) if consistency else ("heun", 18)
     x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
     if picture:
         grid = image_grid(x, scale=max(1, 64 // model.shape[-1]))
         write_png(path, grid)
-        if log:
-            log.add_image("samples", grid, state.step, dataformats="HWC" if grid.ndim == 3 else "HW")
-    else:
-        write_file(path, lambda file: plot_points({f"step {state.step}": x}, size=4).savefig(file, format="png"))
+        return grid
+    write_file(path, lambda file: plot_points({title: x}, size=4).savefig(file, format="png"))
+    return None
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------------
 
 
-def memory(model: Denoiser, preset: Preset) -> str:
+def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str:
     """What a training will take, in words; "" for less than a gigabyte.
 
     Weights, gradients, two moments of the optimizer, averages, target and teacher are counted; what one forward pass keeps for
@@ -327,9 +379,11 @@ def memory(model: Denoiser, preset: Preset) -> str:
     kept = kept_for_backward(model) // (1 if preset.precision == "float32" else 2) * rows
     if fixed + kept < 2**30:
         return ""
+    divided = f" (divided by {processes.world})" if processes.shard else ""
     return (
-        f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers, and {kept / 2**30:.1f} GiB for the "
-        f"activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes it smaller)"
+        f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers{divided}, and {kept / 2**30:.1f} "
+        f"GiB for the activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes "
+        "it smaller)"
     )
 
 

@@ -72,9 +72,15 @@ class Snapshot(NamedTuple):
 @torch.no_grad()
 def update_average(target: nn.Module, source: nn.Module, rate: float) -> None:
     """target <- rate target + (1 - rate) source, every parameter; buffers are copied."""
-    get_ema_multi_avg_fn(rate)(list(target.parameters()), list(source.parameters()), None)
+    # Of tensors that are divided over processes, the part that is here.
+    get_ema_multi_avg_fn(rate)(_here(target), _here(source), None)
     for mean, buffer in zip(target.buffers(), source.buffers(), strict=True):
         mean.copy_(buffer)
+
+
+def _here(module: nn.Module) -> list[Tensor]:
+    """The parameters; of those that are divided over processes the part that this one holds."""
+    return [getattr(p, "_local_tensor", p) for p in module.parameters()]
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -112,7 +118,7 @@ class Trainer:
         teacher: the diffusion model of a distilling loss.
         precision: in what the networks compute; weights, averages and optimizer stay in float32. "fp16" scales its losses.
         compile: let torch compile the networks; not for losses that differentiate forwards.
-        processes: those that share each step; each is given its own rows.
+        processes: those that share each step; each is given its own rows, and with ``processes.shard`` its part of all weights.
 
     Raises ValueError for a teacher that is missing or has no use, and options that do not exist or do not fit together.
     """
@@ -144,17 +150,25 @@ class Trainer:
             raise ValueError(f"beta2 must lie in [0, 1) and clip be at least 0, got {beta2} and {clip}")
         if compile and isinstance(loss, ContinuousLoss | SCMLoss):
             raise ValueError("a continuous-time loss differentiates forwards, which torch cannot compile: leave out compile")
+        if processes.shard:
+            _check_shard(loss, precision, compile)
         self.model, self.loss, self.teacher, self.processes = model, loss, teacher, processes
         self.rates = ema if isinstance(ema, tuple) else (ema,)
         if not self.rates or not all(isinstance(rate, HalfLife) or 0 <= rate <= 1 for rate in self.rates):
             raise ValueError(f"ema must be one or more decays in [0, 1] or half-lives, got {ema}")
         self.options = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, beta2)}
         self.kind, self.clip, self.compile = OPTIMIZERS[optimizer], clip, compile
+        device, self.shards = next(model.parameters()).device, None
+        if processes.shard:
+            from .sharding import Shards
+
+            self.shards = Shards(model, processes.world, device)
+            if isinstance(teacher, Denoiser):
+                self.teacher = self.shards.divide(frozen_copy(teacher))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.objective: nn.Module = _Objective(model, loss, PRECISIONS[precision])
-        if processes.world > 1:
+        if processes.world > 1 and not self.shards:
             from torch.nn.parallel import DistributedDataParallel
 
             # A network that could be told of augmentation has parameters that are idle without.
@@ -170,10 +184,17 @@ class Trainer:
             # Dropout draws what it draws without a compiler, the same for the model and its target.
             model.net.compile(options={"fallback_random": True})
 
+    def _copy(self, model: nn.Module) -> nn.Module:
+        return self.shards.copy(model) if self.shards else frozen_copy(model)
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """``model`` or, where it is divided over the processes, a whole copy of it on the CPU: all of them call this together."""
+        return self.shards.whole(model).train(model.training) if self.shards else model
+
     def restart(self) -> None:
         """Forget the optimizer's state; averages and target become copies of the model."""
-        self.emas = tuple(frozen_copy(self.model).eval() for _ in self.rates)
-        self.target = frozen_copy(self.model) if self.loss.needs_target else None
+        self.emas = tuple(self._copy(self.model).eval() for _ in self.rates)
+        self.target = self._copy(self.model) if self.loss.needs_target else None
         self._compile(self.target)
         self.optimizer = self.kind(self.parameters, **self.options)
         self.images = 0
@@ -182,7 +203,7 @@ class Trainer:
         """Progressive distillation: the student, or its first average, becomes the teacher and the start of the next student."""
         if source == "ema":
             self.model.load_state_dict(self.emas[0].state_dict())
-        self.teacher = frozen_copy(self.model).eval()
+        self.teacher = self._copy(self.model).eval()
         self._compile(self.teacher)
         self.stage += 1
         self.restart()
@@ -198,7 +219,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total, parts = torch.zeros(()), list(parts)
         for k, part in enumerate(parts):
-            with self._local() if k + 1 < len(parts) else nullcontext():
+            with self._sending(k + 1 == len(parts)):
                 value = self.objective(part, batch, progress, self.target, self.teacher)
                 # Data parallelism takes the mean of the processes' gradients, each of which is a share of the sum.
                 self.scaler.scale(value * self.processes.world if self.processes.world > 1 else value).backward()
@@ -210,15 +231,18 @@ class Trainer:
         self.images += batch
         return total
 
-    def _local(self) -> AbstractContextManager:
+    def _sending(self, now: bool) -> AbstractContextManager:
         """Gradients that are added up here first are not sent yet."""
-        return cast(Any, self.objective).no_sync() if self.processes.world > 1 else nullcontext()
+        if self.shards:
+            self.shards.send(self.model, now)
+        return nullcontext() if now or self.shards or self.processes.world == 1 else cast(Any, self.objective).no_sync()
 
     def _gradient_is_finite(self, total: Tensor) -> bool:
         """Whether the step can be made; counts it where not. The same in all processes, whose losses and gradients are shared."""
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        finite = bool(torch.isfinite(norm) & torch.isfinite(total))
+        whole = cast(Any, norm).full_tensor() if self.shards else norm
+        finite = bool(torch.isfinite(whole) & torch.isfinite(total))
         if finite and self.clip:
             clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.skipped, self.in_a_row = (self.skipped, 0) if finite else (self.skipped + 1, self.in_a_row + 1)
@@ -243,11 +267,16 @@ class Trainer:
         return modules
 
     def snapshot(self) -> Snapshot:
-        """Everything that the next steps depend on; live tensors, that the next step changes."""
+        """Everything that the next steps depend on; live tensors, that the next step changes.
+
+        Where they are divided over the processes, all call this together, and the first gets them.
+        """
         tensors = {f"{role}.{k}": v for role, module in self._modules().items() for k, v in module.state_dict().items()}
         names = {p: name for name, p in self.model.named_parameters()}
         for p, values in self.optimizer.state.items():
             tensors |= {f"optimizer.{names[cast(nn.Parameter, p)]}.{k}": v for k, v in values.items()}
+        if self.shards:
+            tensors = self.shards.gather(tensors, self.processes.first)
         facts = {k: getattr(self, k) for k in ("stage", "images", "skipped", "in_a_row")}
         return Snapshot(tensors, facts | {"scaler": self.scaler.state_dict()})
 
@@ -257,7 +286,7 @@ class Trainer:
         for k in ("stage", "images", "skipped", "in_a_row"):
             setattr(self, k, facts[k])
         if self.stage:
-            self.teacher = frozen_copy(self.model).eval()
+            self.teacher = self._copy(self.model).eval()
             self._compile(self.teacher)
         left = dict(snapshot.tensors)
         for role, module in self._modules().items():
@@ -283,4 +312,17 @@ def _fill(ours: Tensor, saved: Tensor | None, name: str) -> None:
         raise ValueError(
             f"the saved state has {has} for {name}, which is {tuple(ours.shape)} {ours.dtype}: resume with the options of its start"
         )
+    if hasattr(ours, "full_tensor"):
+        from .sharding import part_of
+
+        saved = part_of(saved, ours)
     ours.copy_(saved)
+
+
+def _check_shard(loss: Loss, precision: Precision, compile: bool) -> None:
+    if isinstance(loss, ContinuousLoss | SCMLoss):
+        raise ValueError("a continuous-time loss differentiates forwards, which divided weights cannot do: leave out shard")
+    if compile:
+        raise ValueError("compile is for whole weights: choose shard or compile")
+    if precision == "fp16":
+        raise ValueError("shard has no use for scaled losses: choose --precision bf16")

@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
 
     ``loss`` is the mean since the last yield, of the steps that were made: ``skipped`` so far were not finite. ``ema`` holds the
     averaged weights that one samples from (in eval mode), the first of ``emas``; they and ``model`` are live objects that the
-    next step changes.
+    next step changes, and divided over the processes where these shard (`Trainer.whole` puts one together).
     """
 
     step: int
@@ -44,7 +44,10 @@ class TrainState(NamedTuple):
     run: dict[str, int]
 
     def snapshot(self) -> Snapshot:
-        """All that `fit` needs to continue from here to the same bits (``resume=``); live tensors, that the next step changes."""
+        """All that `fit` needs to continue from here to the same bits (``resume=``); live tensors, that the next step changes.
+
+        See `Trainer.snapshot` for weights that are divided over processes.
+        """
         tensors, facts = self.trainer.snapshot()
         return Snapshot(tensors, facts | self.run | {"step": self.step, "loss": self.loss})
 
@@ -137,7 +140,7 @@ def fit(
     if channels_last and not images:
         raise ValueError("channels_last is for images: leave it out")
     model.to(device).train()
-    for network in (model, teacher) if images else ():
+    for network in (model, teacher) if images and not processes.shard else ():  # torch divides weights in their own order alone
         if isinstance(network, nn.Module):
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     trainer = Trainer(

@@ -168,6 +168,18 @@ WRONG = {
     "train two-moons-cd --teacher two-moons-cd": "a teacher must be a diffusion model",
     "edit {m}/cm.safetensors inpaint --index 99999": "--index must lie in",
     "edit {m}/cm.safetensors inpaint --image {m}/black.png --index 1": "leave it out when --image is given",
+    "theory": "Required options",
+    "theory thm3": "thm1",
+    "theory thm2 --solver heun": "--solver belongs to thm1; thm2 does not use it",
+    "theory variance --data rings": "--data belongs to thm1 and thm2",
+    "theory thm1 --data digits": "unknown 2D data set",
+    "theory thm1 --sizes 40": "at least two sizes",
+    "theory thm1 --sizes 40 20": "growing and at least 2",
+    "theory thm1 --points 0": "--points must be at least 1",
+    "theory thm1 --figure x.gif": "must end in .png",
+    "theory thm1 --data soft3 --checkpoint two-moons-cd": "leave --data out",
+    "theory thm1 --checkpoint two-moons-edm": "choose a consistency model",
+    "theory variance --checkpoint digits-cd": "choose a model of points",
     "info nothing-like-it": "choose one of",
 }
 

@@ -12,7 +12,7 @@ from cmlab.options import parse
 
 COMMANDS = [
     options.SampleOptions, options.EditOptions, options.SearchOptions, options.LikelihoodOptions, options.EvaluateOptions,
-    options.ConvertOptions, options.InfoOptions,
+    options.TheoryOptions, options.ConvertOptions, options.InfoOptions,
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from cmlab.denoiser import EDM, Denoiser
 from cmlab.losses import EDMLoss, ProgressiveLoss, cd, ct, ect, ict
 from cmlab.networks import MLPConfig
 from cmlab.presets import get_preset
-from cmlab.runs import RunFolder, check_unchanged, flatten, read_state, write_state
+from cmlab.runs import Curves, RunFolder, check_unchanged, flatten, read_state, write_state
 from cmlab.schedules import HalvingN
 from cmlab.trainer import HalfLife
 from cmlab.training import Snapshot, Trainer, TrainState, fit
@@ -347,6 +347,7 @@ def test_grids_from_the_same_seeds():
         (["--resume", "--overwrite"], "choose one"),
         (["--keep", "0"], "--keep must be at least 1"),
         (["--save-every", "-1"], "cannot be negative"),
+        (["--fd-every", "5"], "none knows 8gaussians"),
         (["--halflife", "0.5"], "two ways to say one thing"),
     ],
 )
@@ -354,6 +355,98 @@ def test_grids_from_the_same_seeds():
 def test_options_that_make_no_sense(words, message, capsys):
     assert main(["train", *SMALL, *words]) == 1
     assert message in capsys.readouterr().err
+
+
+# --- what a run remembers of its way --------------------------------------------------------------------------------------
+
+
+def test_a_loss_curve_has_at_most_200_means_of_equal_lengths():
+    curves = Curves(1001)
+    for step in range(1, 1002):
+        curves.see(step, float(step), 0)
+    pairs = curves.about()["loss_curve"]
+    assert len(pairs) == 167 and pairs[0] == [6, 3.5] and pairs[1] == [12, 9.5] and pairs[-1] == [1001, 999.0]
+    short = Curves(3)
+    short.see(2, 4.0, 0)
+    short.see(3, float("nan"), 1)  # the only step since then was skipped
+    assert short.about() == {"loss_curve": [[2, 4.0]]}
+
+
+def test_curves_go_on_where_a_state_left_them():
+    whole, first = Curves(1000), Curves(1000)
+    for curves, stop in ((whole, 1001), (first, 503)):
+        for step in range(1, stop):
+            curves.see(step, step**0.5, 0)
+        if stop > 300:
+            curves.measured(300, 12.34567)
+    again = Curves(**json.loads(json.dumps(first.facts())))
+    for step in range(503, 1001):
+        again.see(step, step**0.5, 0)
+    assert again.about() == whole.about() and whole.about()["fd_curve"] == [[300, 12.35]]
+
+
+DIGITS = ["digits-edm", "--steps", "6", "--batch", "4", "--network.channels", "8"]
+
+
+def about(path: str) -> dict[str, Any]:
+    return checkpoints.read_meta(path)["about"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_distances_while_it_trains_change_nothing_and_survive_a_stop(monkeypatch, capsys):
+    monkeypatch.setattr("cmlab.session.FD_SAMPLES", 16)
+    often, file = ["--fd-every", "2"], "digits-edm.safetensors"
+    assert main(["train", *DIGITS, "--out", "plain"]) == 0
+    assert main(["train", *DIGITS, "--out", "whole", *often]) == 0
+    out = capsys.readouterr().out
+    assert stopped_after(3, monkeypatch, signal.SIGTERM, *often, run=DIGITS) == 143
+    assert main(["train", *DIGITS, *often, "--resume"]) == 0
+    plain, whole, resumed = (about(f"{side}/{file}") for side in ("plain", "whole", "runs"))
+    assert same(weights(f"plain/{file}"), weights(f"whole/{file}")) and same(weights(f"whole/{file}"), weights(f"runs/{file}"))
+    assert "fd_curve" not in plain and [step for step, _ in whole["fd_curve"]] == [2, 4, 6]
+    assert whole["fd_curve"] == resumed["fd_curve"]
+    assert plain["loss_curve"] == whole["loss_curve"] == resumed["loss_curve"] and len(plain["loss_curve"]) == 6
+    assert f"step 4: FD-cls {whole['fd_curve'][1][1]} of 16 samples" in out
+
+
+def test_tensorboard_has_the_losses_the_distances_and_the_pictures(folder, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs cmlab[log]")
+    monkeypatch.setattr("cmlab.session.FD_SAMPLES", 16)
+    words = ["--tensorboard", "--fd-every", "3", "--grid-every", "3"]
+    assert stopped_after(3, monkeypatch, signal.SIGTERM, *words, run=DIGITS) == 143
+    assert main(["train", *DIGITS, *words, "--resume"]) == 0
+    log = accumulator.EventAccumulator(str(folder / "runs/digits-edm"))
+    log.Reload()
+    kept = about("runs/digits-edm.safetensors")
+    assert [[e.step, pytest.approx(e.value, rel=1e-3)] for e in log.Scalars("loss")] == kept["loss_curve"]
+    assert [[e.step, pytest.approx(e.value, rel=1e-3)] for e in log.Scalars("FD-cls")] == kept["fd_curve"]
+    assert [e.step for e in log.Images("samples")] == [3, 6]
+
+
+@pytest.mark.usefixtures("folder")
+def test_half_precision_finds_its_scale_and_trains():
+    assert main(["train", *SMALL, "--precision", "fp16", "--ema", "0"]) == 0
+    assert main(["train", *SMALL, "--ema", "0", "--out", "float"]) == 0
+    half, full = weights(), weights("float/8gaussians-edm.safetensors")
+    assert about("runs/8gaussians-edm.safetensors").get("skipped", 0) < 20
+    assert all(bool(v.isfinite().all()) for v in half) and not same(half, full)
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_compiled_trains_to_the_same_bits(monkeypatch):
+    # Torch's tracing alone, in seconds: its code generator takes a minute and a C++ compiler.
+    of, seen = nn.Module.compile, []
+
+    def compiled(self: nn.Module, **options: Any) -> None:
+        seen.append(options)
+        of(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    words = ["8gaussians-ct", "--steps", "3", "--batch", "4", "--network.width", "8", "--network.dropout", "0.5"]
+    assert main(["train", *words, "--compile"]) == 0
+    assert main(["train", *words, "--out", "plain"]) == 0
+    assert len(seen) == 2 and seen[0] == {"options": {"fallback_random": True}}  # model and target
+    assert same(weights("runs/8gaussians-ct.safetensors"), weights("plain/8gaussians-ct.safetensors"))
 
 
 def test_kills_at_any_instant(tmp_path):
