@@ -26,6 +26,11 @@ from cmlab.classifier import (
 # Data sets to train on in turn, and how.
 RECIPES = {
     "digits": (["digits", "digits-color"], ClassifierConfig((24, 48), 1), {"steps": 1500, "shift": 1}),
+    "cifar10": (
+        ["cifar10"],
+        ClassifierConfig((32, 64, 128, 256), 1),
+        {"steps": 6000, "shift": 4, "flip": True, "precision": "bf16"},
+    ),
 }
 
 
@@ -40,7 +45,14 @@ def make(name: str) -> None:
             print(f"step {step} loss {loss:.4f}", flush=True)
     assert model is not None
     seconds = round(time.perf_counter() - started, 1)
-    about = {"data": sets, "command": f"python benchmarks/classifier.py {name}", "seconds": seconds, **how}
+    class_names = list(divided[sets[0]][0].data.class_names)
+    about = {
+        "data": sets,
+        "class_names": class_names,
+        "command": f"python benchmarks/classifier.py {name}",
+        "seconds": seconds,
+        **how,
+    }
     path = save_classifier(PRETRAINED / f"{name}.safetensors", model, about)
     stored = load_classifier(path).model  # rounded to half precision: its accuracy is the one that counts
     about["accuracy"] = {data: round(accuracy(stored, divided[data][1]), 4) for data in sets}

@@ -1,6 +1,8 @@
 """Model cards: Markdown from what a checkpoint says about itself and from figures that were measured on it."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,26 @@ from . import checkpoints
 from .data import TOYS
 from .report import Report, figure_table
 
-KNOWN = ("preset", "data", "command", "seconds", "device", "threads", "quality", "measured")
+KNOWN = (
+    "preset", "data", "data_title", "command", "seconds", "device", "machine", "threads", "images", "quality", "measured",
+    "licence", "two_steps", "loss_curve", "fd_curve",
+)  # fmt: skip
+CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
 
 def record_key(measured: dict[str, Any]) -> str:
     """Under which a report is kept: another measurement of the same thing takes its place."""
-    return ", ".join(str(measured[k]) for k in ("sampler", "steps", "n", "features") if k in measured)
+    return ", ".join(str(measured[k]) for k in ("sampler", "steps", "sigmas", "n", "features") if k in measured)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture beside a card: the heading it stands under, its file's name, what it shows, and a remark below it."""
+
+    heading: str
+    name: str
+    alt: str
+    remark: str = ""
 
 
 def keep_figures(path: str | Path, report: Report) -> Path:
@@ -21,6 +37,13 @@ def keep_figures(path: str | Path, report: Report) -> Path:
 
     Raises CheckpointError where the file cannot be read or written.
     """
+    measured = report.as_dict()
+    held = (checkpoints.read_meta(path).get("about") or {}).get("measured", {})
+    return keep_facts(path, {"measured": {**held, record_key(measured): measured}})
+
+
+def keep_facts(path: str | Path, facts: dict[str, Any]) -> Path:
+    """Put ``facts`` into what a checkpoint says about itself; the weights keep their bits. Raises as `keep_figures` does."""
     from safetensors.torch import load_file
 
     path = checkpoints.resolve(path)
@@ -28,14 +51,14 @@ def keep_figures(path: str | Path, report: Report) -> Path:
     stored = {value.dtype for value in load_file(path).values()}
     if len(stored) != 1:
         raise checkpoints.CheckpointError(f"{path} has weights of several precisions: keep the figures in a file with --json")
-    measured = report.as_dict()
-    about = dict(meta.get("about") or {})
-    about["measured"] = {**about.get("measured", {}), record_key(measured): measured}
-    return checkpoints.save(path, model, about, stored.pop())
+    return checkpoints.save(path, model, {**(meta.get("about") or {}), **facts}, stored.pop())
 
 
-def card(path: str | Path, report: Report | None = None) -> str:
-    """The model card of a checkpoint (a bundled name or a path) as Markdown, with ``report`` beside the figures it holds."""
+def card(path: str | Path, report: Report | None = None, pictures: Sequence[Picture] = ()) -> str:
+    """The model card of a checkpoint (a bundled name or a path) as Markdown, with ``report`` beside the figures it holds.
+
+    ``pictures`` are shown from beside the card, see `cardpictures.write_card`.
+    """
     file = checkpoints.resolve(path)
     model, meta = checkpoints.load(file)
     about = dict(meta.get("about") or {})
@@ -52,11 +75,13 @@ def card(path: str | Path, report: Report | None = None) -> str:
         ("kind", what),
         ("samples", f"shape {model.shape}; {model.classes or 'no'} classes"),
         ("network", f"{meta['network']}, {count:,} parameters, {file.stat().st_size / 1e3:.0f} kB: {config}"),
-        *((key, about[key]) for key in ("preset", "data") if key in about),
+        *((("preset", about["preset"]),) if "preset" in about else ()),
+        *((("data", about.get("data_title") or about["data"]),) if "data" in about else ()),
         *((("command", f"`{about['command']}`"),) if "command" in about else ()),
         *((("training", _training(about)),) if "seconds" in about else ()),
         *((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in about.items() if key not in KNOWN),
     ]
+    facts += [(title, _curve(about[key])) for key, title in CURVES.items() if key in about]
     lines = [f"# {file.stem}", "", str(file), "", *(f"- {key}: {value}" for key, value in facts), ""]
     if about.get("quality") or measured:
         lines += ["## Measured", ""]
@@ -64,13 +89,31 @@ def card(path: str | Path, report: Report | None = None) -> str:
         lines += [*(f"- {key}: {value}" for key, value in about["quality"].items()), ""]
     for one in measured.values():
         lines += [f"{one['samples']}; {one['features']}; {one['reference']}:", "", *_markdown(figure_table(one)), ""]
+    if (two := about.get("two_steps")) and isinstance(two, dict):
+        levels = " ".join(f"{sigma:.5g}" for sigma in two["sigmas"])
+        lines += [f"Noise levels of two steps, by a search over {two['evaluations']} lists of levels: {levels}.", ""]
+    for heading in dict.fromkeys(picture.heading for picture in pictures):
+        lines += [f"## {heading}", ""]
+        for one in (picture for picture in pictures if picture.heading == heading):
+            lines += [f"![{one.alt}]({one.name})", "", *((one.remark, "") if one.remark else ())]
+    lines += ["## Licence", "", str(about.get("licence") or "None has been chosen for these weights yet."), ""]
     return "\n".join([*lines, "## What it is not good for", "", *(f"- {line}" for line in limits(meta, about, measured))])
 
 
 def _training(about: dict[str, Any]) -> str:
-    where = [str(about["device"])] if "device" in about else []
+    where = [str(about.get("machine") or about["device"])] if "device" in about else []
     where += [f"{about['threads']} thread{'s' * (about['threads'] != 1)}"] if "threads" in about else []
-    return f"{about['seconds']} s" + (f" on {', '.join(where)}" if where else "")
+    seconds, images = about["seconds"], about.get("images")
+    took = f"{seconds / 3600:.1f} hours" if isinstance(seconds, int | float) and seconds >= 5400 else f"{seconds} s"
+    seen = f"{images:,} images in " if isinstance(images, int) else ""
+    return seen + took + (f" on {', '.join(where)}" if where else "")
+
+
+def _curve(pairs: list[list[float]], most: int = 6) -> str:
+    """Some of the [step, value] pairs, the first and the last among them."""
+    n = min(most, len(pairs))
+    shown = [pairs[round(k * (len(pairs) - 1) / max(1, n - 1))] for k in range(n)]
+    return ", ".join(f"{value:.3g} (step {step:,})" for step, value in shown)
 
 
 def _markdown(table: list[list[str]]) -> list[str]:
@@ -89,6 +132,12 @@ def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any]
         out.append("Pictures: it makes points in the plane, to learn from and to test methods with.")
     elif data.startswith("digits"):
         out.append("Handwriting that matters: 8 x 8 scans of a few dozen writers, in a hundred kilobytes of weights.")
+    elif data.startswith("cifar10"):
+        classes = data.partition(":")[2]
+        out.append(
+            "Pictures that are to look good: 32 x 32 pixels, from a network that is small for them. It serves to study the methods."
+            + (f" It knows {classes.replace(',', ', ')} and no other class." if classes else "")
+        )
     if len(shape) == 3 and shape[-1] >= 16:
         out.append("Pictures of people or events that someone might take for real.")
     consistency = precond.get("kind", "karras") == "karras" and precond.get("sigma_min", 0) > 0

@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from .images import PixelData
+from .images import PixelData, load_pictures
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+JPEG = "cifar10-jpeg.tar.xz"  # the same pictures as files, a tenth of the size: {train,test}/CLASS/*.jpg
 BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
 _TIMEOUT = 30.0  # seconds without an answer
 _MAX_BATCH = 2**26  # bytes of one pickle; the real ones have 31 million
@@ -76,8 +77,8 @@ def is_cifar10(path: Path) -> bool:
 def load_cifar10(path: str | Path | None = None, *, split: Literal["train", "test"] | None = None) -> PixelData:
     """CIFAR-10's 50,000 training images, or 10,000 for ``split="test"``: uint8 (N, 3, 32, 32), ten classes.
 
-    ``path`` is the official archive, its unpacked folder, or a folder with either; None looks in `data_folder`. Raises
-    FileNotFoundError that says what to put where, ValueError for a damaged archive.
+    ``path`` is the official archive, its unpacked folder, or a folder with either, or with the archive of JPEGs; None looks in
+    `data_folder`. Raises FileNotFoundError that says what to put where, ValueError for a damaged archive.
     """
     if split not in (None, *BATCHES):
         raise ValueError(f"unknown split {split!r}: choose one of train, test")
@@ -86,6 +87,8 @@ def load_cifar10(path: str | Path | None = None, *, split: Literal["train", "tes
     for choice in choices:
         if choice.is_file() or (choice / "batches.meta").is_file():
             return _load(choice, split or "train", choice.stat().st_mtime_ns)
+    if (jpegs := folder / JPEG).is_file():
+        return load_pictures(jpegs, split=split or "train")
     raise FileNotFoundError(
         f"CIFAR-10 is not in {folder}: put {ARCHIVE} from {URL} there (python -c 'import cmlab.cifar10 as c; c.download_cifar10()' "
         f"does), or name the folder that has it with CMLAB_DATA"

@@ -7,17 +7,17 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import ImageData, load_images
+from .data import ImageData, keep_classes, kept_rows, load_images, split_name
 from .images import PixelData
 from .noise import global_seed
 
@@ -109,7 +109,14 @@ def held_out(scans: int) -> Tensor:
 
 
 def splits(name: str | Path) -> tuple[Split, Split, str]:
-    """Train and test images of a set, and how they were divided: its own split, the digits by scan, other sets in random halves."""
+    """Train and test images of a set, and how they were divided: its own split, the digits by scan, other sets in random halves.
+
+    A set of some classes of another (see `data.keep_classes`) is divided as the whole is.
+    """
+    whole, kept = split_name(name)
+    if kept is not None:
+        train, test, how = splits(whole)
+        return _only(train, kept, whole), _only(test, kept, whole), how
     if name in ("digits", "digits-color"):
         data = load_images(name)
         test = held_out(scans := len(load_images("digits").x0)).repeat(len(data) // scans)  # all colourings on the same side
@@ -121,6 +128,14 @@ def splits(name: str | Path) -> tuple[Split, Split, str]:
         halves = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tensor_split(2)
         return Split(train, halves[1].sort().values), Split(train, halves[0].sort().values), "one random half, the other"
     return Split(train, torch.arange(len(train))), Split(test, torch.arange(len(test))), "train, test"
+
+
+def _only(split: Split, names: tuple[str, ...], what: str) -> Split:
+    data = keep_classes(split.data, names, what)
+    place = torch.full((len(split.data),), -1)  # of each image of the whole among those that are kept
+    place[kept_rows(split.data, names)] = torch.arange(len(data))
+    index = place[split.index]
+    return Split(data, index[index >= 0])
 
 
 # --- training --------------------------------------------------------------------------------------------------------------
@@ -149,17 +164,19 @@ def train_classifier(
     weight_decay: float = 0.05,
     shift: int = 1,
     flip: bool = False,
+    precision: Literal["float32", "bf16"] = "float32",
     seed: int = 0,
 ) -> Iterator[tuple[int, float, Classifier]]:
     """Train a classifier by AdamW, each batch from one of the ``train`` sets in turn; yields (step, loss, classifier).
 
     Grey sets are trained on with three equal channels when another set has colours. ``shift`` and ``flip`` move and mirror the
-    images. The learning rate rises for a tenth of the steps and falls to 0 as a cosine.
+    images. The learning rate rises for a tenth of the steps and falls to 0 as a cosine. ``precision`` is the networks' own in
+    training; weights are float32.
     """
     shape = max((split.data.shape for split in train), key=lambda s: s[0])
     classes = train[0].data.classes
     with global_seed(seed):
-        model = Classifier(config, shape, classes).train()
+        model = Classifier(config, shape, classes).train().to(memory_format=torch.channels_last)  # pyright: ignore
     generator = torch.Generator().manual_seed(seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -171,8 +188,10 @@ def train_classifier(
         pixels, label = whole[step % len(whole)]
         assert label is not None, "a classifier needs labels"
         pick = torch.randint(len(pixels), (batch,), generator=generator)
-        logits = model(_shifted(pixels[pick], generator, shift, flip))[1]
-        loss = F.cross_entropy(logits, label[pick])
+        moved = _shifted(pixels[pick], generator, shift, flip).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(moved)[1]
+        loss = F.cross_entropy(logits.float(), label[pick])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -227,6 +246,17 @@ class LoadedClassifier:
     about: dict[str, Any]
     id: str
 
+    def numbers(self, class_names: Sequence[str]) -> Tensor | None:
+        """What this classifier calls the classes ``class_names`` of a data set, by their names: (classes,) int64.
+
+        A classifier whose ``about`` has no ``class_names`` calls as many classes what the data call them. None where it does not
+        know one of the classes.
+        """
+        known = self.about.get("class_names")
+        if known is None:
+            return torch.arange(len(class_names)) if len(class_names) == self.model.classes else None
+        return torch.tensor([known.index(name) for name in class_names]) if set(class_names) <= set(known) else None
+
 
 def load_classifier(path: str | Path) -> LoadedClassifier:
     """A classifier's file, float32 and in eval mode; raises ValueError for one that is missing, damaged or of another kind."""
@@ -250,6 +280,8 @@ def _load(path: Path, _stamp: int) -> LoadedClassifier:
         weights = {k: v.float() for k, v in load_file(path).items()}
         counters = {k: v for k, v in model.state_dict().items() if not v.is_floating_point()}
         model.load_state_dict({**weights, **counters})
+        if len(set(meta["about"].get("class_names", range(model.classes)))) != model.classes:
+            raise ValueError(f"it names other than its {model.classes} classes")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is no classifier of cmlab: {' '.join(str(error).split())[:200]}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -266,8 +298,8 @@ CLASSIFIERS = {"digits": "digits", "digits-color": "digits", "cifar10": "cifar10
 
 
 def classifier_for(data: str) -> str | None:
-    """The name of the shipped classifier that knows the data set ``data``, or None."""
-    name = CLASSIFIERS.get(data)
+    """The name of the shipped classifier that knows the data set ``data``, or the set that ``data`` is some classes of, or None."""
+    name = CLASSIFIERS.get(split_name(data)[0])
     return name if name in classifier_names() else None
 
 

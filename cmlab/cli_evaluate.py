@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from . import checkpoints
 from . import report as reports
-from .card import card, keep_figures
+from .card import keep_figures
 from .classifier import splits
 from .common import choose_device, data_of, new_file, plan, write_file
 from .denoiser import Denoiser
@@ -28,6 +28,11 @@ def evaluate(o: EvaluateOptions) -> None:
     for path in (o.json, o.card):
         if path is not None:
             new_file(path, o.overwrite)
+    if o.card is not None:
+        from .cardpictures import PICTURES  # imports matplotlib
+
+        for name in PICTURES:
+            new_file(o.card.with_name(f"{o.card.stem}-{name}.png"), o.overwrite)
     pictures = Path(o.source).is_dir() or o.source.endswith(SUFFIXES)
     found = _of_pictures(o, device) if pictures else _of_model(o, device)
     if found is None:  # another process of torchrun has the report
@@ -38,8 +43,9 @@ def evaluate(o: EvaluateOptions) -> None:
     if o.keep:
         keep_figures(find(o.source), found)
     if o.card is not None:
-        text = card(find(o.source), None if o.keep else found)
-        write_file(o.card, lambda file: file.write(text.encode() + b"\n"))
+        from .cardpictures import write_card
+
+        write_card(o.source, o.card, None if o.keep else found, teacher=o.teacher, device=device, cache=o.cache)
 
 
 def _of_pictures(o: EvaluateOptions, device: torch.device) -> Report | None:
@@ -57,6 +63,10 @@ def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
     data, name = data_of(meta, o.data)
     if tuple(data.shape) != model.shape:
         raise ValueError(f"{o.source} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
+    if model.classes and getattr(data, "classes", 0) not in (0, model.classes):
+        raise ValueError(
+            f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
+        )
     teacher = None if o.teacher is None else checkpoints.load(find(o.teacher), device)[0]
     if teacher is not None and (teacher.precond.consistency or teacher.shape != model.shape):
         raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from .data import Data, load_data
+from .data import Data, load_data, title_of
 from .denoiser import Denoiser
 from .options import EvaluateOptions, SampleOptions
-from .presets import PRESETS
+from .presets import PRESETS, Preset
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,6 +56,24 @@ def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, A
     levels = None if o.sigmas is None else _levels(model, o.sigmas, o.steps)
     steps = len(levels) - (not consistency) if levels is not None else o.steps if o.steps is not None else usual
     return sampler, steps, levels
+
+
+def machine(device: torch.device) -> str:
+    """The model of a GPU, or of this machine's processor."""
+    import platform
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:
+    """What a model card tells of a run of ``preset`` on ``device``: the data in words, the machine, the images that were seen."""
+    facts = {"data_title": title_of(preset.data), "machine": machine(device), "images": preset.steps * preset.batch}
+    return facts | {role: getattr(preset, role) for role in ("init", "teacher") if getattr(preset, role)}
 
 
 def data_of(meta: dict[str, Any], name: str | None) -> tuple[Data, str]:

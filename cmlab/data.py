@@ -5,6 +5,7 @@ function are known exactly.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,8 +15,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .cifar10 import is_cifar10, load_cifar10
-from .images import SUFFIXES, Labels, PixelData, Resize, load_npz, load_pictures, random_flip
+from .cifar10 import ARCHIVE, FOLDER, JPEG, data_folder, is_cifar10, load_cifar10
+from .images import SUFFIXES, Labels, PixelData, Resize, SomePixels, load_npz, load_pictures, random_flip
 from .noise import SIGMA_DATA, Draws, as_draws
 from .oracle import GaussianMixture
 
@@ -255,12 +256,16 @@ def load_data(
     """A data set by its name in DATASETS or FILE_DATASETS, or by the path of its files.
 
     A path may be a folder of pictures, a .zip or .tar(.gz, .xz) of one, LSUN's lmdb folder, an .npz of openai's sampler, or
-    CIFAR-10's archive or unpacked folder. ``flip`` mirrors half of the images of each batch; the other options belong to
-    pictures, see `images.load_pictures`. Raises ValueError with the nearest name for an unknown one, for a file that cannot be
-    used, and for an option that the set has no use for; FileNotFoundError for a named set whose file is absent.
+    CIFAR-10's archive or unpacked folder. NAME:CLASS,CLASS keeps only those classes of a set, see `keep_classes`. ``flip`` mirrors
+    half of the images of each batch; the other options belong to pictures, see `images.load_pictures`. Raises ValueError
+    with the nearest name for an unknown one, for a file that cannot be used, and for an option that the set has no use for;
+    FileNotFoundError for a named set whose file is absent.
     """
     options = {"split": split, "resolution": resolution, "resize": resize, "channels": channels, "labels": labels, "cache": cache}
     options = {k: v for k, v in options.items() if v is not None}
+    whole, kept = split_name(name)
+    if kept is not None:
+        return keep_classes(load_data(whole, flip=flip, **options), kept, whole)
     path = Path(name).expanduser()
     if name in DATASETS:
         _with(options, (), f"the built-in set {name!r}")
@@ -282,6 +287,61 @@ def load_data(
     if flip and isinstance(data, MixtureData):
         raise ValueError(f"the data set {str(name)!r} holds points, not images: leave out flip")
     return replace(data, flip=True) if flip else data
+
+
+def split_name(name: str | Path) -> tuple[str, tuple[str, ...] | None]:
+    """A data set's name without the classes behind its last colon, and those: None where all are kept.
+
+    >>> split_name("cifar10:ship,horse"), split_name("digits")
+    (('cifar10', ('ship', 'horse')), ('digits', None))
+    """
+    whole, colon, words = str(name).rpartition(":")
+    if not colon or "/" in words or "\\" in words or Path(name).expanduser().exists():  # a path may hold colons of its own
+        return str(name), None
+    return whole, tuple(words.split(","))
+
+
+def keep_classes(
+    data: MixtureData | ImageData | PixelData, names: Sequence[str], what: str = "the data set"
+) -> ImageData | PixelData:
+    """Only the images of the classes ``names``, which are numbered 0, 1, ... in the order given; 8-bit pixels are not copied.
+
+    Raises ValueError for a set without classes, no or unknown names, names given twice, and where no image is left.
+    """
+    if isinstance(data, MixtureData) or data.label is None:
+        raise ValueError(f"{what!r} has no classes to choose from: leave out what follows the colon")
+    if not any(names):
+        raise ValueError(f"name the classes of {what!r} to keep behind the colon, with commas: {','.join(data.class_names[:3])}")
+    if missing := [name for name in names if name not in data.class_names]:
+        raise ValueError(unknown(f"class of {what!r}", missing[0], data.class_names))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"the class {twice[0]!r} of {what!r} is named twice: name each class once")
+    number = torch.full((data.classes,), -1)
+    number[[data.class_names.index(name) for name in names]] = torch.arange(len(names))
+    index = kept_rows(data, names)
+    if not len(index):
+        raise ValueError(f"no image of {what!r} belongs to {', '.join(names)}")
+    label = number[data.label[index]]
+    if isinstance(data, ImageData):
+        return replace(data, x0=data.x0[index], label=label, class_names=tuple(names))
+    return replace(data, pixels=SomePixels(data.pixels, index.numpy()), label=label, class_names=tuple(names))
+
+
+def kept_rows(data: ImageData | PixelData, names: Sequence[str]) -> Tensor:
+    """Which images of ``data`` `keep_classes` keeps: their numbers, increasing, (n,) int64."""
+    assert data.label is not None
+    wanted = torch.tensor([data.class_names.index(name) for name in names])
+    return torch.isin(data.label, wanted).nonzero()[:, 0]
+
+
+def title_of(name: str | Path) -> str:
+    """What a model card calls the set ``name``: "CIFAR-10 (JPEG): ship, horse", where the JPEG archive is what is loaded."""
+    whole, kept = split_name(name)
+    if whole == "cifar10":
+        folder = data_folder()
+        official = any((folder / file).exists() for file in (ARCHIVE, f"{FOLDER}/batches.meta", "batches.meta"))
+        whole = "CIFAR-10 (JPEG)" if not official and (folder / JPEG).is_file() else "CIFAR-10"
+    return whole if kept is None else f"{whole}: {', '.join(kept)}"
 
 
 def _with(options: dict, known: tuple[str, ...], what: str) -> dict:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -56,6 +56,10 @@ class Extractor(Protocol):
         """The figures of ``asked[word]``, where another library than `metrics` computes them; else None."""
         ...
 
+    def numbers(self, class_names: Sequence[str]) -> Tensor | None:
+        """Which logits stand for the classes ``class_names`` of a data set, (classes,) int64; None where some have none."""
+        ...
+
 
 class ClassifierFeatures:
     """Features of a classifier that knows the data set: `FD-cls` and its like, for comparisons within one data set."""
@@ -71,6 +75,7 @@ class ClassifierFeatures:
     def __init__(self, name: str, device: torch.device | str = "cpu"):
         loaded = load_classifier(resolve_classifier(name))
         self.shape, self.id, self.device = loaded.model.shape, loaded.id, torch.device(device)
+        self.numbers = loaded.numbers
         self.model = loaded.model if self.device.type == "cpu" else _moved(loaded.model, self.device)
         known = ", ".join(f"{value:.2%} on {data}" for data, value in loaded.about.get("accuracy", {}).items())
         self.title = f"classifier {self.id.rpartition('-')[0]}" + (f" (accuracy {known})" if known else "")
@@ -154,6 +159,9 @@ class InceptionFeatures:
             return (metric_isc.isc_features_to_metric(fake.logits)["inception_score_mean"],)
         found = metric_prc.prc_features_to_metric(a, b, save_cpu_ram=True, verbose=False)
         return found["precision"], found["recall"]
+
+    def numbers(self, class_names: Sequence[str]) -> None:
+        return None
 
 
 def inception_weights(path: str | Path | None = None) -> Path:

@@ -91,6 +91,19 @@ class PixelData:
         return random_flip(x0, source) if self.flip else x0, None if self.label is None else self.label[i]
 
 
+class SomePixels:
+    """The images ``index`` (n,) of others, which are neither copied nor read before they are asked for."""
+
+    def __init__(self, pixels: Pixels, index: np.ndarray):
+        self.pixels, self.index, self.shape = pixels, index, (len(index), *pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return self.pixels[self.index[index]]
+
+
 class LazyPixels:
     """Pictures that are decoded whenever they are asked for."""
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ def model_source(
         plan += f" (levels {' '.join(f'{s:.5g}' for s in sigmas.tolist())})"
     title = f"{name}: {n} samples, {sampler}, {plan}, seeds {seed} to {seed + n - 1}, {rounding}"
     facts = {"n": n, "sampler": sampler, "steps": steps, "seed": seed, "rounding": rounding}
+    facts |= {} if sigmas is None else {"sigmas": sigmas.tolist()}
     return Source(n, batch, tuple(shape), draw, classes > 0, title, facts)
 
 
@@ -225,10 +226,13 @@ def sample_features(
     return Features(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), label)
 
 
-def check_words(extractor: Extractor, words: Sequence[str], labelled: bool) -> list[str]:
-    """The metrics that ``words`` ask for, by default all that can be had."""
+def check_words(extractor: Extractor, words: Sequence[str], labelled: bool, known: bool = True) -> list[str]:
+    """The metrics that ``words`` ask for, by default all that can be had: no accuracy without labels of classes that are known."""
     if "accuracy" in words and not labelled:
         raise ValueError("accuracy needs the class that each sample was asked for: leave it out of --metrics")
+    if "accuracy" in words and not known:
+        raise ValueError(f"{extractor.title} does not know the classes of these data: leave accuracy out of --metrics")
+    labelled = labelled and known
     return list(dict.fromkeys(words)) or [word for word in extractor.asked if labelled or word != "accuracy"]
 
 
@@ -269,7 +273,8 @@ def report(
             f"the samples have the shape {source.shape}, {data} {train.data.shape}: name the data they resemble with --data"
         )
     train, test = spread(train, reference), spread(test, min(source.n, len(test)))
-    words = check_words(extractor, words, source.labelled and train.data.classes > 0)
+    numbers = extractor.numbers(train.data.class_names)
+    words = check_words(extractor, words, source.labelled and train.data.classes > 0, numbers is not None)
     if replicates < 2:
         raise ValueError(f"--replicates must be at least 2, got {replicates}")
     started = time.perf_counter()
@@ -281,7 +286,8 @@ def report(
     if fake is None:
         return None
     real = Reference(real_features(extractor, train, source.batch, cache))
-    held_out = real_features(extractor, test, source.batch, cache)
+    held_out = _called(real_features(extractor, test, source.batch, cache), numbers)
+    fake, beside = _called(fake, numbers), None if beside is None else _called(beside, numbers)
     rows = figures(extractor, words, fake, real, replicates)
     floors = figures(extractor, words, held_out, real, replicates)
     fewer = figures(extractor, words, fake[: len(held_out)], real, 2) if len(held_out) < len(fake) else rows
@@ -307,6 +313,13 @@ def report(
         ),
         {**source.facts, "seconds": round(seconds, 1)},
     )
+
+
+def _called(features: Features, numbers: Tensor | None) -> Features:
+    """The same with the extractor's own numbers of the classes, which may be more than the data have."""
+    if features.label is None or numbers is None or not len(numbers):
+        return features
+    return replace(features, label=numbers[features.label])
 
 
 POINT_DRAWS = 4
@@ -342,12 +355,14 @@ def quick_fd(
     *,
     sampler: str | None = None,
     steps: int | None = None,
+    sigmas: Tensor | None = None,
     batch: int = 256,
 ) -> float:
     """FD-cls of ``n`` samples of ``model`` (on its device) to the train images of ``data``: a curve to watch in a training.
 
-    By default one step of a consistency model, 18 of Heun's method for a diffusion model. Nothing is drawn from global generators,
-    and the model's mode comes back. Raises ValueError for data that no shipped classifier knows (see `classifier_for`).
+    By default one step of a consistency model, 18 of Heun's method for a diffusion model; ``sigmas`` are the levels in place of
+    the default ones. Nothing is drawn from global generators, and the model's mode comes back. Raises ValueError for data that no
+    shipped classifier knows (see `classifier_for`).
     """
     name = classifier_for(data)
     if name is None:
@@ -362,7 +377,16 @@ def quick_fd(
     model.eval()
     try:
         source = model_source(
-            model, model.shape, model.classes, n=n, seed=seed, sampler=sampler, steps=steps, batch=batch, device=device
+            model,
+            model.shape,
+            model.classes,
+            n=n,
+            seed=seed,
+            sampler=sampler,
+            steps=steps,
+            sigmas=sigmas,
+            batch=batch,
+            device=device,
         )
         draws = (source.draw(start, min(start + batch, n))[0] for start in range(0, n, batch))
         fake = extract(ClassifierFeatures(name), draws)

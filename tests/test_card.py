@@ -4,13 +4,21 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import tiny
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from cmlab import checkpoints
-from cmlab.card import card, keep_figures
+from cmlab.card import Picture, card, keep_figures
+from cmlab.cardpictures import write_card
+from cmlab.classifier import to_pixels
 from cmlab.cli import main
+from cmlab.data import load_images, title_of
+from cmlab.denoiser import EDM
+from cmlab.features import ClassifierFeatures
 from cmlab.report import Report, Row
+from cmlab.samplers import sample
 
 
 def report(value: float = 1.0, steps: int = 1, name: str = "FD-cls") -> Report:
@@ -77,6 +85,9 @@ def test_evaluate_writes_card_and_keeps_figures(checkpoint, tmp_path, monkeypatc
     assert main(["evaluate", str(checkpoint), *words]) == 0
     figures = json.loads((tmp_path / "f.json").read_text())["figures"]
     text = (tmp_path / "card.md").read_text()
+    for name in ("samples", "neighbours"):
+        assert f"](card-{name}.png)" in text and (tmp_path / f"card-{name}.png").is_file()
+    assert main(["evaluate", str(checkpoint), *words[:6]]) == 1  # neither the card nor its pictures are written over
     assert "FD-cls" in text and "20 real held-out images" in text and len(figures) == 2
     assert "measured" not in checkpoints.read_meta(checkpoint)["about"]
     assert main(["evaluate", str(checkpoint), *words[:4], "--keep"]) == 0
@@ -85,3 +96,55 @@ def test_evaluate_writes_card_and_keeps_figures(checkpoint, tmp_path, monkeypatc
     capsys.readouterr()
     assert main(["info", str(checkpoint)]) == 0
     assert "| class accuracy |" in capsys.readouterr().out
+
+
+def test_a_card_tells_hours_images_machine_curves_and_licence(tmp_path):
+    about = {
+        "preset": "cifar10-small-cd", "data": "cifar10:ship,horse", "data_title": "CIFAR-10 (JPEG): ship, horse", "seconds": 9000.0,
+        "device": "cpu", "machine": "An old computer", "threads": 2, "images": 640_000, "command": "cmlab train x",
+        "loss_curve": [[10, 2.0], [20, 1.0]], "two_steps": {"sigmas": [80.0, 0.75], "evaluations": 9, "n": 10},
+    }  # fmt: skip
+    path = checkpoints.save(tmp_path / "m.safetensors", tiny("unet", classes=2), about)
+    text = card(path, pictures=[Picture("Curves", "m-loss.png", "loss", "Falls."), Picture("Curves", "m-fd.png", "FD")])
+    for line in (
+        "- data: CIFAR-10 (JPEG): ship, horse",
+        "- training: 640,000 images in 2.5 hours on An old computer, 2 threads",
+        "Noise levels of two steps, by a search over 9 lists of levels: 80 0.75.",
+        "## Curves\n\n![loss](m-loss.png)\n\nFalls.\n\n![FD](m-fd.png)\n",
+        "None has been chosen for these weights yet.",
+        "It knows ship, horse and no other class.",
+    ):
+        assert line in text
+    assert text.count("## Curves") == 1 and "evaluations" not in text
+    assert "MIT" in card(checkpoints.save(path, tiny(), about | {"licence": "MIT"}))
+
+
+def test_pictures_of_a_card(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMLAB_CACHE", str(tmp_path / "cache"))
+    drawn = {}
+    monkeypatch.setattr("cmlab.cardpictures.plots.plot_images", lambda rows: drawn.update(rows) or Figure())
+    teacher, student = tiny("unet", EDM, 2), tiny("unet", classes=2)
+    about = {"data": "digits-color:3,8", "loss_curve": [[10, 2.0], [20, 1.0]], "fd_curve": [[20, 3.0]]}
+    checkpoints.save(tmp_path / "t.safetensors", teacher, {})
+    checkpoints.save(tmp_path / "s.safetensors", student, about | {"init": str(tmp_path / "t.safetensors")})
+    files = write_card(tmp_path / "s.safetensors", tmp_path / "out.md")
+    assert [file.name for file in files] == ["out.md", "out-curves-loss.png", "out-samples.png", "out-neighbours.png"]
+    label = torch.arange(24) % 2
+    for name, model, sampler, steps in (("one step", student, "multistep", 1), ("teacher, 18 steps", teacher, "heun", 18)):
+        x = sample(model, model.shape, range(24), sampler, steps, label=label)
+        shown = torch.cat([drawn[f"{name} (0 to 11)"], drawn[f"{name} (12 to 23)"]])
+        assert torch.allclose(shown, x, atol=1e-6)
+    data, extractor = load_images("digits-color:3,8"), ClassifierFeatures("digits")
+    ours, theirs = (extractor(to_pixels(x))[0] for x in (drawn["sample"], data.x0))
+    distance = torch.cdist(ours, theirs)
+    for k in range(3):
+        shown = torch.cdist(drawn[f"nearest {k + 1}"].flatten(1), data.x0.flatten(1)).argmin(1)
+        assert torch.allclose(distance.gather(1, shown[:, None])[:, 0], distance.sort(1).values[:, k], atol=1e-3)
+
+
+def test_where_the_pictures_came_from_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMLAB_DATA", str(tmp_path))
+    (tmp_path / "cifar10-jpeg.tar.xz").touch()
+    assert title_of("cifar10:ship,horse") == "CIFAR-10 (JPEG): ship, horse" and title_of("digits") == "digits"
+    (tmp_path / "cifar-10-python.tar.gz").touch()
+    assert title_of("cifar10") == "CIFAR-10"

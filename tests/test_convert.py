@@ -216,9 +216,14 @@ def test_models_without_a_pipeline_are_said(tmp_path, it, words):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", ["time_scale", "32 groups", "NVlabs", "four times", "augmentation"])
+@pytest.mark.parametrize("words", ["time_scale", "32 groups", "NVlabs", "four times", "augmentation", "patches"])
 def test_what_openai_cannot_express_is_said(tmp_path, words):
-    changes = {"32 groups": {"max_groups": 16}, "four times": {"emb": 48}, "NVlabs": {"float32_freqs": True}, "patches": {"patch": 2}}
+    changes = {
+        "32 groups": {"max_groups": 16},
+        "four times": {"emb": 48},
+        "NVlabs": {"float32_freqs": True},
+        "patches": {"patch": 2},
+    }
     changes |= {"time_scale": {"time_scale": 1.0}, "augmentation": {"augment": 9}}
     assert words in error(lambda: write(tmp_path / "a.pt", model(replace(OPENAI, **changes[words]))))
     assert list(tmp_path.iterdir()) == []

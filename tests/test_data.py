@@ -1,12 +1,29 @@
 """Data sets: shapes, ranges, moments, determinism, and errors for what a user can get wrong."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import normal, seeded
+from PIL import Image
 
-from cmlab.data import DATASETS, TOYS, ImageData, MixtureData, digits, digits_color, drawn_points, load_data, mixture_from
+from cmlab.classifier import to_pixels
+from cmlab.data import (
+    DATASETS,
+    TOYS,
+    ImageData,
+    MixtureData,
+    digits,
+    digits_color,
+    drawn_points,
+    keep_classes,
+    load_data,
+    load_images,
+    mixture_from,
+)
+from cmlab.images import PixelData, SomePixels
 from cmlab.noise import SampleDraws
 
 
@@ -112,6 +129,72 @@ def test_unknown_names_get_a_suggestion(name, near):
 def test_names_near_nothing_get_the_whole_list():
     with pytest.raises(ValueError, match=r"8gaussians.*digits-color"):
         load_data("xyzzy")
+
+
+# --- some classes of a set -------------------------------------------------------------------------------------------------
+
+
+def numbered(**changes) -> PixelData:
+    """Twelve pictures of 2 x 2 that hold their own number; classes a, b, c, d in turn, and one, e, of which there is none."""
+    pixels = np.arange(12, dtype=np.uint8).repeat(12).reshape(12, 3, 2, 2)
+    return PixelData(pixels, torch.arange(12) % 4, tuple("abcde"), **changes)
+
+
+def test_kept_classes_are_numbered_in_the_order_given_and_pixels_are_not_copied():
+    whole = numbered(flip=True)
+    data = keep_classes(whole, ["d", "b"])
+    assert isinstance(data, PixelData) and isinstance(data.pixels, SomePixels)
+    assert np.shares_memory(data.pixels.pixels, whole.pixels)
+    assert (data.shape, data.classes, data.class_names, data.flip, len(data)) == ((3, 2, 2), 2, ("d", "b"), True, 6)
+    x0, label = data.batch(100, seeded())
+    assert data.pixels[np.arange(6)][:, 0, 0, 0].tolist() == [1, 3, 5, 7, 9, 11]
+    assert data.label is not None and data.label.tolist() == [1, 0] * 3 and label is not None
+    number = to_pixels(x0)[:, 0, 0, 0]
+    assert set(number.tolist()) == {1, 3, 5, 7, 9, 11} and torch.equal(label, (number % 4 == 1).long())
+
+
+def test_a_set_of_some_classes_is_named_behind_a_colon(tmp_path, monkeypatch):
+    whole, data = digits(), load_images("digits:7,0,3")
+    assert whole.label is not None and data.label is not None
+    keep = torch.isin(whole.label, torch.tensor([7, 0, 3]))
+    assert torch.equal(data.x0, whole.x0[keep])
+    assert torch.equal(torch.tensor([7, 0, 3])[data.label], whole.label[keep])
+    assert load_images("digits:1", flip=True).flip and load_images("digits:1").classes == 1
+    pictures = tmp_path / "a:b"  # a path may hold colons of its own
+    for name in ("cat", "dog", "owl"):
+        (pictures / "train" / name).mkdir(parents=True)
+        (pictures / "test" / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            Image.new("L", (9, 9)).save(pictures / split / name / "1.png")
+    monkeypatch.setenv("CMLAB_CACHE", str(tmp_path / "cache"))
+    assert load_images(pictures).classes == 3
+    some = load_images(f"{pictures}:owl,cat", split="test", resolution=4, channels=1)
+    assert some.label is not None
+    assert (some.class_names, some.label.tolist(), some.shape) == (("owl", "cat"), [1, 0], (1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits:", "name the classes of 'digits' to keep behind the colon, with commas: 0,1,2"),
+        ("digits:3,", "unknown class of 'digits' ''"),
+        ("digits:3,11", "unknown class of 'digits' '11': did you mean '1'"),
+        ("digits:3,4,3", "the class '3' of 'digits' is named twice"),
+        ("rings:1", "'rings' has no classes"),
+        ("digts:1", "unknown data set 'digts': did you mean 'digits'"),
+    ],
+)
+def test_classes_that_cannot_be_kept_are_errors(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(name)
+
+
+def test_classes_without_images_or_labels_are_errors():
+    assert len(keep_classes(numbered(), ["e", "a"])) == 3
+    with pytest.raises(ValueError, match="no image of 'x' belongs to e"):
+        keep_classes(numbered(), ["e"], "x")
+    with pytest.raises(ValueError, match="has no classes"):
+        keep_classes(replace(numbered(), label=None, class_names=()), ["a"])
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.05, 1.0])

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 from urllib.error import URLError
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from cmlab import checkpoints
 from cmlab.classifier import (
     ClassifierConfig,
+    LoadedClassifier,
     accuracy,
     classifier_names,
     load_classifier,
@@ -32,7 +34,7 @@ from cmlab.cli import main
 from cmlab.features import ClassifierFeatures, InceptionFeatures, extract, inception_weights, real_features, spread, to_uint8
 from cmlab.images import PixelData
 from cmlab.metrics import METRICS, Features, Reference
-from cmlab.report import figures, quick_fd
+from cmlab.report import Source, figures, quick_fd, report
 
 
 @pytest.fixture(autouse=True)
@@ -244,6 +246,61 @@ def test_fd_cls_orders_what_is_worse():
     fd = {name: float(METRICS["fd"](f, reference, ones[name])) for name, f in found.items()}
     assert 2 * fd["real"] < fd["a little noise"] < fd["noise"] and 4 * fd["real"] < min(fd["blurred"], fd["five classes"])
     assert fd["five classes"] < fd["one class"]
+
+
+def test_some_classes_are_divided_as_the_whole_set_is():
+    whole, some = splits("digits-color"), splits("digits-color:8,1")
+    for part, kept in zip(whole[:2], some[:2], strict=True):
+        label = part.label
+        assert label is not None and kept.label is not None
+        wanted = (label == 8) | (label == 1)
+        assert torch.equal(kept.pixels(slice(None)), part.pixels(slice(None))[wanted])
+        assert torch.equal(torch.tensor([8, 1])[kept.label], label[wanted])
+    assert some[2] == whole[2]
+
+
+def test_classes_are_matched_by_name_or_where_there_is_none_by_number():
+    model = load_classifier(resolve_classifier("digits")).model
+    named, nameless = LoadedClassifier(model, {"class_names": list("9876543210")}, "a"), LoadedClassifier(model, {}, "b")
+    assert torch.equal(cast(torch.Tensor, named.numbers(("7", "0"))), torch.tensor([2, 9]))
+    assert named.numbers(("7", "cat")) is None and nameless.numbers(("7", "0")) is None
+    assert torch.equal(cast(torch.Tensor, nameless.numbers(tuple("abcdefghij"))), torch.arange(10))
+
+
+@pytest.mark.parametrize("data", ["digits:7,0,3", "digits"])
+def test_accuracy_is_of_the_class_that_was_meant(data):
+    train, test, _ = splits(data)
+
+    def draw(start: int, stop: int):
+        return test.pixels(slice(start, stop)), test.label[start:stop]  # type: ignore[index]
+
+    source = Source(len(test), 100, train.data.shape, draw, True, "real images")
+    found = report(source, ClassifierFeatures("digits"), data, words=["accuracy"], replicates=2)
+    assert found.rows[0].value == found.rows[0].floor > 0.98  # type: ignore[union-attr]
+
+
+def test_accuracy_of_classes_that_the_classifier_does_not_know(tmp_path):
+    path = save_classifier(
+        tmp_path / "other.safetensors",
+        load_classifier(resolve_classifier("digits")).model,
+        {"class_names": list("abcdefghij")},
+    )
+    words = [row["name"] for row in evaluated(tmp_path, "digits-cd", "--n", "20", "--features", str(path))["figures"]]
+    assert "FD-cls" in words and "class accuracy" not in words
+    save_classifier(path, load_classifier(path).model, {"class_names": ["a"]})
+    with pytest.raises(ValueError, match="no classifier of cmlab: it names other than its 10 classes"):
+        load_classifier(path)
+
+
+def test_a_model_of_some_classes_is_measured_on_them(tmp_path, capsys):
+    model = tiny("unet", classes=3)
+    path = checkpoints.save(tmp_path / "m.safetensors", model, {"data": "digits-color:3,8,9"})
+    got = evaluated(tmp_path, str(path), "--n", "20", "--metrics", "fd,accuracy", "--features", "classifier")
+    assert "of digits-color:3,8,9" in got["reference"] and got["figures"][1]["floor"] > 0.9
+    assert quick_fd(model, "digits-color:3,8,9", n=20) == pytest.approx(got["figures"][0]["value"], rel=1e-4)
+    capsys.readouterr()
+    assert main(["evaluate", str(path), "--n", "20", "--data", "digits-color"]) == 1
+    assert "makes samples of 3 classes, digits-color has 10" in capsys.readouterr().err
 
 
 def test_quick_fd_leaves_no_trace(untouched_rng):

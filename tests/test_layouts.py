@@ -179,7 +179,11 @@ def test_edm_networks_that_do_not_fit_are_refused():
 
 
 def test_unets_that_nvlabs_cannot_write_are_refused():
-    for config, word in ((OPENAI, "float32_freqs"), (replace(DHARIWAL, scale_shift=False), "scale_shift"), (replace(DHARIWAL, patch=2), "patch")):
+    for config, word in (
+        (OPENAI, "float32_freqs"),
+        (replace(DHARIWAL, scale_shift=False), "scale_shift"),
+        (replace(DHARIWAL, patch=2), "patch"),
+    ):
         state = network(config).state_dict()
         assert word in line(lambda c=config, s=state: to_edm(c, SHAPE, 0, s))
     two = SongUNetConfig(8, (1, 2), 1, heads=2)
