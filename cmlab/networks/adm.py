@@ -157,7 +157,10 @@ def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
     """The width of each level, if all settings fit together."""
     shrink = 2 ** (len(config.mult) - 1) * max(config.patch, 1)
     if len(shape) != 3 or shape[1] % shrink or shape[2] % shrink:
-        raise ValueError(f"a U-Net with {len(config.mult)} levels of {config.patch}-pixel patches needs images whose sides divide by {shrink}, got {shape}")
+        raise ValueError(
+            f"a U-Net with {len(config.mult)} levels of {config.patch}-pixel patches needs images whose sides divide by {shrink}, "
+            f"got {shape}"
+        )
     widths = [int(config.channels * m) for m in config.mult]
     if min(config.group, config.heads, config.blocks, config.patch, *widths) < 1:
         raise ValueError(f"channels, mult, blocks, group, heads and patch must be at least 1, got {config}")
