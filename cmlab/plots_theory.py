@@ -48,9 +48,7 @@ def plot_convergence(
             ends = np.asarray(near.abscissa(against)[-3:], dtype=float)
             guide = 0.6 * near.errors(of)[-1] * (ends / ends[-1]) ** order
             ax.plot(ends, guide, ":", color="0.3", lw=1)
-            ax.annotate(
-                f"slope {order}", (ends[0], guide[0]), (0, -3), textcoords="offset points", fontsize=8, ha="right", va="top"
-            )
+            ax.annotate(f"slope {order}", (ends[0], guide[0]), (4, -4), textcoords="offset points", fontsize=8, ha="left", va="top")
     ax.set(xscale="log", yscale="log", ylabel=f"{of} error to the exact consistency function")
     ax.set_xlabel("1 / (N - 1)" if against == "grid" else r"largest step $\sigma_i - \sigma_{i+1}$")
     ax.grid(True, alpha=0.3)
@@ -91,8 +89,8 @@ def plot_ct_gradient(results: Mapping[str, CTGradient], title: str = "") -> Figu
         _sizes(ax, next(iter(results.values())).sizes)
         ax.set_title(name, fontsize=9)
         ax.grid(True, alpha=0.3)
-    for ax in panels[:2]:
-        ax.set_yscale("log")
+    panels[0].set_yscale("log")
+    panels[1].set_ylim(bottom=0)
     panels[2].axhline(0, color="0.3", lw=1)
     panels[2].set_ylim(-1.05, 1.05)
     panels[0].legend(fontsize=8)

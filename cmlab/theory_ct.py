@@ -208,7 +208,8 @@ def train_ct(
     data = MixtureData(oracle or soft3())
     for state in fit(start, data, loss, steps=steps, batch=batch, lr=1e-3, ema=0.995, seed=seed, every=steps):  # noqa: B007
         pass
-    assert state is not None
+    if state is None or not isinstance(state.ema, Denoiser):
+        raise ValueError(f"steps must be at least 1, got {steps}")
     return state.ema
 
 

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import pkgutil
 import re
 import runpy
 import sys
@@ -203,3 +204,59 @@ def test_nothing_of_the_machine_is_left(path):
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text())
     assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|usr)/", without_pictures)
     assert sys.prefix not in without_pictures and "<script" not in without_pictures and "cdn." not in without_pictures
+
+
+# --- the tables of notebooks/README.md -----------------------------------------------------------------------------------
+
+README = (FOLDER / "README.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading of the README; a formula may hold an escaped bar."""
+    lines = README.split(f"## {heading}")[1].split("\n## ")[0].splitlines()
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def sections(reference: str) -> list[tuple[str, str]]:
+    """(file, number of the section) of each lesson in "[01](01_from_noise_to_data.ipynb) §5, [05](...) §7"."""
+    found = re.findall(r"\[(\d\d)\]\((\1_\w+\.ipynb)\) §(\d+)(?:, |$)", reference)
+    assert ", ".join(f"[{number}]({file}) §{section}" for number, file, section in found) == reference
+    return [(file, section) for _, file, section in found]
+
+
+def assert_section_exists(reference: str) -> None:
+    for file, section in sections(reference):
+        prose = "\n".join(cell.source for cell in read(FOLDER / file).cells if cell.cell_type == "markdown")
+        assert re.search(rf"^## {section} · ", prose, re.M), f"{file} has no section {section}"
+
+
+def test_every_formula_slide_has_a_lesson_a_function_and_a_test():
+    rows = table("Where each formula of the lecture is")
+    assert len(rows) >= 60 and all(len(row) == 5 and all(row) for row in rows)
+    for _, _, lesson, function, test in rows:
+        assert sections(lesson)
+        assert_section_exists(lesson)
+        assert callable(pkgutil.resolve_name(function.strip("`"))) or pkgutil.resolve_name(function.strip("`"))
+        file, name = test.strip("`").split("::")
+        assert re.search(rf"^def {name}\(", (FOLDER.parent / file).read_text(), re.M), test
+
+
+def test_every_erratum_is_shown_in_a_lesson():
+    rows = table("Errata of the lecture's formulas")
+    assert len(rows) >= 8 and all(len(row) == 3 and all(row) for row in rows)
+    for _, _, lesson in rows:
+        assert sections(lesson)
+        assert_section_exists(lesson)
+
+
+def test_the_readme_lists_every_lesson_and_every_term():
+    listed = re.findall(r"^\| \[\d\d .*?\]\((.*?)\)", README, re.M)
+    assert listed == [path.name for path in NOTEBOOKS]
+    glossary = {row[0].lower(): row for row in table("용어 · Glossary")}
+    assert all(len(row) == 4 and all(row) for row in glossary.values())
+    for path in NOTEBOOKS:
+        last = [cell.source for cell in read(path).cells if "Glossary" in cell.source][-1].split("Glossary")[-1]
+        for line in [line for line in last.splitlines() if line.startswith("| ")][1:]:
+            term = re.split(r"(?<!\\)\|", line)[1].strip()
+            assert path.stem[:2] in glossary[term.lower()][3], f"{term} of {path.name}: run the glossary of README.md again"

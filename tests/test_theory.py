@@ -28,7 +28,7 @@ from cmlab.schedules import FixedMu, FixedN, GridPairs
 from cmlab.theory_base import FixedDraws, fit_slope, posterior, stratified
 from cmlab.theory_ct import _mean_gradient, _second_moments
 
-SIZES = (40, 80, 160, 320)  # up to 1280 the slopes are 1.00 and 2.01 too: notebook 05
+SIZES = (40, 80, 160, 320)  # over 40 to 1280, too slow for a test, the slopes are 0.992 and 2.018: `cmlab theory thm1`
 
 
 def level(sigma: float) -> torch.Tensor:
@@ -292,9 +292,9 @@ def test_nothing_is_drawn_from_the_global_generator(untouched_rng):
 
 
 def test_random_models_are_consistency_models():
-    model, x = theory.random_model(1), normal(4, 2)
+    model, x = theory.random_model(1).requires_grad_(False), normal(4, 2)
     assert torch.equal(model(x, level(0.002)), x) and model.precond == Precond(sigma_min=0.002)
-    assert float((model(x, level(5.0)) - theory.random_model(2)(x, level(5.0))).abs().min()) > 0
+    assert not torch.equal(model(x, level(5.0)), theory.random_model(2)(x, level(5.0)))
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ EXERCISES: dict[str, Exercise] = {
             _pd_target_end: "x_end is where the step must land; Euler's step goes only a part of the way to x0_hat.",
             _pd_target_undivided: "x0_hat has the factor 1 - sigma_end / sigma in front of it: divide.",
         },
-        "One Euler step is x_end = x0_hat + (sigma_end / sigma) (x - x0_hat). Solve for x0_hat.",
+        "One Euler step is x_end = x0_hat + r (x - x0_hat), with r the ratio of the two levels. Solve for x0_hat.",
         lambda: [(normal(4, 2), normal(2, 4).T, torch.tensor(2.0), torch.tensor(0.5))],
     ),
 }  # fmt: skip

@@ -81,7 +81,8 @@ QUIZ: tuple[Question, ...] = (
         "A consistency model has a CD loss of exactly 0 on a grid of 10 levels. What is it?",
         {
             "a": ("the exact consistency function", "The table of section 2 shows the error of such a model."),
-            "b": ("the solver, applied step by step on this grid", "Yes: with the boundary condition, zero loss leaves nothing else."),
+            "b": ("the solver, applied step by step on this grid", "Yes: with the boundary condition, zero loss "
+                  "leaves nothing else."),
             "c": ("a constant", "A constant breaks the boundary condition f(x, eps) = x."),
         },
         "b",

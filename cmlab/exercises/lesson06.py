@@ -122,7 +122,8 @@ EXERCISES: dict[str, Exercise] = {
             _ct_loss_to_the_data: "That is a denoising loss: it makes the model return means. Compare with the target network.",
             _ct_loss_averaged: "A squared distance is a sum over the coordinates, not their mean: it comes out half as large.",
         },
-        "Eq. 10: noise x0 twice with the same z, once with sigma and once with sigma_next; call f and f_target; subtract, square, sum.",
+        "Eq. 10: noise x0 twice with the same z, once with sigma and once with sigma_next; call f and f_target; "
+        "subtract, square, sum.",
         lambda: [
             (blob().consistency, blob().denoise, normal(6, 2), normal(2, 6).T, levels, 0.6 * levels)
             for levels in (torch.linspace(0.1, 2, 6, dtype=torch.float64), torch.linspace(9, 3, 6, dtype=torch.float64))
@@ -154,9 +155,11 @@ QUIZ: tuple[Question, ...] = (
         "Why do the two points of a CT pair share one z?",
         {
             "a": ("to save a draw", "The cost of a draw is nothing; section 4 shows what it would cost."),
-            "b": ("because both then lie on one path of the PF-ODE", "Not quite: they lie on the line x0 + sigma z. On average over x0 "
+            "b": ("because both then lie on one path of the PF-ODE", "Not quite: they lie on the line x0 + sigma z. "
+                  "On average over x0 "
                   "that is a step along the path."),
-            "c": ("because it is one Euler step with the estimated score", "Yes: the step from x0 + sigma z ends in x0 + sigma' z."),
+            "c": ("because it is one Euler step with the estimated score", "Yes: the step from x0 + sigma z ends in "
+                  "x0 + sigma' z."),
         },
         "c",
     ),

@@ -61,11 +61,13 @@ EXERCISES: dict[str, Exercise] = {
     "bias_and_noise": Exercise(
         _bias_and_noise,
         {
-            _bias_and_noise_about_the_truth: "Noise is the spread about the estimates' own mean. About the truth, it contains the bias.",
+            _bias_and_noise_about_the_truth: "Noise is the spread about the estimates' own mean. About the truth, it "
+                                             "contains the bias.",
             _bias_and_noise_mean_of_norms: "Average first, then take the length: the mean of lengths never averages the noise out.",
             _bias_and_noise_absolute: "Both are wanted in units of the true gradient's length.",
         },
-        "Bias: how far the mean of the rows is from the truth. Noise: root of the mean squared distance of the rows from their mean.",
+        "Bias: how far the mean of the rows is from the truth. Noise: root of the mean squared distance of the rows "
+        "from their mean.",
         lambda: [(3 * normal(20, 3) + 1, torch.tensor(t, dtype=torch.float64)) for t in ((1.0, 2.0, -2.0), (0.5, 0.0, 4.0))],
     ),
 }  # fmt: skip
@@ -75,17 +77,18 @@ QUIZ: tuple[Question, ...] = (
         "Target = the network itself, squared distance, N growing. What do the values of L_CD and L_CT do?",
         {
             "a": ("They become equal.", "Both tend to 0, at the same rate, and their ratio keeps away from 1."),
-            "b": ("Both vanish; their ratio tends to a number above 1.", "Yes: the gradients agree in the limit, the values do not."),
+            "b": ("Both vanish; their ratio tends to a number above 1.", "Yes: the gradients agree in the limit, the "
+                  "values do not."),
             "c": ("L_CT stays, L_CD vanishes.", "The table has both falling like the step squared."),
         },
         "b",
     ),
     Question(
-        "A fine grid from the first step on: what is wrong with it?",
+        "In units of the true gradient, what does the noise of one CT sample do as N grows?",
         {
-            "a": ("Its gradient is biased.", "The finer the grid, the smaller the bias."),
-            "b": ("One draw tells little about the mean gradient.", "Yes: noise against signal grows with N until it saturates."),
-            "c": ("The theorem does not hold for it.", "The theorem is about large N."),
+            "a": ("It grows without end.", "It levels off. What can grow is noise against the biased mean of a coarse grid."),
+            "b": ("It levels off.", "Yes: see the table of section 7. The bias is what goes on falling."),
+            "c": ("It vanishes like 1/N.", "That is the bias."),
         },
         "b",
     ),

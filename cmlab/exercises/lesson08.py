@@ -71,7 +71,7 @@ EXERCISES: dict[str, Exercise] = {
             _levels_at_linear: "Without the square root N would grow evenly; the paper lets it grow fast at first.",
         },
         "root = sqrt(progress ((s1 + 1)^2 - s0^2) + s0^2); then round root - 1 up and add 1, as a whole number: math.ceil, or the .ceil() of a tensor.",
-        lambda: [(p, s0, s1) for s0, s1 in ((2, 150), (2, 200)) for p in (0.05, 0.333, 0.5, 0.9)],
+        lambda: [(p, s0, s1) for s0, s1 in ((2, 150), (2, 200)) for p in (1.0, 0.05, 0.333, 0.5)],
     ),
     "decay_at": Exercise(
         _decay_at,
