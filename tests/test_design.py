@@ -19,7 +19,7 @@ RANKS = [
     ["losses", "guidance", "data"],
     ["editing", "evaluation", "checkpoints", "classifier", "trainer"],
     ["training", "search", "convert", "features", "runs", "theory_base"],
-    ["experiment", "report", "theory_ct"],
+    ["experiment", "report", "theory_ct", "theory_dirac"],
     ["theory"],
     ["published", "card"],
     ["presets"],

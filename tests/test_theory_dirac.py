@@ -8,7 +8,9 @@ SIZES = (10, 40, 160, 640, 2560)
 
 
 @pytest.mark.parametrize(
-    ("lag", "golden"), [(0.0, (1.82, 1.286, 1.073, 1.018, 1.004)), (0.01, (1.98, 2.01, 4.02, 12.87, 48.48))], ids=["copy", "average"]
+    ("lag", "golden"),
+    [(0.0, (1.82, 1.286, 1.073, 1.018, 1.004)), (0.01, (1.98, 2.01, 4.02, 12.87, 48.48))],
+    ids=["copy", "average"],
 )
 def test_golden(lag, golden):
     assert [dirac_gradient(n, lag=lag) for n in SIZES] == pytest.approx(golden, rel=3e-3)

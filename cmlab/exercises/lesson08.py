@@ -70,7 +70,7 @@ EXERCISES: dict[str, Exercise] = {
             _levels_at_intervals: "The + 1 after the bracket is missing: N counts levels, not the gaps between them.",
             _levels_at_linear: "Without the square root N would grow evenly; the paper lets it grow fast at first.",
         },
-        "root = sqrt(progress ((s1 + 1)^2 - s0^2) + s0^2); then round root - 1 up and add 1, as a whole number: math.ceil, or the .ceil() of a tensor.",
+        "root = sqrt(progress ((s1 + 1)^2 - s0^2) + s0^2); then round root - 1 up (math.ceil) and add 1.",
         lambda: [(p, s0, s1) for s0, s1 in ((2, 150), (2, 200)) for p in (1.0, 0.05, 0.333, 0.5)],
     ),
     "decay_at": Exercise(
@@ -91,7 +91,7 @@ EXERCISES: dict[str, Exercise] = {
             _lower_turned: "The sigmoid falls with sigma: n is 5 at sigma = 0 and 1 at large sigma.",
         },
         "n = 1 + 8 torch.sigmoid(-sigma); sigma times (1 - n / q ** (stage + 1)), the bracket clamped to [0, 1].",
-        lambda: [(normal(9).abs() * 3, stage, q) for stage, q in ((0, 2.0), (3, 2.0), (1, 4.0))],
+        lambda: [(normal(9).abs() * 3, stage, q) for stage, q in ((3, 2.0), (0, 2.0), (1, 4.0))],
     ),
 }  # fmt: skip
 
@@ -101,7 +101,7 @@ QUIZ: tuple[Question, ...] = (
         {
             "a": ("Large steps: quick but biased; small steps: little bias, slow", "Yes: first the rough shape, then the truth."),
             "b": ("A large N needs more memory", "N decides which pairs are drawn, not how many."),
-            "c": ("Only the last N matters", "It decides the bias that is left; the way there depends on the weight and the target, see section 6."),
+            "c": ("Only the last N matters", "It decides the bias that is left; how one gets there matters too, see section 7."),
         },
         "a",
     ),

@@ -9,23 +9,23 @@ from .base import Exercise, Question, blob, normal
 
 def _algorithm_1(f, x_T, taus, z, eps):
     x = f(x_T, torch.tensor(80.0))
-    for tau, noise in zip(taus, z):
-        x = x + (tau**2 - eps**2) ** 0.5 * noise
+    for k, tau in enumerate(taus):
+        x = x + (tau**2 - eps**2) ** 0.5 * z[k]
         x = f(x, torch.tensor(tau))
     return x
 
 
 def _algorithm_1_full_noise(f, x_T, taus, z, eps):
     x = f(x_T, torch.tensor(80.0))
-    for tau, noise in zip(taus, z):
-        x = f(x + tau * noise, torch.tensor(tau))
+    for k, tau in enumerate(taus):
+        x = f(x + tau * z[k], torch.tensor(tau))
     return x
 
 
 def _algorithm_1_difference(f, x_T, taus, z, eps):
     x = f(x_T, torch.tensor(80.0))
-    for tau, noise in zip(taus, z):
-        x = f(x + (tau - eps) * noise, torch.tensor(tau))
+    for k, tau in enumerate(taus):
+        x = f(x + (tau - eps) * z[k], torch.tensor(tau))
     return x
 
 
@@ -38,8 +38,8 @@ def _algorithm_1_no_restart(f, x_T, taus, z, eps):
 
 def _algorithm_1_wrong_level(f, x_T, taus, z, eps):
     x = f(x_T, torch.tensor(80.0))
-    for tau, noise in zip(taus, z):
-        x = f(x + (tau**2 - eps**2) ** 0.5 * noise, torch.tensor(80.0))
+    for k, tau in enumerate(taus):
+        x = f(x + (tau**2 - eps**2) ** 0.5 * z[k], torch.tensor(80.0))
     return x
 
 

@@ -81,7 +81,7 @@ QUIZ: tuple[Question, ...] = (
     Question(
         "Why does interpolation follow the sphere and not the straight line?",
         {
-            "a": ("Long noise vectors all have nearly the same length, and the line leaves that shell", "Yes: see the printed lengths."),
+            "a": ("Noise vectors have nearly equal lengths, and the line leaves that shell", "Yes: see the printed lengths."),
             "b": ("The straight line is slower to compute", "It is the cheaper of the two."),
             "c": ("f is linear on the sphere", "f is nowhere linear."),
         },
