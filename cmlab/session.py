@@ -30,6 +30,7 @@ from .training import TrainState
 GRID = 64  # pictures, or points times 16, that --grid-every draws
 FD_SAMPLES = 1000  # that --fd-every measures
 LOOK = 2.0  # seconds between looks at a training that runs in one process
+TELL = 60.0  # seconds between lines where there is no terminal for a progress bar
 
 
 class Interrupted(Exception):
@@ -180,6 +181,7 @@ class _Session:
         state = None
         first = resume.facts["step"] if resume else 0
         hidden = None if self.processes.first else True
+        started = told = time.monotonic()
         with (
             self._tensorboard(first) as log,
             tqdm(total=self.preset.steps, initial=first, unit="step", desc=self.name, disable=hidden) as bar,
@@ -198,7 +200,12 @@ class _Session:
                 self.curves.see(state.step, state.loss, state.skipped)
                 bar.update(state.step - bar.n)
                 numbers = {"loss": f"{state.loss:.4g}", "per_s": f"{state.images_per_s:.0f}"}
-                bar.set_postfix(numbers | ({"skipped": str(state.skipped)} if state.skipped else {}))
+                numbers |= {"skipped": str(state.skipped)} if state.skipped else {}
+                bar.set_postfix(numbers)
+                if self.processes.first and bar.disable and (now := time.monotonic()) - told > TELL:
+                    told, rest = now, ", ".join(f"{k}={v}" for k, v in numbers.items())
+                    line = tqdm.format_meter(state.step, self.preset.steps, now - started, 0, self.name, unit="step", initial=first)
+                    self._say(f"{line[:-1]}, {rest}]")
                 for key in ("loss", "images_per_s", "skipped") if log else ():
                     log.add_scalar(key, getattr(state, key), state.step)
                 self._look(state, log)
@@ -321,7 +328,7 @@ class _Session:
 
     def _say(self, text: str) -> None:
         if self.processes.first:
-            print(text)
+            print(text, flush=True)
 
 
 def _digest(name: str) -> str:

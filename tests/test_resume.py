@@ -322,6 +322,15 @@ def test_states_every_so_many_steps_and_the_newest_that_can_be_read(monkeypatch,
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_log_file_gets_lines_where_a_terminal_has_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr("cmlab.session.TELL", -1.0)
+    assert main(["train", *SMALL]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("8gaussians-edm: ")]
+    assert " 40/40 [" in lines[-1] and "loss=" in lines[-1] and lines[-1].endswith("]")
+    assert len(lines) > 5 and " 50%" in "".join(lines)
+
+
+@pytest.mark.usefixtures("folder")
 def test_another_teacher_is_not_the_same_run(monkeypatch, capsys):
     net = ["--network.width", "8"]
     student = ["8gaussians-cd", "--steps", "9", "--batch", "4", "--init=", *net]
