@@ -185,11 +185,13 @@ def _measure_stage(stage: Stage, n: int, search: int, device: torch.device, teac
     facts = {key: value for key, value in run_facts(stage.preset, device).items() if key not in about}
     two = about.get("two_steps")
     if model.precond.consistency and (two is None or two["n"] != search):
+        print(f"{stage.name}: searching the level of its second step on {search} samples", flush=True)
         facts["two_steps"] = two = searched_levels(model, data, search)
     if facts:
         keep_facts(stage.file, facts)
     for way in ways(model, two):
         if find_figures(stage.file, way, n) is None:
+            print(f"{stage.name}: measuring {n} samples, {way[0]} with {way[1]} step{'s' * (way[1] > 1)}", flush=True)
             found = measure(model, stage.name, data, way, n, device)
             beside = None if teacher is None else find_figures(teacher, ("heun", 18, None), n)
             keep_figures(stage.file, found if beside is None else _with_teacher(found, beside))
