@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import normal, seeded, tiny
 
-from cmlab import checkpoints
+from cmlab import checkpoints, sample
+from cmlab.classifier import load_classifier, resolve_classifier, to_pixels
 from cmlab.data import load_images, load_toy
 from cmlab.editing import likeliest_label
 from cmlab.evaluation import (
@@ -17,6 +18,7 @@ from cmlab.evaluation import (
     toy_report,
 )
 from cmlab.oracle import FiniteData
+from cmlab.presets import get_preset
 
 
 def test_distance_of_a_set_to_itself_is_zero_in_any_order():
@@ -114,19 +116,28 @@ def test_likeliest_label_is_the_class_that_restores_best():
 def test_bundled_checkpoint_says_how_it_was_made_and_draws_what_it_claims(name):
     model, meta = checkpoints.load(name)
     about = meta["about"]
-    assert about["command"] == f"cmlab train {name}" and about["preset"] == name and about["seconds"] > 0
-    data = about["preset"].rpartition("-")[0]
+    assert about["command"].startswith(f"cmlab train {name}") and about["preset"] == name and about["seconds"] > 0
+    data = get_preset(name).data
+    sampler, steps = ("multistep", 1) if is_consistency(model) else ("heun", 18)
     if len(model.shape) == 1:
         key = "1 step" if is_consistency(model) else "40 Heun steps"
         # 2,000 points instead of 20,000: sampling noise alone is .03 then
         assert toy_report(model, data, n=2000)[key] < about["quality"][key] + 0.05
+    elif data.startswith("cifar10:"):
+        label, loaded = torch.arange(60) % 3, load_classifier(resolve_classifier("cifar10"))
+        x = sample(model, model.shape, range(60), sampler, steps, label=label)
+        asked = loaded.numbers(data.partition(":")[2].split(","))
+        assert asked is not None
+        share = (loaded.model(to_pixels(x))[1].argmax(1) == asked[label]).double().mean()
+        # one standard error of a share of .66 among 60 is .06
+        assert share > about["quality"][f"class accuracy, {sampler} {steps}"] - 0.2
     else:
-        sampler, steps = ("multistep", 1) if is_consistency(model) else ("heun", 18)
         key = "1 step" if is_consistency(model) else "18 Heun steps"
         # 200 samples: one standard error of a share of .95 is .015
         assert digit_accuracy(model, data, sampler, steps, n=200) > about["quality"][key] - 0.06
 
 
 def test_bundled_checkpoints_stay_small():
-    files = list(checkpoints.PRETRAINED.glob("*"))
-    assert sum(f.stat().st_size for f in files) < 3_000_000
+    sizes = {f.name: f.stat().st_size for f in checkpoints.PRETRAINED.glob("*")}
+    assert sum(size for name, size in sizes.items() if not name.startswith("cifar10")) < 3_000_000
+    assert max(sizes.values()) < 12_000_000 and sum(sizes.values()) < 30_000_000
