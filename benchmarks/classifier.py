@@ -29,7 +29,7 @@ RECIPES = {
     "cifar10": (
         ["cifar10"],
         ClassifierConfig((32, 64, 128, 256), 1),
-        {"steps": 6000, "shift": 4, "flip": True, "precision": "bf16"},
+        {"steps": 12_000, "shift": 4, "flip": True, "smoothing": 0.1, "precision": "bf16"},
     ),
 }
 

@@ -110,7 +110,8 @@ def sample(
             panels[method] = (None, str(error))
             continue
         walked, name = [], view.METHODS[method] + (f", {view.DIFFUSION_SAMPLERS.get(solver)}" if method == "edm" else "")
-        for step, ms in view.trail(model, group.shape, seeds, solver, k, label, DEVICE):
+        levels = view.levels_of(group, method, solver, k)
+        for step, ms in view.trail(model, group.shape, seeds, solver, levels, label, DEVICE):
             walked.append(step)
             done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
             panels[method] = (png(view.picture(step.x0_hat)), f"**{name}, {done}** · {step.nfe} NFE · {ms:.0f} ms")

@@ -16,7 +16,7 @@ from .evaluation import sliced_wasserstein
 from .losses import ProgressiveLoss
 from .noise import sampling_sigmas, seeds_from
 from .presets import Preset, build_model, get_preset
-from .samplers import heun, initial_noise
+from .samplers import default_sigmas, heun, initial_noise
 from .training import fit
 
 
@@ -104,7 +104,8 @@ def train_live(
         k = 18 if method == "edm" else 1
         if isinstance(loss, ProgressiveLoss):
             k = loss.n((state.step - 1) / steps)  # of the step that was just made
-        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler_of(method, k), k, None, device)
+        sampler = sampler_of(method, k)
+        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler, default_sigmas(sampler, k), None, device)
         made = last.x.cpu()
         samples = plots.plot_points({"data": truth, f"{METHODS[method]}, {last.nfe} NFE": made}, size=3.4)
         curve = figure_pixels(plots.plot_curves({"loss": losses}, "training step", "loss"))

@@ -199,19 +199,27 @@ def class_labels(group: Group, choice: str, count: int, device: torch.device | s
     raise ValueError(f"Unknown class {choice!r} for {group.name}: choose 'all' or one of {', '.join(group.class_names)}.")
 
 
+def levels_of(group: Group, method: str, sampler: str, steps: int) -> Tensor:
+    """The noise levels that a model is sampled at: those that a search found for it, else the sampler's own."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"Unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
+    found = None
+    if group.name != EXACT and method in group.models:
+        found = checkpoints.searched_sigmas(checkpoints.read_meta(find(group.models[method])).get("about") or {}, sampler, steps)
+    return default_sigmas(sampler, steps) if found is None else found
+
+
 def trail(
     model: Denoise,
     shape: Sequence[int],
     seeds: Sequence[int],
     sampler: str,
-    steps: int,
+    sigmas: Tensor,
     label: Tensor | None,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Step, float]]:
     """The sampler's steps from the noise of ``seeds``, each with the milliseconds that the sampler has taken so far."""
-    if sampler not in SAMPLERS:
-        raise ValueError(f"Unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
-    sigmas, draws, device = default_sigmas(sampler, steps), as_draws(list(seeds)), torch.device(device)
+    draws, device = as_draws(list(seeds)), torch.device(device)
     x = draws.normal((len(seeds), *shape)).to(device, state_dtype(device)) * float(sigmas[0])
     yield from timed(SAMPLERS[sampler](model, x, sigmas, label, noise=draws if adds_noise(sampler, len(sigmas)) else None))
 

@@ -164,14 +164,15 @@ def train_classifier(
     weight_decay: float = 0.05,
     shift: int = 1,
     flip: bool = False,
+    smoothing: float = 0.0,
     precision: Literal["float32", "bf16"] = "float32",
     seed: int = 0,
 ) -> Iterator[tuple[int, float, Classifier]]:
     """Train a classifier by AdamW, each batch from one of the ``train`` sets in turn; yields (step, loss, classifier).
 
     Grey sets are trained on with three equal channels when another set has colours. ``shift`` and ``flip`` move and mirror the
-    images. The learning rate rises for a tenth of the steps and falls to 0 as a cosine. ``precision`` is the networks' own in
-    training; weights are float32.
+    images, ``smoothing`` is the share of each label that all classes get. The learning rate rises for a tenth of the steps and
+    falls to 0 as a cosine. ``precision`` is the networks' own in training; weights are float32.
     """
     shape = max((split.data.shape for split in train), key=lambda s: s[0])
     classes = train[0].data.classes
@@ -191,7 +192,7 @@ def train_classifier(
         moved = _shifted(pixels[pick], generator, shift, flip).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = model(moved)[1]
-        loss = F.cross_entropy(logits.float(), label[pick])
+        loss = F.cross_entropy(logits.float(), label[pick], label_smoothing=smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -96,7 +96,8 @@ def sample(args: list[str]) -> None:
         from .plots import image_grid
 
         write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
-    print(f"{target}: {o.n} samples, {sampler} with {steps} step{'s' * (steps > 1)}, {seconds:.2f} s")
+    at = "" if levels is None else f" at the levels {' '.join(f'{level:.5g}' for level in levels)}"
+    print(f"{target}: {o.n} samples, {sampler} with {steps} step{'s' * (steps > 1)}{at}, {seconds:.2f} s")
 
 
 def edit(args: list[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .checkpoints import searched_sigmas
 from .data import Data, load_data, title_of
 from .denoiser import Denoiser
 from .options import EvaluateOptions, SampleOptions
@@ -40,7 +41,8 @@ def new_file(path: Path, overwrite: bool) -> Path:
 def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, Any]) -> tuple[str, int, torch.Tensor | None]:
     """Sampler, steps and levels (None for the default) that the options choose for this model.
 
-    ``about`` is the checkpoint's: a model that is made for one sampler and number of steps (progressive distillation) says so.
+    ``about`` is the checkpoint's: a model that is made for one sampler and number of steps (progressive distillation) says so,
+    and one whose levels were searched keeps them there.
     """
     from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS
 
@@ -53,9 +55,11 @@ def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, A
         fitting = "onestep or multistep" if consistency else f"euler or heun (or {others})"
         kind = "consistency" if consistency else "diffusion"
         raise ValueError(f"{name} is a {kind} model: choose --sampler {fitting}, not {sampler}")
-    levels = None if o.sigmas is None else _levels(model, o.sigmas, o.steps)
-    steps = len(levels) - (not consistency) if levels is not None else o.steps if o.steps is not None else usual
-    return sampler, steps, levels
+    if o.sigmas is None:
+        steps = usual if o.steps is None else o.steps
+        return sampler, steps, searched_sigmas(about, sampler, steps)
+    levels = _levels(model, o.sigmas, o.steps)
+    return sampler, len(levels) - (not consistency), levels
 
 
 def machine(device: torch.device) -> str:

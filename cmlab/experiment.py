@@ -21,7 +21,8 @@ class Preset:
         batch: samples per step, of all processes together.
         optimizer: radam as for consistency models, adam as for EDM, or adamw.
         lr: its learning rate.
-        lr_schedule: "linear" and "cosine" fall to 0 at the last step, of a stage where there are stages.
+        lr_schedule: "linear" and "cosine" fall to 0 at the last step, of a stage where there are stages; "wsd" (warm up, stable,
+            decay) stays until four fifths of the steps are done and falls to 0 in a straight line.
         rampup: million images over which the learning rate first rises from 0.
         beta2: decay of the optimizer's average of squared gradients.
         weight_decay: of the optimizer.
@@ -50,7 +51,7 @@ class Preset:
     batch: int = 512
     optimizer: Optimizer = "radam"
     lr: float = 1e-3
-    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    lr_schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     rampup: float = 0.0
     beta2: float = 0.999
     weight_decay: float = 0.0

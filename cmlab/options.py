@@ -69,7 +69,8 @@ class SampleOptions:
         checkpoint: a bundled name (see 'cmlab info') or a path.
         n: number of samples.
         seed: sample k has seed + k as its own seed, so it is the same picture in every batch.
-        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model.
+        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model. Where the
+            checkpoint keeps searched levels for two steps, two steps take those.
         sigmas: noise levels in place of steps, decreasing, such as 80 0.8 ('cmlab search' finds good ones).
         sampler: onestep or multistep for consistency models, any other for diffusion models; by default multistep and heun.
         label: class of all samples; by default the classes in turn.
@@ -188,7 +189,8 @@ class EvaluateOptions:
         data: data set to compare with, a name or a path; by default the one that the checkpoint was trained on.
         n: number of samples; by default 10,000 of a checkpoint, all pictures of a folder.
         seed: sample k has seed + k as its own seed.
-        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model.
+        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model. Where the
+            checkpoint keeps searched levels for two steps, two steps take those.
         sigmas: noise levels in place of steps, decreasing.
         sampler: by default multistep for a consistency model, heun for a diffusion model.
         batch: samples at a time; figures may differ in the last digits between batch sizes.

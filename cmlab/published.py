@@ -62,7 +62,7 @@ _SCM = replace(
 
 _SMALL = Preset(
     "cifar10:automobile,horse,ship", EDMLoss(), UNetConfig(48, (1, 2), blocks=1, resample="pool", patch=2, time_scale=1.0),
-    17_500, 32, "adam", 2e-3, "constant", 0.01, beta2=0.99, ema=0.0, halflife=0.03, flip=True, precision="bf16",
+    31_250, 32, "adam", 2e-3, "wsd", 0.01, beta2=0.99, ema=0.0, halflife=0.03, flip=True, precision="bf16",
     channels_last=True,
 )  # fmt: skip
 _SMALL_STUDENT = replace(
@@ -173,7 +173,7 @@ PUBLISHED: dict[str, tuple[Preset, str]] = {
     ),
     "cifar10-small-edm": (
         _SMALL,
-        "A diffusion model of three classes for 0.56 million images, made for one core of a CPU: work on 2 x 2 patches. What came "
+        "A diffusion model of three classes for 1 million images, made for one core of a CPU: work on 2 x 2 patches. What came "
         "out is on its card.",
     ),
     "cifar10-small-cd": (

@@ -56,6 +56,7 @@ LR_SCHEDULES = {
     "constant": lambda fraction: 1.0,
     "linear": lambda fraction: 1 - fraction,
     "cosine": lambda fraction: 0.5 * (1 + math.cos(math.pi * fraction)),
+    "wsd": lambda fraction: min(1.0, 5 * (1 - fraction)),
 }
 
 
@@ -81,7 +82,7 @@ def fit(
     batch: int = 256,
     optimizer: Optimizer = "radam",
     lr: float = 1e-3,
-    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine",
+    lr_schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine",
     rampup: float = 0.0,
     beta2: float = 0.999,
     weight_decay: float = 0.0,
@@ -105,7 +106,8 @@ def fit(
 
     Args:
         optimizer, beta2, weight_decay, clip, precision, compile: see `Trainer`.
-        lr_schedule: how lr falls over the training, or over each stage of a progressive distillation.
+        lr_schedule: how lr falls over the training, or over each stage of a progressive distillation; wsd is constant for four
+            fifths of it and then linear (MiniCPM, arXiv 2404.06395, section 4), so that a constant run can be ended at any step.
         rampup: million images over which lr first rises from 0, in each stage (EDM: 10).
         ema: decay of the averaged weights per step, or a `HalfLife`; a tuple gives several averages, of which the first is ``ema``
             in the states.

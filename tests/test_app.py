@@ -29,7 +29,7 @@ from cmlab.losses import LOSSES  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
 from cmlab.plots import read_picture  # noqa: E402
 from cmlab.presets import get_preset  # noqa: E402
-from cmlab.samplers import SAMPLERS  # noqa: E402
+from cmlab.samplers import SAMPLERS, default_sigmas  # noqa: E402
 
 COLOR, CIFAR = "digits-color", "cifar10-small"
 THREE = "cifar10:automobile,horse,ship"
@@ -422,6 +422,14 @@ def test_the_class_of_an_upload_is_guessed_by_who_knows_the_data(tmp_path, monke
     pictures, names = view.examples(group)
     for y, kind in zip(pictures, names, strict=True):  # those of the digits know their ten examples
         assert view.likeliest_class(group, view.model_of(group, "cd"), y[None])[0] == kind
+
+
+def test_two_steps_of_a_student_take_its_searched_levels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no runs/ here
+    group, searched = view.groups()[CIFAR], checkpoints.read_meta(f"{CIFAR}-ect")["about"]["two_steps"]["sigmas"]
+    assert view.levels_of(group, "ect", "multistep", 2).tolist() == searched
+    for method, sampler, steps in (("ect", "multistep", 3), ("ect", "multistep", 1), ("edm", "heun", 2)):
+        assert torch.equal(view.levels_of(group, method, sampler, steps), default_sigmas(sampler, steps))
 
 
 def test_a_progressively_distilled_student_takes_one_step_and_edits_nothing(tmp_path, monkeypatch):

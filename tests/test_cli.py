@@ -14,6 +14,7 @@ from cmlab.cli import main
 from cmlab.denoiser import CONSISTENCY, EDM
 from cmlab.options import TrainCommand, TrainOptions, option_names, parse
 from cmlab.plots import to_uint8
+from cmlab.samplers import sample
 
 FAST = ["--steps", "3", "--batch", "8", "--network.width", "8"]
 
@@ -71,6 +72,21 @@ def test_a_progressively_distilled_model_knows_how_it_is_sampled(tmp_path, monke
     assert main(["train", "two-moons-pd", "--steps", "14", "--batch", "8", "--network.width", "8"]) == 0
     assert main(["sample", "two-moons-pd", "--out", "points.npz"]) == 0
     assert "progressive with 1 step," in capsys.readouterr().out
+
+
+def test_two_steps_take_the_levels_that_a_search_left_in_the_checkpoint(tmp_path, capsys):
+    name, out = "cifar10-small-cd", tmp_path / "two.npz"
+    searched = checkpoints.read_meta(name)["about"]["two_steps"]["sigmas"]
+    words = f"sample {name} --n 2 --out {out} --overwrite --steps"
+    assert main([*words.split(), "2"]) == 0
+    assert f"at the levels 80 {searched[1]:.5g}," in capsys.readouterr().out
+    model, _ = checkpoints.load(name)
+    ours = np.load(out)["x"]
+    by_hand = sample(model, model.shape, range(2), "multistep", sigmas=torch.tensor(searched), label=torch.arange(2))
+    np.testing.assert_allclose(ours, by_hand, atol=1e-6)
+    assert main([*words.split(), "3"]) == 0 and main([*words.split()[:-1], "--sigmas", "80", "0.5"]) == 0
+    three, own = capsys.readouterr().out.splitlines()
+    assert "at the levels" not in three and "at the levels 80 0.5," in own
 
 
 def test_samples_do_not_depend_on_the_batch(models, tmp_path, capsys):

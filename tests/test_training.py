@@ -416,6 +416,20 @@ def test_cosine_schedule_falls_from_lr_towards_zero():
     assert moves["cosine"][-1] / moves["constant"][-1] == pytest.approx(0.5 * (1 + math.cos(0.9 * math.pi)), rel=0.3)
 
 
+def test_wsd_is_the_constant_run_until_it_falls():
+    # 10 steps: eight at the whole rate, then one more whole (1 - 8/10 is a fifth still) and one at half of it.
+    paths = {}
+    for schedule in ("constant", "wsd"):
+        model = tiny(precond=EDM)
+        states = fit(model, DATA, EDMLoss(), steps=10, batch=64, optimizer="adam", lr_schedule=schedule)
+        paths[schedule] = [weights(state.model) for state in states]
+    for k in range(9):
+        assert all(torch.equal(a, b) for a, b in zip(paths["constant"][k], paths["wsd"][k], strict=True)), k
+    moved = [[b - a for a, b in zip(p[8], p[9], strict=True)] for p in paths.values()]
+    for whole, half in zip(*moved, strict=True):
+        torch.testing.assert_close(half, whole / 2, rtol=1e-3, atol=1e-7)
+
+
 def test_labels_are_trained():
     x0 = torch.stack([torch.full((2,), v) for v in (-0.5, 0.5)])[torch.arange(40) % 2][:, :, None, None].expand(40, 2, 1, 1)
     data = ImageData(x0.contiguous(), torch.arange(40) % 2, ("low", "high"))
