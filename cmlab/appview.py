@@ -89,7 +89,6 @@ DRAWN = "drawn"
 MAX_SEED = 2**31 - 1
 PANEL = 768  # pixels that a small picture is enlarged to: the browser, which makes it smaller again, keeps its pixels square
 CANVAS = 384  # pixels of the canvas that masks and strokes are painted on
-EXAMPLES = checkpoints.PRETRAINED / "examples"  # has a folder of pictures, in folders of their classes, for cifar10
 CHANNELS = {"digits": 1, "digits-color": 3, "cifar10": 3}  # of the data sets that have examples
 # Names for models of the whole set, whose headers have none.
 CLASSES = {"cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")}
@@ -338,10 +337,10 @@ def examples(group: Group) -> tuple[Tensor, list[str | None]]:
 
 @lru_cache(maxsize=4)
 def _examples(name: str) -> tuple[Tensor, list[str]]:
-    data = load_images(name) if name in DATASETS else load_images(EXAMPLES / name, cache=False)
+    data = load_images("cifar10-examples" if name == "cifar10" else name)
     assert data.label is not None
-    kinds = range(data.classes)
-    index = torch.tensor([int((data.label == k).nonzero()[0]) for k in kinds]) if name in DATASETS else torch.arange(len(data))
+    first = torch.tensor([int((data.label == k).nonzero()[0]) for k in range(data.classes)])
+    index = torch.arange(len(data)) if name == "cifar10" else first
     return data.take(index), [data.class_names[k] for k in data.label[index]]
 
 

@@ -102,7 +102,7 @@ def sample(args: list[str]) -> None:
 
 def edit(args: list[str]) -> None:
     from . import editing
-    from .data import digits, digits_color
+    from .data import DATASETS, TOYS, load_images
     from .plots import image_grid
 
     o: EditOptions = parse(EditOptions, args, "cmlab edit")
@@ -117,14 +117,16 @@ def edit(args: list[str]) -> None:
         y = read_image(o.image, channels, size)
         own_label = int(editing.likeliest_label(model, y, model.classes)) if model.classes else None
     else:
-        data, index = digits_color() if channels == 3 else digits(), o.index or 0
-        pictures, labels = data.x0, data.label
-        assert labels is not None
-        if not 0 <= index < len(pictures):
-            raise ValueError(f"--index must lie in 0..{len(pictures) - 1}, got {index}")
-        y, own_label = pictures[index : index + 1], int(labels[index]) if model.classes else None
-        if tuple(y.shape[1:]) != model.shape:
+        bundled = (load_images(name) for name in DATASETS if name not in TOYS)
+        data, index = next((data for data in bundled if tuple(data.shape) == model.shape), None), o.index or 0
+        if data is None:
             raise ValueError(f"no bundled picture fits {model.shape}: pass --image FILE")
+        if not 0 <= index < len(data):
+            raise ValueError(f"--index must lie in 0..{len(data) - 1}, got {index}")
+        y, own_label = data.take(torch.tensor([index])), None
+        if model.classes:
+            own = data.label is not None and model.classes == data.classes
+            own_label = int(data.label[index]) if own else int(editing.likeliest_label(model, y, model.classes))
     extra = {} if o.steps is None else {"steps": o.steps}
     original = y
     if o.task == "inpaint":

@@ -20,6 +20,8 @@ from .images import SUFFIXES, Labels, PixelData, Resize, SomePixels, load_npz, l
 from .noise import SIGMA_DATA, Draws, as_draws
 from .oracle import GaussianMixture
 
+EXAMPLES = Path(__file__).parent / "pretrained" / "examples"  # has a folder of pictures, in folders of their classes, for cifar10
+
 
 class Data(Protocol):
     """What training asks of a data set."""
@@ -225,6 +227,18 @@ def digits_color() -> ImageData:
     return ImageData(x0, label, DIGIT_NAMES)
 
 
+@lru_cache(maxsize=1)
+def _cifar10_examples() -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    data = load_pictures(EXAMPLES / "cifar10", cache=False)
+    assert data.label is not None
+    return data.take(torch.arange(len(data))), data.label, data.class_names
+
+
+def cifar10_examples() -> ImageData:
+    """36 test images of CIFAR-10, twelve automobiles, horses and ships each: (36, 3, 32, 32). To edit, too few to train on."""
+    return ImageData(*_cifar10_examples())
+
+
 DATASETS = {
     "8gaussians": lambda: MixtureData(_eight_gaussians()),
     "two-moons": lambda: MixtureData(_two_moons()),
@@ -234,6 +248,7 @@ DATASETS = {
     "rings": lambda: MixtureData(_rings()),
     "digits": digits,
     "digits-color": digits_color,
+    "cifar10-examples": cifar10_examples,
 }
 TOYS = ("8gaussians", "two-moons", "checkerboard", "pinwheel", "swiss-roll", "rings")
 

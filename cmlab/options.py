@@ -98,13 +98,13 @@ class EditOptions:
     Args:
         checkpoint: a bundled name (see 'cmlab info') or a path.
         task: what to do.
-        image: picture of the model's size; by default image number 'index' of the digits in the model's number of channels.
-        index: which of the bundled digits to edit when no image is given.
+        image: picture of the model's size; by default number 'index' of the bundled ones: digits, or examples of CIFAR-10.
+        index: which of the bundled pictures to edit when no image is given.
         mask: for inpaint: centre, left, right, top, bottom, random, or a picture whose bright pixels are to be generated.
         patch: for super_resolve: side of the blocks whose mean is kept.
         sigma: for denoise and stroke: standard deviation of the noise that is added to the picture, in units of [-1, 1].
         steps: for inpaint, colorize, super_resolve: number of noise levels.
-        label: class of the picture; by default a bundled digit's own, or the likeliest for a given picture.
+        label: class of the picture; by default a bundled one's own, or the likeliest for a given picture.
         seed: seed of the noise.
         out: picture to write.
         overwrite: replace that file.

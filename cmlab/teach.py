@@ -154,8 +154,12 @@ def explore(
     shown = min(panels, len(values))
     chosen = [round(k * (len(values) - 1) / max(shown - 1, 1)) for k in range(shown)]
     wanted = range(len(values)) if live() else chosen
-    images = {k: _img(draw(values[k]), alt(values[k]), dpi=72) for k in wanted}
-    style = "margin:0;flex:1 1 30%;max-width:33%"
+    figures = {k: draw(values[k]) for k in wanted}
+    # The slider shows a picture at its full size; the small multiples alone, in a committed file, can do with fewer pixels.
+    images = {k: _img(figure, alt(values[k]), dpi=110 if live() else 72) for k, figure in figures.items()}
+    # A window 1280 pixels wide leaves 360 for each of three columns: too small for the words in a figure over 6 inches.
+    wide = max(figure.get_figwidth() for figure in figures.values()) > 6
+    style = f"margin:0;flex:1 1 {40 if wide else 30}%;max-width:{49 if wide else 33}%"
     labels = [f"{name} = {value}" for value in values]
     tiles = "".join(f'<figure style="{style}">{images[k]}<figcaption>{escape(labels[k])}</figcaption></figure>' for k in chosen)
     text = "\n".join(f"[{labels[k]}: {alt(values[k])}]" for k in chosen) + f"\n{caption}"
@@ -168,7 +172,13 @@ def _slider(name: str, labels: Sequence[str], pages: Sequence[str]) -> None:
     import ipywidgets
     from IPython.display import display
 
-    slider = ipywidgets.SelectionSlider(options=[(text, k) for k, text in enumerate(labels)], description=name)
+    # As much room as the name needs: by default it is cut after some ten letters.
+    slider = ipywidgets.SelectionSlider(
+        options=[(text, k) for k, text in enumerate(labels)],
+        description=name,
+        style={"description_width": "initial"},
+        layout={"width": "min(100%, 480px)"},
+    )
     picture = ipywidgets.HTML(pages[0])
     slider.observe(lambda change: setattr(picture, "value", pages[change["new"]]), names="value")
     display(ipywidgets.VBox([slider, picture]))
@@ -259,8 +269,14 @@ def _buttons(prediction: Prediction) -> None:
     from IPython.display import display
 
     buttons = ipywidgets.ToggleButtons(options=list(prediction.options), value=prediction.guess or None, description="or click:")
-    buttons.observe(lambda change: setattr(prediction, "guess", change["new"] or ""), names="value")
-    display(buttons)
+    said = ipywidgets.Label()  # a pressed button is hard to tell from the others in a dark theme
+
+    def choose(change: Mapping[str, Any]) -> None:
+        prediction.guess = change["new"] or ""
+        said.value = f"Your guess: {prediction.guess}. Go on with the next cell." if prediction.guess else ""
+
+    buttons.observe(choose, names="value")
+    display(ipywidgets.VBox([buttons, said]))
 
 
 def outcome(name: str, result: str, evidence: str) -> None:

@@ -24,6 +24,7 @@ from cmlab import apphandlers as handlers  # noqa: E402
 from cmlab import appplane as plane  # noqa: E402
 from cmlab import appview as view  # noqa: E402
 from cmlab import checkpoints  # noqa: E402
+from cmlab.data import EXAMPLES  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
 from cmlab.losses import LOSSES  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
@@ -401,10 +402,10 @@ def test_classes_have_the_names_that_the_header_has(tmp_path, monkeypatch):
 
 
 def test_the_examples_are_whole_small_and_where_the_readme_says():
-    root = view.EXAMPLES / "cifar10"
+    root = EXAMPLES / "cifar10"
     files = sorted(root.glob("*/*.png"))
-    assert len(files) == 36 and sum(f.stat().st_size for f in view.EXAMPLES.rglob("*") if f.is_file()) < 150_000
-    readme = (view.EXAMPLES / "README.md").read_text()
+    assert len(files) == 36 and sum(f.stat().st_size for f in EXAMPLES.rglob("*") if f.is_file()) < 150_000
+    readme = (EXAMPLES / "README.md").read_text()
     for kind in ("automobile", "horse", "ship"):
         numbers = [f.stem for f in files if f.parent.name == kind]
         assert len(numbers) == 12 and f"| {kind} | {', '.join(numbers)} |" in readme

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cmlab import Denoiser, MLPConfig, UNetConfig, build_network, checkpoints, get_preset
 from cmlab.cli import main
+from cmlab.data import load_images
 from cmlab.denoiser import CONSISTENCY, EDM
 from cmlab.options import TrainCommand, TrainOptions, option_names, parse
 from cmlab.plots import to_uint8
@@ -103,6 +104,17 @@ def test_edit_writes_three_pictures(task, models, tmp_path, capsys):
     assert "Largest change of what was kept" in capsys.readouterr().out
     with Image.open(tmp_path / "e.png") as picture:
         assert picture.width == (3 * 8 + 2) * 20
+
+
+def test_a_model_of_photographs_edits_a_bundled_photograph(tmp_path, capsys):
+    words = f"edit cifar10-small-cd inpaint --steps 2 --out {tmp_path}/e.png --index"
+    assert main([*words.split(), "30"]) == 0 and "Largest change of what was kept: 0" in capsys.readouterr().out
+    photographs = load_images("cifar10-examples")
+    assert photographs.class_names[int(photographs.label[30])] == "ship"
+    with Image.open(tmp_path / "e.png") as picture:
+        first = np.asarray(picture)[: 32 * 5 : 5, : 32 * 5 : 5]
+    assert (first == to_uint8(photographs.take(torch.tensor([30])))[0]).all()
+    assert main([*words.split(), "36"]) == 1 and "--index must lie in 0..35" in capsys.readouterr().err
 
 
 def test_edit_reads_a_picture_and_a_painted_mask(models, tmp_path):

@@ -165,9 +165,10 @@ def test_a_click_is_a_guess_where_widgets_are_live(shown, monkeypatch):
     monkeypatch.setattr(teach, "live", lambda: True)
     monkeypatch.setattr("IPython.display.display", made.append)
     teach.predict("error", "The error", {"a": "falls", "b": "rises"})
-    (buttons,) = made
-    assert isinstance(buttons, ToggleButtons) and buttons.value is None
+    buttons, said = made[0].children
+    assert isinstance(buttons, ToggleButtons) and buttons.value is None and said.value == ""
     buttons.value = "b"
+    assert said.value.startswith("Your guess: b.")
     teach.outcome("error", "b", "")
     assert "You guessed b, as it happened" in shown[-1][1]
 
