@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import checkpoints
 from .classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
-from .data import DATASETS, load_images, split_name
+from .data import load_images, split_name
 from .denoiser import Denoise
 from .editing import EDITS, Edit, likeliest_label, preset_mask, slerp
 from .images import MAX_CLASSES

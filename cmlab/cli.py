@@ -113,9 +113,9 @@ def edit(args: list[str]) -> None:
     if not model.precond.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: edits need a consistency model such as digits-color-cd")
     channels, size = model.shape[0], model.shape[1:]
+    own_label = None
     if o.image is not None:
         y = read_image(o.image, channels, size)
-        own_label = int(editing.likeliest_label(model, y, model.classes)) if model.classes else None
     else:
         bundled = (load_images(name) for name in DATASETS if name not in TOYS)
         data, index = next((data for data in bundled if tuple(data.shape) == model.shape), None), o.index or 0
@@ -123,10 +123,11 @@ def edit(args: list[str]) -> None:
             raise ValueError(f"no bundled picture fits {model.shape}: pass --image FILE")
         if not 0 <= index < len(data):
             raise ValueError(f"--index must lie in 0..{len(data) - 1}, got {index}")
-        y, own_label = data.take(torch.tensor([index])), None
-        if model.classes:
-            own = data.label is not None and model.classes == data.classes
-            own_label = int(data.label[index]) if own else int(editing.likeliest_label(model, y, model.classes))
+        y = data.take(torch.tensor([index]))
+        if data.label is not None and model.classes == data.classes:
+            own_label = int(data.label[index])
+    if own_label is None and model.classes:
+        own_label = int(editing.likeliest_label(model, y, model.classes))
     extra = {} if o.steps is None else {"steps": o.steps}
     original = y
     if o.task == "inpaint":

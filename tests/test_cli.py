@@ -110,7 +110,7 @@ def test_a_model_of_photographs_edits_a_bundled_photograph(tmp_path, capsys):
     words = f"edit cifar10-small-cd inpaint --steps 2 --out {tmp_path}/e.png --index"
     assert main([*words.split(), "30"]) == 0 and "Largest change of what was kept: 0" in capsys.readouterr().out
     photographs = load_images("cifar10-examples")
-    assert photographs.class_names[int(photographs.label[30])] == "ship"
+    assert photographs.label is not None and photographs.class_names[int(photographs.label[30])] == "ship"
     with Image.open(tmp_path / "e.png") as picture:
         first = np.asarray(picture)[: 32 * 5 : 5, : 32 * 5 : 5]
     assert (first == to_uint8(photographs.take(torch.tensor([30])))[0]).all()
