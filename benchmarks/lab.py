@@ -1,10 +1,11 @@
-"""Open the lessons in JupyterLab in a real browser: ``python benchmarks/lab.py [NN ...]``. Needs the extras lab and dev, and a browser.
+"""Open the lessons in JupyterLab in a real browser: ``python benchmarks/lab.py [NN ...]``. Needs a browser, extras lab and dev.
 
-For every lesson, in a window 1280 pixels wide: what is wider than its place (as committed, and after all cells ran), whether sliders,
-buttons and the 3D picture react, what the browser complains about. One row per lesson; the exit status is 1 where anything is wrong.
+For every lesson, in a window 1280 pixels wide: what is wider than its place (as committed, and after all cells ran), whether the
+slider, buttons and 3D pictures react, what the browser complains about. One row each; the exit status is 1 where anything is wrong.
 
     python benchmarks/lab.py                             # all lessons at full size
     python benchmarks/lab.py 05 07 --fast                # two of them, with shrunk work
+    python benchmarks/lab.py --committed                 # as they are committed, without running them
     python benchmarks/lab.py --pictures /tmp/shots       # and pictures of whole lessons, light and dark, to look at
     python benchmarks/lab.py --readme benchmarks/figures # only the three pictures of the README
 """
@@ -64,7 +65,7 @@ COMMAND = "([name, options]) => window.jupyterapp.commands.execute(name, options
 
 @contextmanager
 def server(fast: bool = False) -> Iterator[str]:
-    """A JupyterLab of this Python on a copy of the lessons; yields its address. The reader's own settings stay unread and unwritten."""
+    """A JupyterLab of this Python on a copy of the lessons; yields its address. The reader's settings stay untouched."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -79,19 +80,12 @@ def server(fast: bool = False) -> Iterator[str]:
         env |= {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
         env |= {f"JUPYTERLAB_{kind}_DIR": str(home / kind.lower()) for kind in ("SETTINGS", "WORKSPACES")}
         env.pop("CMLAB_STATIC", None)
-        options = [
-            "--no-browser",
-            "--allow-root",
-            "--IdentityProvider.token=",
-            "--ServerApp.ip=127.0.0.1",
-            "--ServerApp.port_retries=0",
-        ]
-        options += [f"--ServerApp.port={port}", f"--ServerApp.root_dir={home / 'lessons'}"]
+        options = f"--no-browser --allow-root --ServerApp.ip=127.0.0.1 --ServerApp.port={port} --ServerApp.port_retries=0".split()
+        options += ["--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'lessons'}"]
         options += ["--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+        command = [sys.executable, "-m", "jupyterlab", *options]
         with open(home / "log", "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=subprocess.STDOUT
-            )
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_for(address, process, home / "log")
@@ -101,7 +95,7 @@ def server(fast: bool = False) -> Iterator[str]:
             process.wait(60)
 
 
-def _wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+def _wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         with suppress(OSError):
@@ -197,12 +191,14 @@ class Lesson:
             changed += plot.screenshot() != before
         return f"{changed}/{len(plots)}"
 
-    def picture(self, path: Path) -> None:
-        """The whole lesson, from its first to its last cell, as one picture."""
+    def pictures(self, stem: Path) -> None:
+        """The whole lesson, from its first to its last cell, as two pictures: ``stem-light.png`` and ``stem-dark.png``."""
         inner = "() => Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
+        self.page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }")
         self.page.set_viewport_size({**WINDOW, "height": min(self.page.evaluate(inner) + 140, TALLEST)})
-        self.page.wait_for_timeout(1500)
-        self.page.screenshot(path=path)
+        for theme in ("Dark", "Light"):
+            self.theme(theme)
+            self.page.screenshot(path=stem.with_name(f"{stem.name}-{theme.lower()}.png"))
         self.page.set_viewport_size(WINDOW)
 
 
@@ -225,26 +221,28 @@ def opened(context: Any, address: str, name: str) -> Iterator[Lesson]:
     page.close()
 
 
-def inspect(context: Any, address: str, name: str, pictures: Path | None) -> bool:
-    """Open, measure, run, measure, try the widgets; print one row and what is wrong. True where nothing is."""
-    clock = time.perf_counter()
+def inspect(context: Any, address: str, name: str, run: bool = True, pictures: Path | None = None) -> bool:
+    """Open, measure, run, try the widgets, measure; print one row and what is wrong. True where nothing is."""
+    clock, lines = time.perf_counter(), []
     with opened(context, address, name) as lesson:
-        committed = lesson.too_wide()
+        wide = lesson.too_wide()
+        lines += [f"as committed, {line}" for line in wide]
         if pictures:
-            lesson.picture(pictures / f"{name[:2]}-committed-light.png")
-        errors, slid, clicked, turned = lesson.run(), lesson.slide(), lesson.click(), lesson.turn()
-        ran = lesson.too_wide()
-        for theme in ("Light", "Dark") if pictures else ():
-            lesson.theme(theme)
-            lesson.picture(pictures / f"{name[:2]}-{theme.lower()}.png")  # pyright: ignore[reportOptionalOperand]
-        if pictures:
-            lesson.theme("Light")
-    right = [a == b for a, b in (text.split("/") for text in (clicked, turned))]
-    numbers = (len(committed), len(ran), errors, slid, clicked, turned, len(lesson.complaints), round(time.perf_counter() - clock))
-    print(f"| {name[:2]} | {' | '.join(map(str, numbers))} |", flush=True)
-    for text in (*(f"as committed: {c}" for c in committed), *(f"after the run: {r}" for r in ran), *lesson.complaints):
-        print(f"      {text}")
-    return not (committed or ran or errors or lesson.complaints) and slid > 1 and all(right)
+            lesson.pictures(pictures / f"{name[:2]}-committed")
+        cells = [name[:2], str(len(wide))]
+        if run:
+            errors, slid, clicked, turned = lesson.run(), lesson.slide(), lesson.click(), lesson.turn()
+            wide = lesson.too_wide()
+            lines += [f"after the run, {line}" for line in wide] + [f"{errors} cells printed errors"] * (errors > 0)
+            lines += [f"only {part} react" for part in (clicked, turned) if len({*part.split("/")}) > 1]
+            lines += ["the slider shows one picture only"] * (slid < 2)
+            cells += [str(len(wide)), str(errors), str(slid), clicked, turned]
+            if pictures:
+                lesson.pictures(pictures / f"{name[:2]}-run")
+        lines += lesson.complaints
+    cells += [str(len(lesson.complaints)), f"{time.perf_counter() - clock:.0f}"]
+    print(f"| {' | '.join(cells)} |", *(f"      {line}" for line in lines), sep="\n", flush=True)
+    return not lines
 
 
 # --- the pictures of the README ------------------------------------------------------------------------------------------
@@ -267,7 +265,7 @@ def readme(context: Any, address: str, folder: Path) -> None:
     with opened(context, address, "01_from_noise_to_data.ipynb") as lesson:
         lesson.run()
         lesson.slide((0.3, 0.7))
-        save(lesson, 22, folder / "lab-slider.png", ".widget-hslider", -330)
+        save(lesson, 22, folder / "lab-slider.png", ".widget-hslider", -250)
     with opened(context, address, "05_theorem_1_measured.ipynb") as lesson:
         lesson.theme("Dark")
         save(lesson, 10, folder / "lab-theorem.png")
@@ -275,7 +273,7 @@ def readme(context: Any, address: str, folder: Path) -> None:
 
 
 def save(lesson: Lesson, cell: int, path: Path, inside: str = "", offset: int = -10) -> None:
-    """The window, scrolled to a cell (or something inside it) plus ``offset`` pixels, in 128 colours."""
+    """The window, scrolled to a cell (or something inside it) plus ``offset`` pixels."""
     from PIL import Image
 
     script = """([k, inside, offset]) => {
@@ -287,7 +285,7 @@ def save(lesson: Lesson, cell: int, path: Path, inside: str = "", offset: int = 
     lesson.page.mouse.move(5, 5)
     lesson.page.wait_for_timeout(1000)
     picture = Image.open(io.BytesIO(lesson.page.screenshot())).convert("RGB")
-    picture.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.save(path, optimize=True)
     print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -296,20 +294,22 @@ def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lessons", nargs="*", help="numbers of lessons; all without")
     parser.add_argument("--fast", action="store_true", help="shrink the work of the lessons (CMLAB_FAST=1)")
+    parser.add_argument("--committed", action="store_true", help="run nothing")
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of the whole lessons")
     parser.add_argument("--readme", type=Path, help="a folder for the README's three pictures; nothing else is done")
     options = parser.parse_args()
     for folder in filter(None, (options.pictures, options.readme)):
         folder.mkdir(parents=True, exist_ok=True)
+    heads = ["lesson", "too wide, committed", "too wide, run", "errors", "slider: pictures", "clicks", "turned", "complaints", "s"]
     with server(options.fast) as address, browser() as context:
         if options.readme:
             readme(context, address, options.readme)
             return True
-        print("| lesson | too wide, committed | too wide, run | errors | slider: pictures | clicks | turned | complaints | s |")
-        print("|---|---|---|---|---|---|---|---|---|")
+        heads = heads[:2] + heads[-2:] if options.committed else heads
+        print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
         names = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
         chosen = [name for name in names if not options.lessons or name[:2] in options.lessons]
-        return all([inspect(context, address, name, options.pictures) for name in chosen])
+        return not [name for name in chosen if not inspect(context, address, name, not options.committed, options.pictures)]
 
 
 if __name__ == "__main__":

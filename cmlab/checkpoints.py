@@ -54,7 +54,7 @@ def resolve(name_or_path: str | Path) -> Path:
 
 
 def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
-    """Write ``model`` to ``path`` (beside it first, then renamed). ``dtype`` stores the weights in another precision.
+    """Write ``model`` to ``path`` (beside it first, then renamed). ``dtype`` stores the matrices and filters in another precision.
 
     ``about`` is any JSON-able dictionary: preset, quality, seconds. Raises CheckpointError where the folder cannot be written.
     """
@@ -70,7 +70,11 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
         "drops_labels": model.drops_labels,
         "about": about or {},
     }
-    weights = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in model.net.state_dict().items()}
+    weights = {}
+    for name, value in model.net.state_dict().items():
+        # Biases and frequencies are few and keep their precision: a rounded frequency is a wrong one at large noise levels.
+        to = dtype if dtype is not None and value.ndim > 1 else value.dtype
+        weights[name] = value.detach().cpu().to(to).contiguous()
     path = Path(path)
     blob = to_bytes(weights, metadata={"cmlab": json.dumps(meta)})
     try:

@@ -30,7 +30,7 @@ from .options import (
 from .presets import find
 from .session import Interrupted
 
-_KNOWN_ERRORS = (ValueError, FloatingPointError, OSError)
+_KNOWN_ERRORS = (ValueError, FloatingPointError, OSError, ImportError)
 
 
 def train(args: list[str]) -> None:
@@ -340,6 +340,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except _KNOWN_ERRORS as error:
         print(f"cmlab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError:
+        hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
+        print(f"cmlab: error: the memory of the device is full: {hint}", file=sys.stderr)
         return 1
     except Interrupted as stop:
         print(f"cmlab: {stop}", file=sys.stderr)

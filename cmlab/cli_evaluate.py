@@ -1,7 +1,6 @@
 """The command 'cmlab evaluate'."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -23,8 +22,6 @@ from .report import Report, Source
 def evaluate(o: EvaluateOptions) -> None:
     """Run 'cmlab evaluate': print the report and write the files that were asked for."""
     device = choose_device(o.device)
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     for path in (o.json, o.card):
         if path is not None:
             new_file(path, o.overwrite)

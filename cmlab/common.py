@@ -14,8 +14,15 @@ from .presets import PRESETS, Preset
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of that name, "auto" for a GPU where there is one; one of several processes gets the GPU of its own rank."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if name != "cuda":
+            raise ValueError(
+                f"several processes take a GPU each: say --device cuda, not {name}, and choose with CUDA_VISIBLE_DEVICES"
+            )
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

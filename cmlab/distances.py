@@ -133,7 +133,9 @@ def lpips(
             raise ValueError(f"LPIPS looks at RGB or grey images, got {a.shape[1]} channels")
         network = load_lpips(pooling, path, a.device, a.dtype)
         a, b = a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)
-    return network((a + 1) / 2, (b + 1) / 2)
+    # Under autocast the difference of two close images would drown in rounding, and the square of a large feature overflow.
+    with torch.autocast(a.device.type, enabled=False):
+        return network((a + 1) / 2, (b + 1) / 2)
 
 
 VGG_FILE, LPIPS_FILE = "vgg16-397923af.pth", "lpips_weights.pt"

@@ -15,7 +15,7 @@ from .classifier import Split, classifier_for, classifier_names, splits
 from .data import load_npz, load_pictures
 from .denoiser import Denoise, Denoiser
 from .evaluation import is_consistency, toy_report
-from .features import ClassifierFeatures, Extractor, Rounding, extract, real_features, spread, to_uint8
+from .features import ClassifierFeatures, Extractor, Rounding, batches_of, extract, real_features, spread, to_uint8
 from .metrics import METRICS, Features, Metric, Reference, error_bar, figure
 from .noise import seeds_from
 from .processes import ALONE, Processes, from_environment, joined
@@ -341,10 +341,8 @@ def points_report(model: Denoiser, data: str, name: str, n: int, seed: int = 0, 
 
 
 @lru_cache(maxsize=4)
-def _quick_reference(classifier: str, data: str) -> Reference:
-    features = ClassifierFeatures(classifier)
-    train = spread(splits(data)[0], None)
-    return Reference(extract(features, (train.pixels(slice(k, k + 256)) for k in range(0, len(train), 256))))
+def _quick_reference(classifier: str, data: str, device: torch.device) -> Reference:
+    return Reference(extract(ClassifierFeatures(classifier, device), batches_of(spread(splits(data)[0], None), 256)))
 
 
 def quick_fd(
@@ -389,8 +387,8 @@ def quick_fd(
             device=device,
         )
         draws = (source.draw(start, min(start + batch, n))[0] for start in range(0, n, batch))
-        fake = extract(ClassifierFeatures(name), draws)
+        fake = extract(ClassifierFeatures(name, device), draws)
     finally:
         model.train(training)
     metric: Metric = METRICS["fd"]
-    return float(metric(fake, _quick_reference(name, data), torch.ones(1, n, dtype=torch.float64)))
+    return float(metric(fake, _quick_reference(name, data, device), torch.ones(1, n, dtype=torch.float64)))

@@ -75,8 +75,6 @@ def train(name: str, preset: Preset, o: TrainOptions, device: torch.device, word
         raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
     processes = from_environment(o.shard)
     processes.rows(preset.batch)
-    if processes.world > 1 and device.type == "cuda":
-        device = torch.device("cuda", processes.local_rank)
     torch.set_num_threads(o.threads)
     with joined(processes, device), Stop().watching() as stop:
         _Session(name, preset, o, device, words, processes, stop).run()

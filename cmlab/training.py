@@ -65,10 +65,6 @@ def _step_seed(seed: int, step: int, stream: int) -> int:
     return (seed * 0x9E3779B1 + (step << 3) + stream) & 0xFFFFFFFF
 
 
-def _step_generator(seed: int, step: int, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_step_seed(seed, step, stream))
-
-
 # What each step draws, from generators of their own.
 _DATA, _NOISE, _DROPOUT, _LABELS, _AUGMENT = range(5)
 
@@ -168,7 +164,7 @@ def fit(
     stages = loss.stages(steps) if isinstance(loss, ProgressiveLoss) else [range(steps)]
 
     def draws(step: int, stream: int, start: int = rows.start, stop: int = rows.stop) -> BatchDraws:
-        return BatchDraws(_step_generator(seed, step, stream), batch, start, stop)
+        return BatchDraws(_step_seed(seed, step, stream), batch, start, stop)
 
     def state(done: int, mean: float, rate: float) -> TrainState:
         emas = trainer.emas

@@ -55,7 +55,8 @@ def test_half_precision_stores_rounded_weights_in_half_the_space(tmp_path):
     again, _ = load(half)
     for name, value in again.net.state_dict().items():
         assert value.dtype == torch.float32
-        assert torch.equal(value, model.net.state_dict()[name].half().float())
+        own = model.net.state_dict()[name]
+        assert torch.equal(value, own.half().float() if own.ndim > 1 else own)
     assert half.stat().st_size < 0.75 * whole.stat().st_size
 
 

@@ -1,6 +1,7 @@
 """The design's rules that a reader of the code relies on, checked in the source itself."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import cmlab
 PACKAGE = Path(cmlab.__file__).parent
 # Dependencies point one way: a module may import those of lower ranks only.
 RANKS = [
-    ["noise", "metrics", "processes"],
+    ["noise", "metrics", "processes", "options", "appstyle", "exercises"],
     ["sde"],
     ["schedules", "denoiser", "oracle", "distances"],
     ["objective", "steps", "augment", "sources", "stackmachine", "indicator"],
@@ -18,19 +19,27 @@ RANKS = [
     ["samplers", "cifar10", "sharding"],
     ["losses", "guidance", "data"],
     ["editing", "evaluation", "checkpoints", "classifier", "trainer"],
-    ["training", "search", "convert", "features", "runs", "theory_base"],
-    ["experiment", "report", "theory_ct", "theory_dirac"],
+    ["training", "search", "convert", "features", "runs", "theory_base", "plots"],
+    ["experiment", "report", "theory_ct", "theory_dirac", "plots_maps"],
     ["theory"],
-    ["published", "card"],
+    ["published", "card", "plots_theory"],
     ["presets"],
-    ["common"],
-    ["cardpictures"],
-    ["session", "cli_evaluate", "cli_theory"],
+    ["common", "teach", "appview"],
+    ["cardpictures", "appplane"],
+    ["session", "cli_evaluate", "cli_theory", "apphandlers"],
     ["chain"],
+    ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-SOURCES = {name: PACKAGE / (f"{name}.py" if name != "networks" else "networks/__init__.py") for name in RANK}
+FOLDERS = ("networks", "exercises")
+SOURCES = {name: PACKAGE / (f"{name}/__init__.py" if name in FOLDERS else f"{name}.py") for name in RANK}
 DRAWING = {"randn", "rand", "randint", "randperm", "randn_like", "rand_like", "normal", "multinomial", "bernoulli"}
+IN_PLACE = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_"}
+
+
+def test_every_module_has_its_rank():
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "_version"}
+    assert modules | set(FOLDERS) == set(RANK)
 
 
 @pytest.mark.parametrize("name", RANK)
@@ -49,9 +58,10 @@ def test_nothing_draws_from_a_global_generator(path):
         f"{path.name}:{call.lineno}"
         for call in calls
         if isinstance(call.func, ast.Attribute)
-        and call.func.attr in DRAWING
-        and isinstance(call.func.value, ast.Name)
-        and call.func.value.id == "torch"
+        and (call.func.attr in IN_PLACE or (call.func.attr in DRAWING and ast.unparse(call.func.value) == "torch"))
         and not any(k.arg == "generator" for k in call.keywords)
+        and (path.parent.name, call.func.attr) != ("networks", "normal_")  # initial weights, built under `global_seed`
     ]
+    numpys = [(call, re.fullmatch(r"(?:np|numpy)\.random\.(\w+)", ast.unparse(call.func))) for call in calls]
+    loose += [f"{path.name}:{call.lineno}" for call, found in numpys if found and not (found[1] == "default_rng" and call.args)]
     assert loose == []

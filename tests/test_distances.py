@@ -196,6 +196,16 @@ def test_lpips_is_piqs(weights, monkeypatch, pooling, untouched_rng):
     assert float(a.grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lpips_keeps_its_precision_where_networks_run_in_less(weights, dtype):
+    # Neighbours of a consistency loss are a thousandth apart: in bfloat16 the distance between them came out 26 times too large.
+    a = normal(2, 3, 16, 16, seed=1).float().clamp(-1, 1)
+    b, distance = a + 0.001 * normal(2, 3, 16, 16, seed=2).float(), Distance("lpips", resize=32, path=str(weights))
+    with torch.autocast("cpu", dtype):
+        inside = distance(a, b)
+    assert inside.dtype == torch.float32 and torch.equal(inside, distance(a, b))
+
+
 def test_lpips_in_the_continuous_time_loss(weights):
     # Forward over reverse mode through VGG: piq's own class moves its weights in every call, which ends in a crash there.
     model = tiny("unet")

@@ -47,7 +47,7 @@ def gradient(loss, model: nn.Module, x0: torch.Tensor, parts: int, **extra) -> l
     model.zero_grad()
     rows = len(x0) // parts
     for start in range(0, len(x0), rows):
-        draws = BatchDraws(seeded(7), len(x0), start, start + rows)
+        draws = BatchDraws(7, len(x0), start, start + rows)
         (loss(model, x0[start : start + rows], draws=draws, progress=0.5, **extra).loss.sum() / len(x0)).backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
@@ -267,13 +267,13 @@ def test_every_stage_trains_like_a_run_of_its_own():
             p.copy_(value)
     teacher = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.RAdam(model.parameters(), lr=0.01)
-    from cmlab.training import _step_generator
+    from cmlab.training import _step_seed
 
     for k, step in enumerate(range(2, 6)):
         optimizer.param_groups[0]["lr"] = 0.01 * (1 - k / 4)
-        x0 = DATA.batch(8, _step_generator(0, step, 0))[0]
+        x0 = DATA.batch(8, BatchDraws(_step_seed(0, step, 0), 8))[0]
         optimizer.zero_grad()
-        draws = BatchDraws(_step_generator(0, step, 1), 8)
+        draws = BatchDraws(_step_seed(0, step, 1), 8)
         ProgressiveLoss(HalvingN(4))(model, x0, teacher=teacher, progress=step / 10, draws=draws).loss.mean().backward()
         optimizer.step()
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights(model), states[step][0], strict=True))
