@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from cmlab import checkpoints
 from cmlab.data import TOYS
@@ -35,10 +34,8 @@ def measure(path: Path) -> dict[str, float]:
 def ship(path: Path) -> None:
     quality = measure(path)
     model, meta = checkpoints.load(path)
-    with safe_open(path, framework="pt") as file:
-        stored = file.get_tensor(next(iter(file.keys()))).dtype
     about = {**meta["about"], "quality": quality}
-    print(checkpoints.save(checkpoints.PRETRAINED / path.name, model, about, stored), quality)
+    print(checkpoints.save(checkpoints.PRETRAINED / path.name, model, about, checkpoints.stored_dtype(path)), quality)
 
 
 def write_readme() -> None:

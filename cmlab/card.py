@@ -33,7 +33,7 @@ class Picture:
 
 
 def keep_figures(path: str | Path, report: Report) -> Path:
-    """Put a report into the header of a checkpoint, under about.measured; the weights keep their bits.
+    """Put a report into the header of a checkpoint, under about.measured; the weights keep their values.
 
     Raises CheckpointError where the file cannot be read or written.
     """
@@ -43,15 +43,10 @@ def keep_figures(path: str | Path, report: Report) -> Path:
 
 
 def keep_facts(path: str | Path, facts: dict[str, Any]) -> Path:
-    """Put ``facts`` into what a checkpoint says about itself; the weights keep their bits. Raises as `keep_figures` does."""
-    from safetensors.torch import load_file
-
+    """Put ``facts`` into what a checkpoint says about itself; the weights keep their values. Raises as `keep_figures` does."""
     path = checkpoints.resolve(path)
     model, meta = checkpoints.load(path)
-    stored = {value.dtype for value in load_file(path).values()}
-    if len(stored) != 1:
-        raise checkpoints.CheckpointError(f"{path} has weights of several precisions: keep the figures in a file with --json")
-    return checkpoints.save(path, model, {**(meta.get("about") or {}), **facts}, stored.pop())
+    return checkpoints.save(path, model, {**(meta.get("about") or {}), **facts}, checkpoints.stored_dtype(path))
 
 
 def card(path: str | Path, report: Report | None = None, pictures: Sequence[Picture] = ()) -> str:
@@ -82,7 +77,8 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
         *((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in about.items() if key not in KNOWN),
     ]
     facts += [(title, _curve(about[key])) for key, title in CURVES.items() if key in about]
-    lines = [f"# {file.stem}", "", str(file), "", *(f"- {key}: {value}" for key, value in facts), ""]
+    where = f"cmlab/pretrained/{file.name}" if file.parent == checkpoints.PRETRAINED else str(file)
+    lines = [f"# {file.stem}", "", where, "", *(f"- {key}: {value}" for key, value in facts), ""]
     if about.get("quality") or measured:
         lines += ["## Measured", ""]
     if about.get("quality"):
@@ -113,7 +109,8 @@ def _curve(pairs: list[list[float]], most: int = 6) -> str:
     """Some of the [step, value] pairs, the first and the last among them."""
     n = min(most, len(pairs))
     shown = [pairs[round(k * (len(pairs) - 1) / max(1, n - 1))] for k in range(n)]
-    return ", ".join(f"{value:.3g} (step {step:,})" for step, value in shown)
+    late = n > 1 and pairs[0][0] > 2 * (pairs[1][0] - pairs[0][0])
+    return ", ".join(f"{value:.3g} (step {step:,})" for step, value in shown) + ("; not recorded before" if late else "")
 
 
 def _markdown(table: list[list[str]]) -> list[str]:

@@ -156,6 +156,16 @@ class WeightsError(ValueError):
     """Weights and the network that they are for differ."""
 
 
+def stored_dtype(path: str | Path) -> torch.dtype:
+    """The precision in which a file keeps its matrices and filters; raises CheckpointError where there are several."""
+    from safetensors.torch import load_file
+
+    found = {value.dtype for value in load_file(path).values() if value.ndim > 1}
+    if len(found) != 1:
+        raise CheckpointError(f"{path} has weights of several precisions: keep the figures in a file with --json")
+    return found.pop()
+
+
 def searched_sigmas(about: Mapping[str, Any], sampler: str, steps: int) -> Tensor | None:
     """The levels that a search found for this way of sampling and left in the header's ``about``; None where there are none."""
     found = about.get("two_steps")
