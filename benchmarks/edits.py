@@ -26,7 +26,19 @@ from cmlab.classifier import Split, splits, to_pixels
 from cmlab.common import data_of
 from cmlab.data import DATASETS, luma
 from cmlab.denoiser import Denoiser
-from cmlab.editing import Edit, apply_edit, colorize, denoise, inpaint, luma_operator, preset_mask, slerp, stroke, super_resolve
+from cmlab.editing import (
+    EDIT_STEPS,
+    Edit,
+    apply_edit,
+    colorize,
+    denoise,
+    inpaint,
+    luma_operator,
+    preset_mask,
+    slerp,
+    stroke,
+    super_resolve,
+)
 from cmlab.evaluation import is_consistency
 from cmlab.features import Extractor, extractor_for
 from cmlab.metrics import Features, Reference, frechet_distance
@@ -386,7 +398,7 @@ def main() -> None:
     parser.add_argument("--data", help="the data set; by default what the checkpoint was trained on")
     parser.add_argument("--features", default="classifier", help="as cmlab evaluate has it; by default the classifier of the data")
     parser.add_argument("--n", type=int, default=200, help="number of test images")
-    parser.add_argument("--steps", type=int, default=18, help="steps of the edits")
+    parser.add_argument("--steps", type=int, default=EDIT_STEPS, help="steps of the edits")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of noises to interpolate between")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--device", default="cpu")

@@ -28,7 +28,6 @@ from cmlab.editing import (
     stroke,
     super_resolve,
 )
-from cmlab.noise import karras_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import multistep
 
@@ -178,7 +177,7 @@ def test_all_free_from_sigma_max_is_multistep_sampling_around_the_reference():
     edited = apply_edit(model, inpaint(y, torch.ones(2), steps), seeded(4))
     g = seeded(4)
     x = 80 * torch.randn(3, 2, generator=g).double()
-    sampled = [s.x for s in multistep(model, x, karras_sigmas(steps + 1)[:-1], noise=g)][-1]
+    sampled = [s.x for s in multistep(model, x, torch.tensor(grid_sigmas(steps), dtype=torch.float64), noise=g)][-1]
     assert torch.equal(edited, sampled)
 
 
@@ -250,11 +249,18 @@ def test_labels_reach_the_model():
     assert not torch.equal(results[0], results[1])
 
 
-@pytest.mark.parametrize("steps", [1, 17])
-def test_grid_is_the_karras_grid_without_its_end(steps):
-    sigmas = grid_sigmas(steps)
-    assert len(sigmas) == steps
-    assert list(sigmas) == karras_sigmas(steps + 1)[:-1].tolist()
+@pytest.mark.parametrize("steps", [2, 17, 40])
+def test_grid_falls_evenly_in_the_logarithm(steps):
+    sigmas = torch.tensor(grid_sigmas(steps), dtype=torch.float64)
+    assert (len(sigmas), float(sigmas[0])) == (steps, 80.0) and float(sigmas[-1]) == pytest.approx(0.05)
+    gaps = sigmas.log().diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand_as(gaps))
+
+
+def test_grid_of_one_step_is_sigma_max():
+    assert grid_sigmas(1) == (80.0,)
+    with pytest.raises(ValueError, match="at least 1 step"):
+        grid_sigmas(0)
 
 
 # --- masks and errors ----------------------------------------------------------------------------------------------------
