@@ -39,17 +39,27 @@ def pretrained_names() -> list[str]:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The file of a bundled name ("two-moons-cd") or a path; raises CheckpointError when there is none."""
+    """The file of a bundled name ("two-moons-cd") or a path, either with its suffix or without; CheckpointError for none."""
     path = Path(name_or_path)
     if path.is_file():
         return path
-    bundled = PRETRAINED / f"{name_or_path}{SUFFIX}"
-    if path.parent == Path(".") and bundled.is_file():
-        return bundled
+    file = f"{str(name_or_path).removesuffix(SUFFIX)}{SUFFIX}"
+    if path.parent == Path(".") and (PRETRAINED / file).is_file():
+        return PRETRAINED / file
+    if Path(file).is_file():
+        return Path(file)
     if path.is_dir():
+        if any(path.glob(f"state-*{SUFFIX}")):
+            raise CheckpointError(
+                f"{path} holds an unfinished run: end it with 'cmlab train {path.name} --resume', then name {file}"
+            )
         raise CheckpointError(f"{path} is a folder: name the {SUFFIX} file in it")
     if path.suffix or path.parent != Path("."):
-        raise CheckpointError(f"no checkpoint at {path}: check the path, or take a bundled one ({', '.join(pretrained_names())})")
+        near = sorted(other.name for other in path.parent.glob(f"*{SUFFIX}"))[:5] if path.parent.is_dir() else []
+        held = f" (its folder holds {', '.join(near)})" if near else ""
+        raise CheckpointError(
+            f"no checkpoint at {path}{held}: check the path, or take a bundled one ({', '.join(pretrained_names())})"
+        )
     raise CheckpointError(unknown("checkpoint", str(name_or_path), pretrained_names()) + " (or give the path of a file)")
 
 

@@ -3,14 +3,18 @@
 Every error is one line on stderr and a non-zero exit.
 """
 
+import shutil
 import sys
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from . import checkpoints
+from ._version import __version__
 from .common import choose_device, data_of, new_file, plan, write_file, write_png
 from .data import unknown
 from .options import (
@@ -31,6 +35,9 @@ from .presets import find
 from .session import Interrupted
 
 _KNOWN_ERRORS = (ValueError, FloatingPointError, OSError, ImportError)
+BATCH = 256  # samples that are drawn at a time
+SHOWN = 10_000  # samples that a .png shows at most, and ...
+SHOWN_PIXELS = 2**26  # ... how many pixels
 
 
 def train(args: list[str]) -> None:
@@ -40,8 +47,7 @@ def train(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print("usage: cmlab train PRESET [--out DIR] [--overwrite] [--device D] [--threads N] [--FIELD VALUE ...]\n")
         print("PRESET, with what 'cmlab train PRESET --help' explains and lets you change, is one of:")
-        for data in dict.fromkeys(p.data for p in presets.PRESETS.values()):
-            print("  " + "  ".join(name for name, p in presets.PRESETS.items() if p.data == data))
+        _print_presets()
         from .chain import CHAINS
 
         print(f"\nor a chain, from the teacher to the cards of its students: {'  '.join(CHAINS)}")
@@ -58,15 +64,27 @@ def train(args: list[str]) -> None:
             raise ValueError(unknown("chain", name, chain.CHAINS))
         return chain.run(name, rest)
     default = presets.get_preset(name)
-    if name in presets.ABOUT and any(word in ("-h", "--help") for word in rest):
-        print(f"{name}: {presets.ABOUT[name]}\n")
+    if any(word in ("-h", "--help") for word in rest):
+        from .cost import cost
+
+        print(*([f"{name}: {presets.ABOUT[name]}"] if name in presets.ABOUT else []), cost(default), "", sep="\n")
     both = TrainCommand(TrainOptions(), default)
     command = parse(TrainCommand, rest, f"{prog} {name}", both)
     run_options, preset = command.run, command.preset
     session.train(name, preset, run_options, choose_device(run_options.device), args)
 
 
+def _print_presets() -> None:
+    """A line for each data set."""
+    from .presets import PRESETS
+
+    for data in dict.fromkeys(p.data for p in PRESETS.values()):
+        print("  " + "  ".join(name for name, p in PRESETS.items() if p.data == data))
+
+
 def sample(args: list[str]) -> None:
+    from tqdm import tqdm
+
     from .samplers import sample as draw
 
     o: SampleOptions = parse(SampleOptions, args, "cmlab sample")
@@ -74,30 +92,80 @@ def sample(args: list[str]) -> None:
         raise ValueError(f"--out must end in .png or .npz, got {o.out}")
     if o.n < 1:
         raise ValueError(f"--n must be at least 1, got {o.n}")
+    if not -(2**63) <= o.seed <= 2**63 - o.n:
+        raise ValueError(f"the seeds from --seed {o.seed} on do not fit into 64 bits: choose a smaller one")
     device = choose_device(o.device)
     model, meta = checkpoints.load(find(o.checkpoint), device)
     sampler, steps, levels = plan(model, o, meta.get("about") or {})
-    label = _labels(model, o.label, o.n, device)
+    _labels(model, o.label, 0, 1, device)  # refuses a class that is not there
     target = new_file(o.out, o.overwrite)
+    _check_room(o, model.shape)
     started = time.perf_counter()
-    seeds = [o.seed + k for k in range(o.n)]
-    x = draw(model, model.shape, seeds, sampler, steps, label=label, sigmas=levels, device=device).cpu()
-    seconds = time.perf_counter() - started
+
+    def batches() -> Iterator[torch.Tensor]:
+        with tqdm(total=o.n, unit=" samples", desc="sample", disable=None if o.n > BATCH else True) as bar:
+            for start in range(0, o.n, BATCH):
+                stop = min(start + BATCH, o.n)
+                label, seeds = _labels(model, o.label, start, stop, device), range(o.seed + start, o.seed + stop)
+                yield draw(model, model.shape, seeds, sampler, steps, label=label, sigmas=levels, device=device).cpu()
+                bar.update(stop - start)
+
     if target.suffix == ".npz":
-        import numpy as np
-
-        classes = np.array([]) if label is None else label.cpu().numpy()
-        write_file(target, lambda file: np.savez(file, x=x.float().numpy(), seeds=np.array(seeds), label=classes))
-    elif len(model.shape) == 1:
-        from .plots import plot_points
-
-        write_file(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
+        write_file(target, lambda file: _write_npz(file, o, model, batches()))
+        seconds = time.perf_counter() - started
     else:
-        from .plots import image_grid
+        from .plots import image_grid, plot_points
 
-        write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
+        x = torch.cat(list(batches()))
+        seconds = time.perf_counter() - started
+        if len(model.shape) == 1:
+            write_file(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
+        else:
+            write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
     at = "" if levels is None else f" at the levels {' '.join(f'{level:.5g}' for level in levels)}"
     print(f"{target}: {o.n} samples, {sampler} with {steps} step{'s' * (steps > 1)}{at}, {seconds:.2f} s")
+
+
+def _check_room(o: SampleOptions, shape: tuple[int, ...]) -> None:
+    """Refuse more samples than a picture shows, or than the disk has room for."""
+    if o.out.suffix == ".png":
+        pixels = max(64, *shape[1:]) ** 2 if len(shape) == 3 else 0
+        most = min(SHOWN, max(1, SHOWN_PIXELS // pixels)) if pixels else SHOWN
+        if o.n > most:
+            raise ValueError(f"a .png shows at most {most:,} samples of this model, not --n {o.n}: write them to --out FILE.npz")
+        return
+    numbers = 1
+    for side in shape:
+        numbers *= side
+    needed, free = o.n * (4 * numbers + 16), shutil.disk_usage(o.out.parent).free  # float32, and two int64
+    if needed > free:
+        raise ValueError(
+            f"{o.n} samples take {needed / 2**30:.1f} GiB and {o.out.parent} has {free / 2**30:.1f} GiB free: choose a smaller --n"
+        )
+
+
+def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, batches: Iterator[torch.Tensor]) -> None:
+    """Arrays x, seeds and label as numpy.savez writes them, but batch by batch: the memory does not grow with their number."""
+    import numpy as np
+
+    def spans() -> Iterator[range]:
+        return (range(o.n)[start : start + BATCH] for start in range(0, o.n, BATCH))
+
+    cpu, labels = torch.device("cpu"), ((0,), np.float64, ())
+    if model.classes:
+        labels = ((o.n,), np.int64, (_labels(model, o.label, span.start, span.stop, cpu) for span in spans()))
+    arrays = {
+        "x": ((o.n, *model.shape), np.float32, (x.float() for x in batches)),
+        "seeds": ((o.n,), np.int64, (np.arange(o.seed + span.start, o.seed + span.stop) for span in spans())),
+        "label": labels,
+    }
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, (shape, kind, parts) in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype(kind))}
+                np.lib.format.write_array_header_1_0(entry, header)
+                for part in parts:
+                    entry.write(np.asarray(part, kind).tobytes())
 
 
 def edit(args: list[str]) -> None:
@@ -143,7 +211,7 @@ def edit(args: list[str]) -> None:
         task = editing.denoise(y, sigma)  # checks sigma before the noise is made
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(o.seed))
         task = editing.denoise(y + sigma * noise, sigma)
-    label = _labels(model, own_label if o.label is None else o.label, 1, torch.device("cpu"))
+    label = _labels(model, own_label if o.label is None else o.label, 0, 1, torch.device("cpu"))
     target = new_file(o.out, o.overwrite)
     result = editing.apply_edit(model, task, [o.seed], label=label)
     write_png(target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0])))
@@ -257,12 +325,14 @@ def info(args: list[str]) -> None:
 
     o: InfoOptions = parse(InfoOptions, args, "cmlab info")
     if not o.checkpoint:
-        from .data import DATASETS
-        from .presets import PRESETS
+        from .data import DATASETS, FILE_DATASETS
+        from .published import FOLDERS
 
         print("bundled checkpoints:", ", ".join(checkpoints.pretrained_names()))
         print("data sets:", ", ".join(DATASETS))
-        print("presets:", ", ".join(PRESETS))
+        print("data sets that need their files:", ", ".join([*FILE_DATASETS, *FOLDERS]), "(or --data with a folder of pictures)")
+        print("presets, a line for each data set:")
+        _print_presets()
         return
     print(card(find(o.checkpoint)))
 
@@ -290,13 +360,16 @@ def _mask(name: str, size: tuple[int, ...], seed: int) -> torch.Tensor:
     return (read_image(Path(name), 1, size, any_mode=True) > 0).float()
 
 
-def _labels(model: Any, label: int | None, n: int, device: torch.device) -> torch.Tensor | None:
+def _labels(model: Any, label: int | None, start: int, stop: int, device: torch.device) -> torch.Tensor | None:
+    """The classes of the samples start to stop: ``label``, or where it is None all in turn."""
     if label is not None and not 0 <= label < model.classes:
         known = f"0..{model.classes - 1}" if model.classes else "no classes"
         raise ValueError(f"--label {label}: this model has {known}")
     if not model.classes:
         return None
-    return torch.arange(n, device=device) % model.classes if label is None else torch.full((n,), label, device=device)
+    if label is not None:
+        return torch.full((stop - start,), label, device=device)
+    return torch.arange(start, stop, device=device) % model.classes
 
 
 COMMANDS = {
@@ -322,7 +395,7 @@ _USAGE = """usage: cmlab COMMAND ...
   convert SRC DST   read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI
   info [CHECKPOINT] describe a checkpoint; without one, list presets, data sets and bundled checkpoints
 
-'cmlab COMMAND --help' explains the options."""
+'cmlab COMMAND --help' explains the options, 'cmlab --version' tells the version."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -331,6 +404,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if args else 2
+    if args[0] == "--version":
+        print(f"cmlab {__version__}")
+        return 0
     try:
         if args[0] not in COMMANDS:
             raise ValueError(unknown("command", args[0], COMMANDS))

@@ -1,6 +1,7 @@
 """What several commands of the command line share: devices, output files, and which sampler a model takes."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ def new_file(path: Path, overwrite: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another --out") from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"cannot write in {folder}: choose another --out")
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root everywhere
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write in the folder {folder} ({error.strerror}): choose another --out") from error
     return path
 
 

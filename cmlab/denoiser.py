@@ -4,7 +4,7 @@ One contract for everything in this package: ``denoise(x, sigma, label=None) -> 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
@@ -235,7 +235,8 @@ class Denoiser(nn.Module):
             the network then gets label -1, "no class". Any other conditional model needs a label in every call.
 
     The scalings are computed in the dtype of sigma (of ``x``, where sigma is an integer), the network runs in its own, and the
-    answer has that of ``x``: float64 solver states stay float64.
+    answer has that of ``x``: float64 solver states stay float64. Raises ValueError for samples, levels and labels of other shapes
+    and kinds than these, for levels below 0 and for classes that the model does not have (values are looked at on the CPU alone).
     """
 
     def __init__(
@@ -257,24 +258,58 @@ class Denoiser(nn.Module):
         """``augment`` (B, K) tells a network that takes it what was done to the training images; None is "nothing"."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"this model works on samples of shape {self.shape}, got a batch of shape {tuple(x.shape)}")
-        sigma = torch.as_tensor(sigma, device=x.device)
-        if not sigma.is_floating_point():
-            sigma = sigma.to(x.dtype)
+        if not x.is_floating_point():
+            raise ValueError(f"samples are floating point numbers, got {x.dtype}: pass x.float(), pictures scaled to [-1, 1]")
+        sigma = torch.as_tensor(sigma)
+        if _any_on_cpu(sigma, lambda level: level < 0):
+            raise ValueError(f"noise levels cannot be negative, got {float(torch.func.debug_unwrap(sigma).min()):.4g}")
+        sigma = sigma.to(x.device, sigma.dtype if sigma.is_floating_point() else x.dtype)
         c = self.precond(expand(sigma, x))
         return (c.c_skip * x + c.c_out * self.raw(c.c_in * x, c.c_noise.reshape(-1), label, augment).to(x.dtype)).to(x.dtype)
 
     def raw(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """The network's own answer F to a scaled input (B, *S) and c_noise (B,), in the network's dtype."""
-        if label is not None and self.classes == 0:
-            raise ValueError("this model is unconditional: call it without a label")
-        if label is None and self.classes > 0:
+        weight = next(self.net.parameters())
+        if weight.device.type != x.device.type:
+            raise ValueError(
+                f"the model is on {weight.device}, the samples are on {x.device}: pass device= or move one to the other"
+            )
+        if label is not None:
+            label = self.check_label(label, len(x)).to(x.device)
+        elif self.classes > 0:
             if not self.drops_labels:
                 raise ValueError(f"this model has {self.classes} classes: pass label=, one integer per sample")
             label = torch.full((len(x),), -1, device=x.device)
-        dtype = next(self.net.parameters()).dtype
+        dtype = weight.dtype
         told = () if augment is None else (augment.to(dtype),)
         out = self.net(x.to(dtype), c_noise.to(dtype), label, *told)
         return out[:, : x.shape[1]]  # a network that also predicts a variance has it in further channels
+
+    def check_label(self, label: Tensor, n: int) -> Tensor:
+        """``label`` as int64, where it is a class of this model for each of ``n`` samples; raises ValueError elsewhere."""
+        if self.classes == 0:
+            raise ValueError("this model is unconditional: call it without a label")
+        known = f"0..{self.classes - 1}" + (", or -1 for no class" if self.drops_labels else "")
+        if not isinstance(label, Tensor) or label.dtype not in _INTEGERS:
+            found = label.dtype if isinstance(label, Tensor) else f"{type(label).__name__} {label!r:.40}"
+            raise ValueError(f"label is a tensor of integers {known}, one per sample, such as torch.tensor([0, 1]): got {found}")
+        if label.shape != (n,):
+            raise ValueError(f"label needs one integer per sample: {n} samples, but label has the shape {tuple(label.shape)}")
+        lowest = -1 if self.drops_labels else 0
+        if _any_on_cpu(label, lambda k: (k < lowest) | (k >= self.classes)):
+            wrong = [k for k in torch.func.debug_unwrap(label).flatten().tolist() if not lowest <= k < self.classes]
+            raise ValueError(f"label must lie in {known}: this model has no class {wrong[0]}")
+        return label.long()
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _any_on_cpu(tensor: Tensor, wrong: Callable[[Tensor], Tensor]) -> bool:
+    """Whether ``wrong`` holds anywhere in a tensor whose numbers can be read without waiting for a device or a compiler."""
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return bool(wrong(torch.func.debug_unwrap(tensor)).any())  # the numbers themselves also inside torch.func.vmap
 
 
 class _Conditioned:

@@ -201,7 +201,7 @@ def decode(data: bytes, name: str, channels: int = 3, resolution: int | None = N
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if np.asarray(image)[:, :, 3].min() < 255:
-            raise ValueError(f"{name} is partly transparent: put it on a background first")
+            raise ValueError(f"{name} is partly transparent: save it without transparency, on a background such as white")
     image = image.convert("RGB" if channels == 3 else "L")
     if resolution is not None:
         if max(image.size) * resolution**2 > MAX_PIXELS * min(image.size):
@@ -303,7 +303,8 @@ def _same_size(source: Source, first: np.ndarray, how: dict) -> Callable[[str], 
         if pixels.shape != first.shape:
             (h, w), (height, width) = pixels.shape[1:], first.shape[1:]
             raise ValueError(
-                f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: pass resolution= to fit all to one size"
+                f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: pass resolution= (for 'cmlab train' --resolution "
+                "32, or another side) to fit all to one size"
             )
         return pixels
 

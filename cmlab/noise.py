@@ -55,6 +55,17 @@ def expand(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def usable_device(name: torch.device | str) -> torch.device:
+    """The device of that name; raises ValueError where torch knows none, or has no such GPU."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no device {str(name)!r}: say 'cpu', or 'cuda' for a GPU") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"torch sees {torch.cuda.device_count()} GPUs here and cannot use {str(name)!r}: say device='cpu'")
+    return device
+
+
 def state_dtype(device: torch.device) -> torch.dtype:
     """float64 for solver states; float32 on devices without float64 (Apple's mps)."""
     return torch.float32 if device.type == "mps" else torch.float64
@@ -81,8 +92,10 @@ class SampleDraws:
     """
 
     def __init__(self, seeds: Sequence[int]):
+        if len(seeds) == 0:
+            raise ValueError("there are no seeds: pass one whole number per sample")
         # The upper half of the generator's 32 bits of seed: no sample starts from the noise that a training step has drawn.
-        self._generators = [torch.Generator().manual_seed((int(seed) ^ 0x80000000) & 0xFFFFFFFF) for seed in seeds]
+        self._generators = [torch.Generator().manual_seed((_whole(seed) ^ 0x80000000) & 0xFFFFFFFF) for seed in seeds]
 
     def __len__(self) -> int:
         return len(self._generators)
@@ -97,6 +110,16 @@ class SampleDraws:
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         return self._stack(torch.rand, shape)
+
+
+def _whole(seed: object) -> int:
+    try:
+        number = int(seed)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != seed:
+        raise ValueError(f"a seed is a whole number, got {seed!r}: pass one per sample, such as range(16)")
+    return number
 
 
 class BatchDraws:
@@ -144,11 +167,13 @@ class _GeneratorDraws:
 
 
 def as_draws(source: "Draws | torch.Generator | Sequence[int]") -> Draws:
-    """A CPU generator, a list of per-sample seeds, or a ready source, as a source of draws."""
+    """A CPU generator, a list of per-sample seeds, or a ready source, as a source of draws. ValueError for anything else."""
     if isinstance(source, torch.Generator):
         return _GeneratorDraws(source)
     if isinstance(source, Sequence):
         return SampleDraws(source)
+    if not (hasattr(source, "normal") or hasattr(source, "uniform")):
+        raise ValueError(f"noise comes from a torch.Generator or a list of whole numbers, one per sample: got {source!r:.60}")
     return source
 
 

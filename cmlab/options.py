@@ -1,5 +1,6 @@
 """The options of the command line, and how they are read: a wrong one is a line with the nearest right one."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,7 +68,7 @@ class SampleOptions:
 
     Args:
         checkpoint: a bundled name (see 'cmlab info') or a path.
-        n: number of samples.
+        n: number of samples, drawn 256 at a time; a .png shows at most 10,000.
         seed: sample k has seed + k as its own seed, so it is the same picture in every batch.
         steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model. Where the
             checkpoint keeps searched levels for two steps, two steps take those.
@@ -98,7 +99,9 @@ class EditOptions:
     Args:
         checkpoint: a bundled name (see 'cmlab info') or a path.
         task: what to do.
-        image: picture of the model's size; by default number 'index' of the bundled ones: digits, or examples of CIFAR-10.
+        image: file of your own picture, a PNG or JPEG of exactly the size and colours that the model makes (8 x 8 pixels for the
+            digits, 32 x 32 for CIFAR-10), cut and resized before; by default number 'index' of the bundled ones: digits, or
+            examples of CIFAR-10.
         index: which of the bundled pictures to edit when no image is given.
         mask: for inpaint: centre, left, right, top, bottom, random, or a picture whose bright pixels are to be generated.
         patch: for super_resolve: side of the blocks whose mean is kept.
@@ -347,14 +350,32 @@ def parse(kind: Any, args: list[str], prog: str, default: Any = None) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        lines = [line.strip("│╭╮╰╯─ \n") for line in held.getvalue().splitlines()]
-        text = " ".join(line for line in lines if line and line != "Parsing error")
+        lines = [line.strip("│╭╮╰╯─|+ \n") for line in held.getvalue().splitlines()]
+        text = " ".join(line for line in lines if line.strip("-") and line != "Parsing error")
         for tail in (" Argument helptext", " For full helptext"):
             text = text.split(tail)[0]
-        raise ValueError(f"{text.rstrip('.')}. See '{prog} --help'") from stop
+        raise ValueError(f"{_plain(text).rstrip('.')}. See '{prog} --help'") from stop
     if rest:
         raise ValueError(unknown_option(rest[0], kind, prog, default))
     return parsed
+
+
+_NO_NUMBER = (
+    # What tyro says for one type, and for that type or None.
+    (r"invalid literal for int\(\) with base 10: ('.*?')", r"could not convert string to float: ('.*?')"),
+    (r"no type matching .*\bINT\b.* instantiated from \[(.+?)\]", r"no type matching .*\bFLOAT\b.* instantiated from \[(.+?)\]"),
+)
+
+
+def _plain(text: str) -> str:
+    """tyro's message about a word that is no number, in plain words; any other message as it is."""
+    found = re.search(r"Error parsing (\S+): (.*)", text)
+    option, reason = found.groups() if found else ("", "")
+    for whole, real in _NO_NUMBER:
+        for pattern, kind in ((whole, "a whole number"), (real, "a number")):
+            if match := re.match(pattern, reason):
+                return f"{option} takes {kind}, got {match[1]}"
+    return text.removeprefix("Value error ").removeprefix("Invalid choice ")
 
 
 def unknown_option(word: str, kind: Any, prog: str, default: Any = None) -> str:

@@ -38,6 +38,8 @@ def training_data(preset: Preset) -> Data:
             )
         name = str(found[0])
     data = load_data(name, flip=preset.flip, resolution=preset.resolution or None)
+    if not isinstance(data, MixtureData) and len(data) < 2:
+        raise ValueError(f"the data set {name} holds {len(data)} picture: to train takes at least 2, and hundreds to learn from")
     return data if preset.labels or isinstance(data, MixtureData) else replace(data, label=None, class_names=())
 
 
@@ -68,17 +70,21 @@ def _check_data(path: Path, preset: Preset) -> None:
 
 
 def find(name: str) -> Path:
-    """A checkpoint by path, from this folder's ``runs/``, or among the bundled ones: the user's own run comes first."""
+    """A checkpoint by path, from this folder's ``runs/``, or among the bundled ones: the user's own run comes first.
+
+    Everywhere the name may stand with its ".safetensors" or without.
+    """
+    bare = name.removesuffix(checkpoints.SUFFIX)
     if not Path(name).is_file():
-        for folder in (Path("runs"), Path("../runs")):  # notebooks run one folder below
-            own = folder / f"{name}{checkpoints.SUFFIX}"
-            if own.is_file():
+        for folder in (Path(), Path("runs"), Path("../runs")):  # notebooks run one folder below
+            own = folder / f"{bare}{checkpoints.SUFFIX}"
+            if bare and own.is_file():
                 return own
     try:
         return checkpoints.resolve(name)
     except checkpoints.CheckpointError as error:
-        if name in PRESETS:
-            raise checkpoints.CheckpointError(f"{name} has not been trained yet: run 'cmlab train {name}' first") from error
+        if bare in PRESETS and not Path(name).exists():
+            raise checkpoints.CheckpointError(f"{bare} has not been trained yet: run 'cmlab train {bare}' first") from error
         raise
 
 

@@ -13,12 +13,13 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from .denoiser import Denoise
-from .noise import SIGMA_MAX, SIGMA_MIN, as_draws, karras_sigmas, sampling_sigmas, seeds_from, state_dtype
+from .denoiser import Denoise, Denoiser
+from .noise import SIGMA_MAX, SIGMA_MIN, as_draws, karras_sigmas, sampling_sigmas, state_dtype, usable_device
 from .solvers import deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
 from .steps import (
     Churn,
@@ -210,13 +211,14 @@ def adds_noise(sampler: str, levels: int, **options) -> bool:
 
 
 def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma_min: float = SIGMA_MIN) -> Tensor:
-    """The levels that ``sampler`` takes for ``steps`` steps: a Karras grid, for diffusion models with 0 at its end.
+    """The levels that ``sampler`` takes for a whole number of steps: a Karras grid, for diffusion models with 0 at its end.
 
     Two-step consistency sampling takes the level that iCT and ECT found, more steps an even share of the Karras grid.
     """
     _check_sampler(sampler)
-    if steps < 1:
-        raise ValueError(f"need at least 1 step, got {steps}")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise ValueError(f"need a whole number of steps, at least 1 step: got {steps!r}")
+    steps = int(steps)
     if sampler == "progressive":
         return karras_sigmas(steps + 1, sigma_min, sigma_max)
     if sampler not in CONSISTENCY_SAMPLERS:
@@ -224,7 +226,8 @@ def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma
             return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
         return sampling_sigmas(steps, sigma_min, sigma_max)
     if sampler == "onestep" and steps != 1:
-        raise ValueError(f"'onestep' takes 1 step, got {steps}: use 'multistep'")
+        more = "use 'multistep' for more steps of a consistency model, 'heun' for a diffusion model"
+        raise ValueError(f"'onestep' takes 1 step, got {steps}: {more}")
     if steps == 2:
         return torch.tensor([sigma_max, TWO_STEP_SIGMA], dtype=torch.float64)
     return karras_sigmas(steps + 1, sigma_min, sigma_max)[:-1]
@@ -234,7 +237,7 @@ def initial_noise(
     shape: Sequence[int], seeds: Sequence[int], sigma: float = SIGMA_MAX, device: torch.device | str = "cpu"
 ) -> Tensor:
     """``sigma`` times unit noise, (len(seeds), *shape) float64 (float32 on mps): row k is a function of seeds[k] alone."""
-    device = torch.device(device)
+    device = usable_device(device)
     return as_draws(list(seeds)).normal((len(seeds), *shape)).to(device, state_dtype(device)) * sigma
 
 
@@ -242,28 +245,59 @@ def sample(
     denoise: Denoise,
     shape: Sequence[int],
     seeds: int | Sequence[int],
-    sampler: str = "heun",
-    steps: int = 18,
+    sampler: str | None = None,
+    steps: int | None = None,
     *,
-    label: Tensor | None = None,
+    label: int | Sequence[int] | Tensor | None = None,
     sigmas: Tensor | None = None,
     device: torch.device | str = "cpu",
     **options,
 ) -> Tensor:
     """Draw one sample per seed: x_T from the seed, then ``steps`` steps of ``sampler``. Returns (len(seeds), *shape).
 
-    ``sigmas`` replaces the default levels, which stay within those of the model's training; ``options`` go to the sampler
-    (``churn``, ``project``, ...). An int for ``seeds`` is one seed.
+    Args:
+        denoise: a model on ``device``.
+        seeds: whole numbers; one number is one seed.
+        sampler: one of SAMPLERS; None is "multistep" for a consistency model and "heun" for any other.
+        steps: None is 1 for "onestep" and "multistep", and 18 for all others.
+        label: the class of each sample, (len(seeds),), or one for all.
+        sigmas: levels in place of the default ones, which stay within those of the model's training.
+        options: of the sampler (``churn``, ``project``, ...).
+
+    Raises ValueError for what does not fit together.
     """
+    device = usable_device(device)
+    if sampler is None:
+        sampler = "multistep" if getattr(getattr(denoise, "precond", None), "consistency", False) else "heun"
     _check_sampler(sampler)
     known = list(inspect.signature(SAMPLERS[sampler]).parameters)[5:]  # after denoise, x, sigmas, label, noise
     if strange := [name for name in options if name not in known]:
         raise ValueError(f"{sampler} has no option {strange[0]!r}: it takes {', '.join(known)}")
-    seeds = seeds_from(seeds, 1) if isinstance(seeds, int) else list(seeds)
+    try:
+        each: list[int] = list(seeds)  # pyright: ignore[reportArgumentType]
+    except TypeError:  # one number, of Python, numpy or torch
+        each = [seeds]  # pyright: ignore[reportAssignmentType]
+    draws = as_draws(each)
+    label = None if label is None else _class_of_each(denoise, label, len(each)).to(device)
     low, high = level_range(denoise)
+    if steps is None:
+        steps = 1 if sampler in CONSISTENCY_SAMPLERS else 18
     levels = default_sigmas(sampler, steps, high, low) if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
-    draws = as_draws(seeds)
     start = float(round_level(denoise, levels[:1])[0])
-    x = draws.normal((len(seeds), *shape)).to(device, state_dtype(torch.device(device))) * start
+    x = draws.normal((len(each), *shape)).to(device, state_dtype(device)) * start
     noise = draws if adds_noise(sampler, len(levels), **options) else None
     return last_state(SAMPLERS[sampler](denoise, x, levels, label, noise=noise, **options))
+
+
+def _class_of_each(denoise: Denoise, label: int | Sequence[int] | Tensor, n: int) -> Tensor:
+    """``label`` as a tensor (n,), one number being the class of all."""
+    try:
+        numbers = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"label is a class number, or one per seed ({n} here): got {label!r:.60}") from None
+    if numbers.ndim == 0:
+        numbers = numbers.expand(n)
+    if numbers.shape != (n,):
+        raise ValueError(f"{n} seeds take {n} labels, or one number for all: got labels of shape {tuple(numbers.shape)}")
+    # Read once, wherever the labels are: on a GPU a class that is not there would end the process.
+    return denoise.check_label(numbers.cpu(), n) if isinstance(denoise, Denoiser) else numbers

@@ -69,6 +69,9 @@ def train(name: str, preset: Preset, o: TrainOptions, device: torch.device, word
     for option in ("threads", "keep", "max_skipped"):
         if getattr(o, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(o, option)}")
+    for option in ("steps", "batch", "accumulate"):
+        if getattr(preset, option) < 1:
+            raise ValueError(f"--{option} must be at least 1, got {getattr(preset, option)}")
     if min(o.save_every, o.grid_every, o.fd_every, o.save_minutes) < 0:
         raise ValueError("--save-every, --save-minutes, --grid-every and --fd-every cannot be negative; 0 turns them off")
     if o.resume and o.overwrite:

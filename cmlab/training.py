@@ -15,7 +15,7 @@ from .augment import Augment
 from .data import Data
 from .denoiser import Denoise, Denoiser
 from .losses import DenoisingLoss, ProgressiveLoss
-from .noise import BatchDraws, global_seed
+from .noise import BatchDraws, global_seed, usable_device
 from .objective import Loss
 from .processes import ALONE, Processes
 from .trainer import Ema, HalfLife, Optimizer, Part, Precision, Snapshot, Trainer, frozen_copy, update_average
@@ -120,8 +120,9 @@ def fit(
 
     Raises ValueError for options that do not fit together, FloatingPointError when the loss is no longer finite.
     """
-    if steps < 1 or batch < 1 or max_skipped < 1 or (not callable(every) and every < 1):
-        raise ValueError(f"steps, every, batch and max_skipped must be at least 1, got {steps}, {every}, {batch} and {max_skipped}")
+    counts = {"steps": steps, "batch": batch, "max_skipped": max_skipped} | ({} if callable(every) else {"every": every})
+    if small := [f"{name} {count}" for name, count in counts.items() if count < 1]:
+        raise ValueError(f"{', '.join(counts)} must be at least 1, got {', '.join(small)}")
     if lr_schedule not in LR_SCHEDULES:
         raise ValueError(f"unknown lr_schedule {lr_schedule!r}: choose one of {', '.join(LR_SCHEDULES)}")
     if rampup < 0:
@@ -133,7 +134,7 @@ def fit(
     _check_label_dropout(label_dropout, data, model, teacher)
     if augment is not None:
         _check_augment(augment, loss, model)
-    device = torch.device(device)
+    device = usable_device(device)
     images = len(data.shape) == 3 and (channels_last or device.type == "cuda")
     if channels_last and not images:
         raise ValueError("channels_last is for images: leave it out")

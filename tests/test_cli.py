@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cmlab import Denoiser, MLPConfig, UNetConfig, build_network, checkpoints, get_preset
+from cmlab import Denoiser, MLPConfig, UNetConfig, __version__, build_network, checkpoints, get_preset
 from cmlab.cli import main
 from cmlab.data import load_images
 from cmlab.denoiser import CONSISTENCY, EDM
 from cmlab.options import TrainCommand, TrainOptions, option_names, parse
 from cmlab.plots import to_uint8
+from cmlab.presets import find
 from cmlab.samplers import sample
 
 FAST = ["--steps", "3", "--batch", "8", "--network.width", "8"]
@@ -73,6 +74,14 @@ def test_a_progressively_distilled_model_knows_how_it_is_sampled(tmp_path, monke
     assert main(["train", "two-moons-pd", "--steps", "14", "--batch", "8", "--network.width", "8"]) == 0
     assert main(["sample", "two-moons-pd", "--out", "points.npz"]) == 0
     assert "progressive with 1 step," in capsys.readouterr().out
+
+
+def test_help_of_a_preset_says_its_source_and_cost(capsys):
+    assert main(["train", "cifar10-ect", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("cifar10-ect: ECT from EDM's weights") and "cost: 25.6 M samples x 4 evaluations of 42.4 G" in out
+    assert main(["train", "two-moons-cd", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("cost: 2.56 M samples x 6 evaluations of ")
 
 
 def test_two_steps_take_the_levels_that_a_search_left_in_the_checkpoint(tmp_path, capsys):
@@ -145,8 +154,11 @@ WRONG = {
     "train two-moons-edm --stpes 3": "did you mean --steps",
     "train two-moons-edm --loss.densty.mean 1": "did you mean --loss.density.mean",
     "train two-moons-edm --loss.bridge heun": "unknown option --loss.bridge",
-    "train two-moons-edm --steps many": "invalid literal for int",
-    "train two-moons-edm --steps 0": "must be at least 1",
+    "train two-moons-edm --steps many": "--steps takes a whole number, got 'many'. See",
+    "train two-moons-edm --lr x": "--lr takes a number, got 'x'. See",
+    "train two-moons-edm --steps 0": "--steps must be at least 1, got 0",
+    "train two-moons-edm --batch 0": "--batch must be at least 1, got 0",
+    "train two-moons-edm --accumulate -1": "--accumulate must be at least 1, got -1",
     "train two-moons-edm --batch 10 --accumulate 3": "accumulate must divide the batch",
     "train two-moons-edm surplus": "unexpected argument 'surplus'",
     "train two-moons-edm --out /dev/null/x": "choose another --out",
@@ -167,6 +179,14 @@ WRONG = {
     "sample {m}/cm.safetensors --sampler heun": "choose --sampler onestep or multistep",
     "sample {m}/cm.safetensors --sampler onestep --steps 2": "use 'multistep'",
     "sample {m}/cm.safetensors --n 0": "--n must be at least 1",
+    "sample {m}/cm.safetensors --n abc": "--n takes a whole number, got 'abc'. See",
+    "sample {m}/cm.safetensors --label x.5": "--label takes a whole number, got 'x.5'. See",
+    "sample {m}/cm.safetensors --sigmas a b": "--sigmas takes a number, got 'a', 'b'. See",
+    "sample {m}/cm.safetensors --n 10001": "at most 10,000 samples of this model, not --n 10001: write them to --out FILE.npz",
+    "sample {m}/cm2d.safetensors --n 1000000000": "write them to --out FILE.npz",
+    "sample {m}/cm.safetensors --n 10000000000000 --out x.npz": "GiB free: choose a smaller --n",
+    "sample {m}/cm.safetensors --seed 9223372036854775807": "64 bits",
+    "sample {m}/cm.safetensors --out /proc/a.png": "cannot write in the folder /proc",
     "sample {m}/cm.safetensors --steps 0": "at least 1 step",
     "sample {m}/cm.safetensors --label 10": "this model has 0..9",
     "sample {m}/cm2d.safetensors --label 0": "this model has no classes",
@@ -186,7 +206,7 @@ WRONG = {
     "edit {m}/cm.safetensors stroke --steps 4": "--steps belongs to",
     "edit {m}/cm.safetensors inpaint --steps 0": "at least 1 step",
     "edit {m}/cm.safetensors super_resolve --patch 0": "does not divide",
-    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/alpha.png": "converted from mode RGBA to RGB",
+    "edit {m}/cm.safetensors inpaint --label 1 --image {m}/alpha.png": "converted to RGB colours, on white where it is transparent",
     "train two-moons-ict --loss.pairs.rho 0": "rho must be above 0",
     "train digits-edm --network.group 0": "must be at least 1",
     "train digits-edm --network.heads 5": "do not divide",
@@ -303,6 +323,61 @@ def test_info_lists_what_there_is(capsys):
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("8gaussians-cd", "digits-color", "checkerboard"))
+    assert "data sets that need their files: cifar10, imagenet64," in out
+    assert any(line.startswith("  rings-edm  ") and line.endswith("  rings-sct") for line in out.splitlines())
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cmlab {__version__}\n"
+
+
+@pytest.mark.parametrize(("model", "words"), [("cm", ""), ("cm", "--label 3"), ("cm2d", "")])
+def test_samples_are_drawn_in_batches_and_written_like_numpys_own(model, words, models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cmlab.cli.BATCH", 3)
+    sizes = []
+    forward = Denoiser.forward
+    monkeypatch.setattr(Denoiser, "forward", lambda self, x, *rest: sizes.append(len(x)) or forward(self, x, *rest))
+    assert main(f"sample {models}/{model}.safetensors --n 8 --seed 5 --out {tmp_path}/x.npz {words}".split()) == 0
+    assert sizes == [3, 3, 2]
+    net, _ = checkpoints.load(models / f"{model}.safetensors")
+    label = None if not net.classes else torch.full((8,), 3) if words else torch.arange(8)
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["x"].dtype == np.float32 and (file["seeds"] == np.arange(5, 13)).all()
+        assert file["label"].tolist() == ([] if label is None else label.tolist())
+        np.testing.assert_allclose(file["x"], sample(net, net.shape, range(5, 13), "multistep", 1, label=label), atol=1e-5)
+    assert main(f"sample {models}/{model}.safetensors --n 8 --out {tmp_path}/x.png {words}".split()) == 0
+    assert sizes[-3:] == [3, 3, 2]
+
+
+def test_a_name_is_found_with_its_suffix_and_without(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundled = checkpoints.PRETRAINED / "two-moons-edm.safetensors"
+    assert find("two-moons-edm") == find("two-moons-edm.safetensors") == bundled == checkpoints.resolve("two-moons-edm.safetensors")
+    model = checkpoints.load("two-moons-edm")[0]
+    own = checkpoints.save("runs/two-moons-edm.safetensors", model)
+    names = (
+        "two-moons-edm",
+        "two-moons-edm.safetensors",
+        "runs/two-moons-edm",
+        "runs/two-moons-edm.safetensors",
+        f"{own.resolve()}"[:-12],
+    )
+    assert {find(name).resolve() for name in names} == {own.resolve()}
+    with pytest.raises(ValueError, match=r"no checkpoint at runs/two-moon-edm \(its folder holds two-moons-edm.safetensors\)"):
+        find("runs/two-moon-edm")
+    Path("runs/rings-edm").mkdir()
+    Path("runs/rings-edm/state-00000001.safetensors").touch()
+    with pytest.raises(ValueError, match="holds an unfinished run: end it with 'cmlab train rings-edm --resume'"):
+        find("runs/rings-edm")
+
+
+def test_one_picture_is_nothing_to_learn_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CMLAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "one" / "a.png")
+    assert main(f"train digits-color-edm --data {tmp_path}/one --out {tmp_path}/runs --steps 1".split()) == 1
+    assert "holds 1 picture: to train takes at least 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["", "train", "train two-moons-cd", "sample", "edit", "info"])

@@ -133,6 +133,59 @@ def test_another_number_of_levels_is_an_error():
         tiny()(torch.zeros(4, 2), torch.ones(3))
 
 
+def test_integer_samples_are_an_error():
+    with pytest.raises(ValueError, match=r"floating point numbers, got torch.int32: pass x.float\(\)"):
+        tiny()(torch.zeros(4, 2, dtype=torch.int32), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("sigma", [-1.0, torch.tensor(-1.0), torch.tensor([1.0, -1.0, 0.0, 2.0])])
+def test_a_negative_level_is_an_error(sigma):
+    with pytest.raises(ValueError, match="cannot be negative, got -1"):
+        tiny()(torch.zeros(4, 2), sigma)
+
+
+def test_samples_on_another_device_than_the_model_are_an_error():
+    with pytest.raises(ValueError, match=r"the model is on cpu, the samples are on meta: pass device="):
+        tiny()(torch.zeros(4, 2, device="meta"), torch.tensor(1.0))
+
+
+LABELS = {
+    "one integer per sample: 4 samples, but label has the shape \\(2,\\)": torch.tensor([0, 1]),
+    "one integer per sample": torch.tensor(1),
+    "must lie in 0..2: this model has no class 3": torch.tensor([0, 1, 2, 3]),
+    "must lie in 0..2: this model has no class -1": torch.tensor([0, 1, 2, -1]),
+    "a tensor of integers 0..2, .*got torch.float32": torch.tensor([0.0, 1.0, 1.5, 2.0]),
+    "a tensor of integers 0..2, .*got torch.bool": torch.ones(4, dtype=torch.bool),
+    "a tensor of integers 0..2, .*got int 1": 1,
+}
+
+
+@pytest.mark.parametrize("message", LABELS)
+def test_a_label_that_is_no_class_of_the_model_is_an_error(message):
+    with pytest.raises(ValueError, match=message):
+        tiny(classes=3)(torch.zeros(4, 2), torch.tensor(1.0), LABELS[message])
+
+
+def test_no_class_is_a_label_where_the_model_was_trained_without_labels():
+    model = tiny(classes=3)
+    model.drops_labels = True
+    x, none = normal(2, 2, dtype=torch.float32), torch.tensor([-1, -1], dtype=torch.int32)
+    assert torch.equal(model(x, torch.tensor(1.0), none), model(x, torch.tensor(1.0)))
+    with pytest.raises(ValueError, match=r"0..2, or -1 for no class: this model has no class -2"):
+        model(x, torch.tensor(1.0), torch.tensor([-1, -2]))
+
+
+def test_levels_and_labels_are_checked_inside_vmap_too():
+    model, x, label = tiny(classes=3), normal(4, 2, dtype=torch.float32), torch.tensor([0, 1, 2, 1])
+    levels = torch.tensor([0.5, 1.0, 2.0, 3.0])
+    each = torch.func.vmap(lambda x, sigma, label: model(x[None], sigma[None], label[None])[0])
+    assert torch.allclose(each(x, levels, label), model(x, levels, label), atol=1e-6)
+    with pytest.raises(ValueError, match="cannot be negative"):
+        each(x, -levels, label)
+    with pytest.raises(ValueError, match="no class 3"):
+        each(x, levels, label + 1)
+
+
 def test_conditioned_fixes_the_class_of_every_row():
     model = tiny(classes=3)
     x, sigma, label = normal(4, 2, dtype=torch.float32), torch.tensor(1.0), torch.tensor([2, 0, 1, 1])

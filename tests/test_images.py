@@ -240,7 +240,7 @@ def test_any_size_comes_out_square_and_a_fitting_one_untouched(resize, size):
 
 def test_mixed_sizes_need_a_resolution(tmp_path):
     root = write(tmp_path / "a", {"a.png": encoded(pixels(0, 6, 8)), "b.png": encoded(pixels(0, 9, 6))})
-    with pytest.raises(ValueError, match=r"b.png is 6 x 9, a.png is 8 x 6: pass resolution="):
+    with pytest.raises(ValueError, match=r"b.png is 6 x 9, a.png is 8 x 6: pass resolution= .*--resolution 32"):
         load_data(root)
     assert load_data(root, resolution=5).shape == (3, 5, 5)
     assert not torch.equal(load_images(root, resolution=5).x0, load_images(root, resolution=5, resize="edm").x0)
@@ -389,7 +389,7 @@ transparent = Image.fromarray(np.dstack([pixels(), np.full((6, 6), 128, np.uint8
         ({"a.png": encoded()[:-30]}, "a.png is broken or no picture"),
         ({"a.png": png_header(10_000, 10_000)}, "a.png is 10000 x 10000, more than 67,108,864 pixels"),
         ({"a.png": png_header(100_000, 100_000)}, "a.png has more than 67,108,864 pixels"),
-        ({"a.png": encoded(transparent)}, "a.png is partly transparent"),
+        ({"a.png": encoded(transparent)}, "a.png is partly transparent: save it without"),
         ({"a.gif": encoded(Image.fromarray(pixels()).quantize(4), "GIF", transparency=0)}, "a.gif is partly transparent"),
         ({"a.png": encoded(np.arange(36, dtype=np.uint16).reshape(6, 6))}, "a.png has I;16 pixels: save it with 8 bits"),
         ({"a.png": encoded(), "dataset.json": b"{"}, "dataset.json should hold"),

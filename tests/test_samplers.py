@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import KnownDraws, normal, seeded, soft3, tiny
 
+from cmlab.denoiser import EDM
 from cmlab.noise import SampleDraws, expand, karras_sigmas, sampling_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import (
@@ -214,6 +215,75 @@ def test_labels_reach_the_model():
     model = tiny(classes=2)
     x = [sample(model, (2,), [0], "heun", 2, label=torch.tensor([k])) for k in (0, 1)]
     assert not torch.equal(x[0], x[1])
+
+
+def test_a_label_may_be_one_class_for_all_or_any_list():
+    model = tiny(classes=3)
+    ones = sample(model, (2,), range(3), "onestep", label=torch.tensor([1, 1, 1]))
+    for label in (1, [1, 1, 1], torch.tensor(1), (1, 1, 1), torch.tensor([1, 1, 1], dtype=torch.uint8)):
+        assert torch.equal(sample(model, (2,), range(3), "onestep", label=label), ones)
+    mixed = sample(model, (2,), range(3), "onestep", label=[0, 1, 2])
+    assert torch.equal(mixed[1], ones[1]) and not torch.equal(mixed[0], ones[0])
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (3, "no class 3"),
+        (-1, "no class -1"),
+        ([0, 3, 1], "no class 3"),
+        (torch.tensor([0, 1]), r"3 seeds take 3 labels, or one number for all: got labels of shape \(2,\)"),
+        ([[0, 1, 2]], r"shape \(1, 3\)"),
+        (1.5, "a tensor of integers"),
+        ("ship", "label is a class number, or one per seed .3 here.: got 'ship'"),
+        (None, "this model has 3 classes: pass label="),
+    ],
+)
+def test_a_label_that_does_not_fit_is_an_error(label, message):
+    with pytest.raises(ValueError, match=message):
+        sample(tiny(classes=3), (2,), range(3), "multistep", 2, label=label)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, "no seeds: pass one whole number per sample"),
+        ({"seeds": [0.5]}, "a seed is a whole number, got 0.5"),
+        ({"seeds": 0.5}, "a seed is a whole number, got 0.5"),
+        ({"seeds": "ab"}, "a seed is a whole number, got 'a'"),
+        ({"steps": 2.5}, "whole number of steps, at least 1 step: got 2.5"),
+        (
+            {"sampler": "onestep", "steps": 18},
+            "use 'multistep' for more steps of a consistency model, 'heun' for a diffusion model",
+        ),
+        ({"device": "gpu"}, "there is no device 'gpu': say 'cpu'"),
+        ({"device": "cuda:99"}, "cannot use 'cuda:99': say device='cpu'"),
+    ],
+)
+def test_what_sample_cannot_use_is_an_error(change, message):
+    arguments = {"seeds": [0], "sampler": "heun", "steps": 2} | change
+    with pytest.raises(ValueError, match=message):
+        sample(GAUSSIAN, (2,), **arguments)
+
+
+def test_noise_of_another_kind_is_an_error():
+    with pytest.raises(ValueError, match=r"a torch.Generator or a list of whole numbers.*got 5"):
+        next(multistep(GAUSSIAN, normal(2, 2), torch.tensor([2.0, 1.0]), noise=5))  # type: ignore[arg-type]
+
+
+def test_seeds_of_numpy_and_torch_are_seeds():
+    expected = sample(GAUSSIAN, (2,), [3, 4], "heun", 2)
+    for seeds in (torch.tensor([3, 4]), torch.tensor([3, 4]).numpy(), (3.0, 4)):
+        assert torch.equal(sample(GAUSSIAN, (2,), seeds, "heun", 2), expected)  # type: ignore[arg-type]
+
+
+def test_sampler_and_steps_by_default_are_those_of_the_kind_of_model():
+    student, teacher = tiny(), tiny(precond=EDM)
+    for model, sampler, steps in ((student, "multistep", 1), (teacher, "heun", 18), (GAUSSIAN, "heun", 18)):
+        assert torch.equal(sample(model, (2,), [0, 1]), sample(model, (2,), [0, 1], sampler, steps))
+    for sampler in ("onestep", "multistep"):
+        assert torch.equal(sample(student, (2,), [0], sampler), sample(student, (2,), [0], "onestep", 1))
+    assert torch.equal(sample(teacher, (2,), [0], "euler"), sample(teacher, (2,), [0], "euler", 18))
 
 
 # --- churn ---------------------------------------------------------------------------------------------------------------

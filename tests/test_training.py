@@ -506,3 +506,17 @@ def test_a_short_distillation_learns_to_jump():
     jump = sliced_wasserstein(sample(ema, (2,), range(2000), "onestep", 1), reference)
     euler = sliced_wasserstein(sample(teacher, (2,), range(2000), "euler", 1), reference)
     assert jump < 0.65 * euler
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, r"^steps, batch, max_skipped must be at least 1, got batch 0$"),
+        ({"every": 0, "steps": 0}, "every must be at least 1, got steps 0, every 0"),
+        ({"device": "cuda:99"}, "say device='cpu'"),
+    ],
+)
+def test_counts_and_devices_that_cannot_be_are_one_clean_line(change, message):
+    arguments = {"steps": 1, "batch": 2, "every": lambda step: True} | change
+    with pytest.raises(ValueError, match=message):
+        next(fit(tiny(), load_data("rings"), EDMLoss(), **arguments))
