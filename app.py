@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 
 # Before gradio is imported: no usage reports, and temporary files in a folder that only this user can read, gone at the end.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -24,14 +25,13 @@ from cmlab import apphandlers as handlers
 from cmlab import appplane as plane
 from cmlab import appview as view
 from cmlab.apphandlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
+from cmlab.apppaint import is_painted
+from cmlab.appparts import QUIET, RUN, Page, caption_box, follows, free, gallery, halt, panel, seed_box, start
 from cmlab.appstyle import look
 from cmlab.data import TOYS
-from cmlab.editing import EDITS, MASKS
+from cmlab.editing import EDIT_STEPS, EDITS, MASKS
 from cmlab.losses import LOSSES
 
-# Two at a time: a training run must not lock the other tabs, and a class of users must not lock the machine.
-RUN = {"concurrency_id": "model", "concurrency_limit": 2}
-QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 CANVAS = {
     "type": "numpy",
     "image_mode": "RGBA",
@@ -43,53 +43,7 @@ CANVAS = {
 }
 
 
-class Page(gr.Blocks):
-    """The page. Boxes refuse numbers out of range and unknown choices: with a message, and without a traceback in the log."""
-
-    async def preprocess_data(self, *args, **kwargs):
-        try:
-            return await super().preprocess_data(*args, **kwargs)
-        except gr.Error as error:
-            error.print_exception = False
-            raise
-
-
-def free(box):
-    """The page shows the choices of one data set, and a program may ask for those of any: the handler checks them."""
-
-    def preprocess(payload):
-        if payload is not None and not isinstance(payload, str):
-            raise gr.Error(f"{str(payload)[:40]} is no name of a choice.", title="Please check the input")
-        return payload
-
-    box.preprocess = preprocess
-    return box
-
-
 # --- the page ----------------------------------------------------------------------------------------------------------------
-
-
-def panel(title: str, alt: str, elem_id: str, *classes: str, scale: int = 1, height: int | None = None, name: str = "") -> gr.Image:
-    """An output picture under its heading: gradio's own label would cover a corner of the picture. The API calls it ``name``."""
-    common = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
-    with gr.Column(scale=scale, min_width=200):
-        gr.Markdown(f"**{title}**", elem_classes="heading")
-        return gr.Image(
-            label=name or title, alt_text=alt, elem_id=elem_id, elem_classes=["panel", *classes], height=height, **common
-        )
-
-
-def caption_box(name: str, **options) -> gr.Markdown:
-    """A line about an output. Its ``name`` is what the API calls it."""
-    return gr.Markdown("", label=name, elem_classes="caption", **options)
-
-
-def seed_box(label: str, value: int) -> gr.Number:
-    """A box for the seed with a button that throws the dice. The used seed is written back into it."""
-    dice = gr.Button("random", size="sm")
-    box = gr.Number(value, label=label, info="empty: a new one", step=1, buttons=[dice])
-    dice.click(lambda: view.seed_from(None), None, box, **QUIET)
-    return box
 
 
 def model_choices(
@@ -99,7 +53,7 @@ def model_choices(
     group = view.groups()[data]
     shown = [m for m in group.models if not (students and m in ("edm", "pd"))] or list(group.models)
     known = [*classes_first, *group.class_names]
-    method = method if method in shown else "cd" if "cd" in shown else shown[0]
+    method = method if method in shown else view.usual(group, view.STUDENTS)
     kind = kind if kind in known else usual if usual in known else next(iter(known), None)
     methods = {"choices": [(view.METHODS[m], m) for m in shown], "value": method}
     return methods, {"choices": known, "value": kind, "visible": group.classes > 0}
@@ -113,7 +67,8 @@ def model_boxes(names: list[str], *classes_first: str, class_value: str, info: s
 
     methods, classes = options(names[0], None, None)
     data = gr.Dropdown(names, value=names[0], label="Data set")
-    method, kind = free(gr.Radio(label="Model", **methods)), free(gr.Dropdown(label="Class", info=info, **classes))
+    method = follows(free(gr.Radio(label="Model", **methods)))
+    kind = free(gr.Dropdown(label="Class", info=info, **classes))
     data.change(lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind], **QUIET)
     return data, method, kind
 
@@ -128,8 +83,8 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
 
     def student_box(label: str, order: tuple[str, ...]) -> gr.Radio:
         known = [m for m in order if any(m in g.models for g in groups.values())] or [order[0]]
-        value = next((m for m in known if m in first.models), known[0])
-        return gr.Radio([(view.METHODS[m], m) for m in known], value=value, label=label, visible=len(known) > 1)
+        choices, value = [(view.METHODS[m], m) for m in known], view.usual(first, known)
+        return follows(gr.Radio(choices, value=value, label=label, visible=len(known) > 1))
 
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -161,9 +116,11 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
             title = "How EDM got there, step by step (pictures: above the noisy state, below the network's guess of the end)"
             outputs.append(panel(title, "The way from noise to the first sample", "film", "wide", name="Film"))
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
-    event = gr.on([go.click, page.load], sample, inputs, [*outputs, seed], api_name="sample", show_progress="minimal", **RUN)
+    run = start(go, [page.load], sample, inputs, [*outputs, seed], api_name="sample", show_progress="minimal")
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
-    stop.click(lambda *texts: [t.replace("waits", "not run") for t in texts], captions, captions, cancels=[event], **QUIET)
+    halt(run, [stop.click], lambda *texts: [t.replace("waits", "not run") for t in texts], captions, captions)
+    # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
+    halt(run, [data.change], lambda: ["" if output in captions else None for output in outputs], [], outputs)
 
     def adapt(name: str, kind: str, count: float, *chosen: str):
         """Class, students and number of samples stay as they are where the new set has them; points come in larger numbers."""
@@ -172,7 +129,7 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
         kinds = gr.Dropdown(known, value=kind if kind in known else "all", visible=group.classes > 0)
         usual = (16, MAX_COUNT) if group.is_image else (MAX_COUNT, 16)
         orders = zip(chosen, (view.DISTILLED, view.FROM_DATA), strict=True)
-        radios = [m if m in group.models else next((k for k in order if k in group.models), m) for m, order in orders]
+        radios = [view.usual(group, (m, *order)) for m, order in orders]
         return kinds, usual[0] if count == usual[1] else count, *radios
 
     data.change(adapt, [data, kind, count, distilled, student], [kind, count, distilled, student], **QUIET)
@@ -182,12 +139,6 @@ def thumbnails(name: str) -> list[tuple[str, str]]:
     """The examples of a data set for a gallery, each with its class."""
     pictures, classes = view.examples(view.groups()[name])
     return [(png(view.picture(x[None], size=132)), k or "") for x, k in zip(pictures, classes, strict=True)]
-
-
-def gallery(label: str, elem_id: str) -> gr.Gallery:
-    """Examples to click on. They are filled in when their tab opens."""
-    common = {"format": "png", "allow_preview": False, "buttons": [], "interactive": False, "show_label": False}
-    return gr.Gallery(label=label, columns=6, height=150, elem_id=elem_id, elem_classes="examples", **common)
 
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
@@ -217,8 +168,8 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
             caption, pictures = caption_box("Caption"), gr.State([])
     inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
     outputs = [strip, frame, caption, seed_a, seed_b, pictures, position]
-    gr.on([go.click, tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal", **RUN)
-    data.change(lambda: (None, None, "", []), None, [strip, frame, caption, pictures], **QUIET)
+    run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
+    halt(run, [data.change], lambda: (None, None, "", []), [], [strip, frame, caption, pictures])
     position.input(lambda p, k: png(p[min(int(k), len(p) - 1)]) if p else None, [pictures, position], frame, **QUIET)
 
     def pick(end: str, event: gr.SelectData, name: str):
@@ -257,7 +208,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
                 result = panel("Result", "The edited picture", "result")
             caption = caption_box("Caption")
             with gr.Row():
-                steps = gr.Slider(1, MAX_STEPS, 18, step=1, label="Steps")
+                steps = gr.Slider(1, MAX_STEPS, EDIT_STEPS, step=1, label="Steps")
                 patch = gr.Slider(2, 8, 2, step=1, label="Block size", visible=False)
                 noise_level = gr.Slider(0.05, 10, 0.5, step=0.05, label="Noise level σ", visible=False)
                 go = gr.Button("Run", variant="primary", elem_id="edit-go")
@@ -270,7 +221,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed]
     outputs = [original, degraded, result, caption, seed]
     shown = {"show_progress": "minimal", "show_progress_on": result}
-    run = gr.on([go.click, tab.select], edit, inputs, outputs, api_name="edit", **shown, **RUN)
+    run = start(go, [tab.select], edit, inputs, outputs, api_name="edit", **shown)
 
     def announce(uploaded, data):
         """Say, once for a file, what was changed to fit the model; drop what is no picture."""
@@ -278,7 +229,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             for note in handlers.source_picture(view.groups()[data], uploaded, 0)[2]:
                 gr.Info(f"Your picture was {note}.", title="Picture converted")
         except ValueError as error:
-            gr.Warning(f"{error} The example is in use again.", title="Not a picture")
+            gr.Warning(f"{error} The example is in use again.", title="Picture not used")
             return None
         return gr.skip()
 
@@ -308,7 +259,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
 
     # Another picture: the result of the old one, finished or still on its way, must not stand beside it.
     stale = [degraded, result, caption]
-    gr.on([image.change, example.change, data.change], lambda: (None, None, ""), None, stale, cancels=[run], **QUIET)
+    halt(run, [image.change, example.change, data.change], lambda: (None, None, ""), [], stale)
     follow = [task.change, image.change, example.change, mask.change, data.change]
     inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
@@ -364,21 +315,22 @@ def plane_tab(tab: gr.Tab) -> None:
 
     def redraw(distribution, drawing, *rest):
         """As trajectories, but a canvas that nobody has drawn on yet empties the panels instead of complaining."""
-        if distribution != view.DRAWN or view.is_painted(drawing):
+        if distribution != view.DRAWN or is_painted(drawing):
             yield from trajectories(distribution, drawing, *rest)
         else:
             yield None, None, None, gr.skip()
 
     inputs, outputs = [distribution, drawing, count, steps, level, seed], [paths, arrows, solid, seed]
-    go.click(trajectories, inputs, outputs, api_name="trajectories", show_progress="minimal", **RUN)
+    latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
+    go.click(trajectories, inputs, outputs, api_name="trajectories", **latest)
     follow = [tab.select, distribution.input, level.release]
-    gr.on(follow, redraw, inputs, outputs, api_visibility="private", show_progress="minimal", **RUN)
+    gr.on(follow, redraw, inputs, outputs, api_visibility="private", **latest)
     inputs = [distribution, drawing, method, train_steps, batch, seed]
-    event = train.click(train_2d, inputs, [points, curve, status, seed], api_name="train_2d", show_progress="hidden", **RUN)
+    run = start(train, [], train_2d, inputs, [points, curve, status, seed], api_name="train_2d", show_progress="hidden")
     method.change(lambda m: view.METHOD_HELP[m], method, about, **QUIET)
-    stop.click(lambda text: f"{text} · stopped", status, status, cancels=[event], **QUIET)
+    halt(run, [stop.click], lambda text: f"{text} · stopped", [status], [status])
     # Another distribution: what was trained on the old one must not stand beside it.
-    distribution.input(lambda: (None, None, ""), None, [points, curve, status], cancels=[event], **QUIET)
+    halt(run, [distribution.input], lambda: (None, None, ""), [], [points, curve, status])
     # Gradio offers its brush at once only over a background.
     paper = png(np.full((260, 260, 3), 255, np.uint8))
     distribution.change(lambda d: gr.ImageEditor(paper, visible=d == view.DRAWN), distribution, drawing, **QUIET)
@@ -408,6 +360,11 @@ def build_app() -> gr.Blocks:
     return page.queue(max_size=16)
 
 
+def hush() -> None:
+    """Keep one warning from the terminal: forward-mode differentiation's first use imports what torch itself has deprecated."""
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning, r"torch\.jit\._script")
+
+
 def main() -> None:
     """Serve the app until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -428,6 +385,7 @@ def main() -> None:
         handlers.DEVICE = str(torch.zeros(1, device=options.device).device)
     except (RuntimeError, AssertionError) as error:
         sys.exit(f"The device {options.device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda.")
+    hush()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, min(4, (os.cpu_count() or 2) // 2)))  # small networks lose time on more threads
     page = build_app()

@@ -1,6 +1,7 @@
 """What the app's buttons do: generators that gradio streams, and that `gradio_client` calls by name. The page is in app.py."""
 
 import functools
+import inspect
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ import torch
 from . import appplane as plane
 from . import appview as view
 from .checkpoints import pretrained_names
-from .editing import run_edit
+from .editing import EDIT_STEPS, run_edit
 from .noise import SIGMA_MAX, seeds_from
 from .presets import PRESETS
 
@@ -26,14 +27,26 @@ _WRITING = threading.Lock()
 
 
 def handler(fn):
-    """Show refusals of the library as messages; anything else is a bug and stays an exception."""
+    """Show refusals of the library as messages; anything else is a bug and stays an exception.
+
+    ``turn``, if ``fn`` has it, is a list that the session's runs enter: one that is no longer in it ends at its next step.
+    """
+    parameters = inspect.signature(fn)
 
     @functools.wraps(fn)
     def wrapped(*args, **kwargs):
+        turn, run = parameters.bind(*args, **kwargs).arguments.get("turn"), object()
+        turn = [] if turn is None else turn
+        turn.append(run)
         try:
-            yield from fn(*args, **kwargs)
+            for shown in fn(*args, **kwargs):
+                if run not in turn:
+                    return
+                yield shown
         except (ValueError, FloatingPointError) as error:  # a traceback in the log is for bugs
             raise gr.Error(str(error), title="Please check the input", print_exception=False) from error
+        finally:
+            turn[:] = [other for other in turn if other is not run]
 
     return wrapped
 
@@ -85,10 +98,12 @@ def source_picture(group: view.Group, image: str | None, example: float) -> tupl
 
 @handler
 def sample(
-    data=None, seed=0, count=16, edm_steps=18, student_steps=1, student="ect", class_name="all", sampler="heun", distilled="cd"
-):
-    """The same noise through the diffusion model and two students; yields after every solver step."""
+    data=None, seed=0, count=16, edm_steps=18, student_steps=1, student=None, class_name="all", sampler="heun", distilled=None,
+    turn=None,
+):  # fmt: skip
+    """The same noise through the diffusion model and two students (None: the data set's first); yields after every solver step."""
     group, seed = group_of(data), view.seed_from(seed)
+    distilled, student = distilled or view.usual(group, view.DISTILLED), student or view.usual(group, view.FROM_DATA)
     count = view.whole("The number of samples", count, 1, MAX_COUNT)
     edm_steps = view.whole("The number of EDM's steps", edm_steps, 1, MAX_STEPS)
     student_steps = view.whole("The number of student steps", student_steps, 1, MAX_STEPS)
@@ -123,14 +138,15 @@ def sample(
 
 @handler
 def interpolate(
-    data=None, method="cd", seed_a=1, seed_b=2, frames=11, class_name="auto", example_a=None, example_b=None,
+    data=None, method=None, seed_a=1, seed_b=2, frames=11, class_name="auto", example_a=None, example_b=None,
+    turn=None,
 ):  # fmt: skip
     """Pictures between two noises: the strip, its first frame, and the seeds used. The slider picks from the frames.
 
     An example's number takes the place of a seed: then the noise is the one that this picture comes from.
     """
     group, seed_a, seed_b = group_of(data, images=True), view.seed_from(seed_a), view.seed_from(seed_b)
-    frames = view.whole("The number of frames", frames, 2, 33)
+    frames, method = view.whole("The number of frames", frames, 2, 33), method or view.usual(group, view.STUDENTS)
     pictures = [None if k is None else source_picture(group, None, k) for k in (example_a, example_b)]
     if class_name == "auto" and group.classes:
         class_name = next((p[1] for p in pictures if p is not None and p[1] is not None), group.class_names[0])
@@ -147,13 +163,14 @@ def interpolate(
 
 @handler
 def edit(
-    task="inpaint", image=None, example=3, mask="centre", painted=None, data=None, method="cd", class_name="auto",
-    steps=18, patch=2, noise_level=0.5, seed=0,
+    task="inpaint", image=None, example=3, mask="centre", painted=None, data=None, method=None, class_name="auto",
+    steps=EDIT_STEPS, patch=2, noise_level=0.5, seed=0, turn=None,
 ):  # fmt: skip
     """Edit a picture: the original, what the model is given, and the result; yields after every step of the sampler."""
     group, seed = group_of(data, images=True), view.seed_from(seed)
     steps, patch = view.whole("The number of steps", steps, 1, MAX_STEPS), view.whole("The block size", patch, 2, 16)
     noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
+    method = method or view.usual(group, view.STUDENTS)
     model, (y, own_class, notes) = view.model_of(group, method, DEVICE), source_picture(group, image, example)
     class_name = own_class if class_name == "auto" else class_name
     if class_name is None and group.classes:
@@ -182,7 +199,7 @@ def trajectories(distribution="two-moons", drawing=None, count=24, steps=40, noi
 
 
 @handler
-def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, batch=256, seed=0):
+def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, batch=256, seed=0, turn=None):
     """Train a small network in the plane; yields its samples from one fixed noise, and its loss, while it learns."""
     data, seed = plane.plane_data(distribution, drawing), view.seed_from(seed)
     steps = view.whole("The number of training steps", steps, 10, MAX_TRAINING)

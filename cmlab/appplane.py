@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from . import checkpoints
-from .appview import DRAWN, METHODS, figure_pixels, paint_of, sampler_of, trail
+from .apppaint import paint_of
+from .appview import DRAWN, METHODS, figure_pixels, sampler_of, trail
 from .data import TOYS, MixtureData, drawn_points, load_data
 from .evaluation import sliced_wasserstein
 from .losses import ProgressiveLoss

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoints
+from .apppaint import painted_mask, painted_over
 from .classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
 from .data import load_images, split_name
 from .denoiser import Denoise
@@ -26,7 +27,7 @@ from .images import MAX_CLASSES
 from .likelihood import encode
 from .noise import as_draws, seeds_from, state_dtype
 from .oracle import FiniteData
-from .presets import PRESETS, find
+from .presets import PRESETS
 from .samplers import CONSISTENCY_SAMPLERS, SAMPLERS, Step, adds_noise, default_sigmas, initial_noise
 
 METHODS = {
@@ -73,7 +74,6 @@ DIFFUSION_SAMPLERS = {
     for name in SAMPLERS
     if name not in (*CONSISTENCY_SAMPLERS, "progressive")
 }
-MAX_DRAWN = 4_000_000  # pixels of a painting
 TASKS = {"inpaint": "Inpaint", "colorize": "Colorize", "super_resolve": "Super-resolve", "stroke": "Stroke", "denoise": "Denoise"}
 TASK_HELP = {
     "inpaint": "The pixels outside the mask are kept exactly; the model fills in the rest so that the whole looks like data.",
@@ -83,10 +83,13 @@ TASK_HELP = {
     "Paint on the canvas, or leave it as it is: then the picture in coarse blocks is the painting.",
     "denoise": "One evaluation at the known noise level takes the noise away: f(x, σ) is what a consistency model computes.",
 }
+# What a handler takes where none is named: the first of these that the data set has.
+STUDENTS = ("cd", "ccd", "scd", *FROM_DATA, "edm", "pd")
 EXACT = "digits, exact"
+OWN = " (runs)"  # ends the name of a group of the user's own models that differ from the bundled ones
 PAINTED = "painted"
 DRAWN = "drawn"
-MAX_SEED = 2**31 - 1
+MAX_SEED = 2**53 - 1  # of either sign: what a browser's numbers hold exactly
 PANEL = 768  # pixels that a small picture is enlarged to: the browser, which makes it smaller again, keeps its pixels square
 CANVAS = 384  # pixels of the canvas that masks and strokes are painted on
 CHANNELS = {"digits": 1, "digits-color": 3, "cifar10": 3}  # of the data sets that have examples
@@ -99,7 +102,7 @@ CLASSES = {"cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "
 
 @dataclass(frozen=True)
 class Group:
-    """The checkpoints of one data set: ``models`` maps a method ("edm", "cd", ...) to a checkpoint's name.
+    """The checkpoints of one data set: ``models`` maps a method ("edm", "cd", ...) to a checkpoint's file.
 
     ``data`` is what they were trained on, such as "cifar10:automobile,horse,ship".
     """
@@ -127,26 +130,38 @@ class Group:
 def groups() -> dict[str, Group]:
     """The checkpoints, bundled or in runs/, by data set ("digits-color-cd" is method cd of digits-color).
 
-    Images come first, of them those in colour, of them the largest.
+    A run of the user's own takes the place of the bundled checkpoint of its name if it has the shape and the classes of that
+    data set's models; else it is in a group "digits-color (runs)", and if it does not fit that either, in one that is named by
+    its file. Images come first, of them those in colour, of them the largest.
 
     Without any for images, the exact denoiser of the digits takes their place, so no tab is empty.
     """
+    bundled = [checkpoints.resolve(name) for name in checkpoints.pretrained_names()]
     found: dict[str, Group] = {}
-    for name in sorted({*checkpoints.pretrained_names(), *(p.stem for p in Path("runs").glob("*" + checkpoints.SUFFIX))}):
-        data, _, method = name.rpartition("-")
+    for path in [*bundled, *sorted(Path("runs").glob("*" + checkpoints.SUFFIX))]:
+        data, _, method = path.stem.rpartition("-")
         if not data or method not in METHODS:
             continue
         try:
-            meta = checkpoints.read_meta(find(name))
-            group = Group(data, tuple(meta["shape"]), *_classes_and_data(meta, data))
+            meta = checkpoints.read_meta(path)
+            shape, (class_names, trained_on) = tuple(meta["shape"]), _classes_and_data(meta, data)
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             continue  # a damaged file must not keep the others from being used
-        group = found.setdefault(data, group)
-        if (group.shape, group.class_names) == (tuple(meta["shape"]), _classes_and_data(meta, data)[0]):
-            group.models[method] = name
+        for name in (data, data + OWN, path.stem + OWN):
+            group = found.setdefault(name, Group(name, shape, class_names, trained_on))
+            if (group.shape, group.class_names) == (shape, class_names):
+                group.models[method] = str(path)
+                break
     if not any(g.is_image for g in found.values()):
         found[EXACT] = Group(EXACT, (1, 8, 8), (), "digits", {"edm": EXACT, "cd": EXACT})
+    for group in found.values():
+        group.models.update({m: group.models.pop(m) for m in METHODS if m in group.models})  # in the order of the menus
     return dict(sorted(found.items(), key=lambda item: (not item[1].is_image, [-n for n in item[1].shape], item[0])))
+
+
+def usual(group: Group, methods: Sequence[str]) -> str:
+    """The first of ``methods`` that the group has a model for; where it has none, the first of all."""
+    return next((m for m in methods if m in group.models), methods[0])
 
 
 def _classes_and_data(meta: dict[str, Any], data: str) -> tuple[tuple[str, ...], str]:
@@ -171,11 +186,12 @@ def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> D
     if method not in group.models:
         have = ", ".join(METHODS[m] for m in group.models) or "none"
         name = METHODS.get(method, method)
-        raise ValueError(f"{group.name} has no {name} checkpoint (found: {have}). Train it: cmlab train {group.name}-{method}")
+        hint = "" if group.name.endswith(OWN) else f" Train it: cmlab train {group.name}-{method}"
+        raise ValueError(f"{group.name} has no {name} checkpoint (found: {have}).{hint}")
     if group.name == EXACT:
         return _exact_digits() if method == "edm" else _exact_digits().consistency
-    path = find(group.models[method])
-    return _load(str(path), path.stat().st_mtime_ns, str(device))
+    path = group.models[method]
+    return _load(path, Path(path).stat().st_mtime_ns, str(device))
 
 
 @lru_cache(maxsize=32)
@@ -204,7 +220,7 @@ def levels_of(group: Group, method: str, sampler: str, steps: int) -> Tensor:
         raise ValueError(f"Unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
     found = None
     if group.name != EXACT and method in group.models:
-        found = checkpoints.searched_sigmas(checkpoints.read_meta(find(group.models[method])).get("about") or {}, sampler, steps)
+        found = checkpoints.searched_sigmas(checkpoints.read_meta(group.models[method]).get("about") or {}, sampler, steps)
     return default_sigmas(sampler, steps) if found is None else found
 
 
@@ -275,7 +291,7 @@ def _short(value: Any) -> str:
 
 def seed_from(value: Any) -> int:
     """The seed to use: ``value``, or a fresh one where the box is empty."""
-    return secrets.randbelow(MAX_SEED + 1) if value is None else whole("The seed", value, 0, MAX_SEED)
+    return secrets.randbelow(2**31) if value is None else whole("The seed", value, -MAX_SEED, MAX_SEED)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------------
@@ -355,49 +371,6 @@ def likeliest_class(group: Group, model: Denoise, y: Tensor) -> tuple[str, str]:
         p = logits[numbers].softmax(0)
         return group.class_names[int(p.argmax())], f"a classifier is {float(p.max()):.0%} sure"
     return group.class_names[int(likeliest_label(model, y, group.classes))], "the model restores it best as that"
-
-
-def painted_mask(editor: dict | None, shape: Sequence[int]) -> Tensor:
-    """The painted area of an image editor as a mask (1, 1, H, W), 1 where at least a quarter of a pixel is covered.
-
-    Raises ValueError when nothing is painted.
-    """
-    alpha = paint_of(editor)
-    if alpha is not None:
-        covered = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(alpha).float()[None, None], (shape[-2], shape[-1]))
-        free = (covered >= 0.25).float()
-        if bool(free.any()):
-            return free
-    raise ValueError("The mask is empty: paint over the area to generate, or choose a preset mask.")
-
-
-def paint_of(editor: dict | None) -> np.ndarray | None:
-    """True where any layer holds paint, (H, W). Paint is what is not transparent: its colour says nothing."""
-    for part in [*((editor or {}).get("layers") or []), (editor or {}).get("composite")]:
-        if part is not None and part.shape[0] * part.shape[1] > MAX_DRAWN:
-            raise ValueError(f"The painting has {part.shape[1]} x {part.shape[0]} pixels: paint on a smaller picture.")
-    layers = [
-        layer for layer in (editor or {}).get("layers") or [] if layer is not None and layer.ndim == 3 and layer.shape[2] == 4
-    ]
-    return np.any([layer[..., 3] > 0 for layer in layers], axis=0) if layers else None
-
-
-def painted_over(editor: dict | None, shape: Sequence[int]) -> Tensor | None:
-    """The edited picture with its paint, (1, C, H, W), or None when nothing is painted."""
-    from PIL import Image
-
-    from .plots import from_uint8
-
-    if editor is None or not is_painted(editor) or editor.get("composite") is None:
-        return None
-    image = Image.fromarray(editor["composite"]).convert("RGB").resize((shape[2], shape[1]), Image.Resampling.BOX)
-    return from_uint8(np.array(image), shape[0])
-
-
-def is_painted(editor: dict | None) -> bool:
-    """Whether there is any paint on the canvas."""
-    painted = paint_of(editor)
-    return painted is not None and bool(painted.any())
 
 
 # --- edits -----------------------------------------------------------------------------------------------------------------

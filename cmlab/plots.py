@@ -46,31 +46,37 @@ def from_uint8(image: np.ndarray, channels: int = 3) -> Tensor:
 def read_picture(path: str | Path, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
     """An image file as (1, C, H, W) in [-1, 1] for a model of ``shape``, and what had to be changed, in words.
 
-    Raises ValueError for a file that is not a readable picture.
+    Raises ValueError for a file that is not a readable picture, and for one of more than 50 million pixels.
     """
     from PIL import Image, ImageOps
 
     channels, height, width = shape
+    notes = []
     try:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
-                raise ValueError(f"{Path(path).name} has {file.width} x {file.height} pixels: choose one below 50 million pixels.")
+                raise Image.DecompressionBombError  # as Pillow does for more than 179 million
+            frames = getattr(file, "n_frames", 1)
+            if frames > 1 and file.format != "MPO":  # a phone's MPO holds a preview of the same photo
+                notes.append(f"reduced to the first of its {frames} frames")
             image = ImageOps.exif_transpose(file)
             image.load()
-    except ValueError:
-        raise
+    except Image.DecompressionBombError as error:
+        limit = f"{MAX_PIXELS // 10**6} million pixels"
+        raise ValueError(f"{Path(path).name} is too large a picture: choose one of at most {limit}.") from error
     except Exception as error:  # Pillow raises many kinds, SyntaxError among them
         raise ValueError(f"{Path(path).name} is not a picture that can be read. Choose a PNG, JPEG, GIF or WebP file.") from error
-    notes = []
     if image.mode not in (("RGB",) if channels == 3 else ("L", "RGB")):
-        notes.append(f"converted from mode {image.mode} to RGB" + (" on white" if "A" in image.getbands() else ""))
+        white = ", on white where it is transparent" if image.has_transparency_data else ""
+        notes.append(f"converted to {'RGB colours' if channels == 3 else 'shades of grey'}{white}")
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=float)
         span = values.max() - values.min()
         image = Image.fromarray(((values - values.min()) / (span or 1) * 255).astype(np.uint8))
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
     if image.size != (width, height):
-        notes.append(f"resized from {image.width} x {image.height} to {width} x {height} pixels")
+        cut = "" if image.width * height == image.height * width else f"cut to a {'square' if width == height else 'part'} and "
+        notes.append(f"{cut}resized from {image.width} x {image.height} to {width} x {height} pixels")
         image = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
     return from_uint8(np.array(image), channels), notes
 

@@ -28,7 +28,6 @@ from cmlab.data import EXAMPLES  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
 from cmlab.losses import LOSSES  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
-from cmlab.plots import read_picture  # noqa: E402
 from cmlab.presets import get_preset  # noqa: E402
 from cmlab.samplers import SAMPLERS, default_sigmas  # noqa: E402
 
@@ -235,7 +234,7 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
         ("/sample", {"edm_steps": 1e300}, "greater than maximum"),
         ("/sample", {"student_steps": 0}, "less than minimum"),
         ("/sample", {"count": 2.5}, "samples must be a whole number from 1 to 256"),
-        ("/sample", {"seed": -1}, "seed must be a whole number from 0 to 2147483647, got -1"),
+        ("/sample", {"seed": 0.5}, "seed must be a whole number from -9007199254740991 to 9007199254740991, got 0.5"),
         ("/sample", {"seed": 1e300}, "seed must be a whole number"),
         ("/sample", {"seed": "seven"}, "seed must be a whole number"),
         ("/sample", {"data": "imagenet"}, "not in the list of choices"),
@@ -256,7 +255,7 @@ def test_bad_input_is_answered_by_a_readable_message(client, endpoint, options, 
 
 
 def test_a_refusal_leaves_no_traceback_in_the_log(client, capfd):
-    for options in ({"count": 10**9}, {"data": "imagenet"}, {"sampler": "onestep"}, {"seed": -1}):
+    for options in ({"count": 10**9}, {"data": "imagenet"}, {"sampler": "onestep"}, {"seed": 0.5}):
         with pytest.raises(AppError):
             client.predict(api_name="/sample", **options)
     log = "".join(capfd.readouterr())
@@ -331,19 +330,6 @@ def test_a_drawing_is_a_distribution():
     assert np.ptp(points[:, 0]) > 5 * np.ptp(points[:, 1]) and len(points) <= 400
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 32, 32)])
-def test_pictures_of_every_mode_are_read(tmp_path, mode, shape):
-    ramp = Image.fromarray(np.linspace(0, 255, 16 * 24, dtype=np.uint8).reshape(16, 24))
-    image = ramp if mode == "L" else Image.fromarray(np.asarray(ramp).astype(np.uint16)) if mode == "I;16" else ramp.convert(mode)
-    path = tmp_path / f"ramp.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16') else 'tif'}"
-    image.save(path)
-    x, notes = read_picture(str(path), shape)
-    assert x.shape == (1, *shape) and x.abs().max() <= 1.001
-    assert x[..., 0, :].mean() < -0.5 and x[..., -1, :].mean() > 0.5
-    assert any("resized from 24 x 16" in note for note in notes)
-
-
 def test_without_checkpoints_an_exact_model_stands_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
@@ -354,51 +340,6 @@ def test_without_checkpoints_an_exact_model_stands_in(tmp_path, monkeypatch):
     assert Path(edm).is_file() and Path(cd).is_file() and student is None and "cmlab train" in student_text
     *_, (_, _, result, _, _) = handlers.edit("inpaint", steps=1)
     assert Path(result).is_file()
-
-
-def test_a_damaged_checkpoint_hides_only_itself_and_a_new_one_appears(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
-    untrained(tmp_path, "holidays", (3, 32, 32))
-    (tmp_path / "digits-edm.safetensors").write_bytes(b"cut short")
-    for k, strange in enumerate(({"data": ["x"]}, {"data": "a" * 9000}, {"class_names": 7}, {"data": "/"}, {"data": "two-moons"})):
-        untrained(tmp_path / "runs", f"strange{k}", (3, 32, 32), ("cd",), strange)
-        for group in view.groups().values():
-            assert view.examples(group)[0].shape[1:] == group.shape
-        (tmp_path / "runs" / f"strange{k}-cd.safetensors").unlink()
-    group = view.groups()["holidays"]
-    assert list(view.groups()) == ["holidays"] and group.shape == (3, 32, 32)
-    *_, (_, _, result, *_) = handlers.edit("super_resolve", data="holidays", steps=1, patch=4)
-    assert pixels(result).shape[0] % 32 == 0
-    (tmp_path / "holidays-cd.safetensors").unlink()
-    with pytest.raises(gr.Error, match=r"has no CD checkpoint.*cmlab train"):
-        list(handlers.edit("inpaint", data="holidays"))
-
-
-def test_colour_images_come_first_the_largest_of_them_before_all(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
-    untrained(tmp_path, "digits", (1, 8, 8))
-    untrained(tmp_path, COLOR, (3, 8, 8))
-    assert list(view.groups()) == [COLOR, "digits"]  # as long as there are no others
-    untrained(tmp_path, "zoo", (3, 32, 32), ("cd",))
-    assert list(view.groups()) == ["zoo", COLOR, "digits"]
-
-
-def test_classes_have_the_names_that_the_header_has(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
-    for data, trained_on, classes in (("a", THREE, 3), ("b", "cifar10", 10), ("c", "cifar10", 4), ("d", "", 3)):
-        untrained(tmp_path, data, (3, 32, 32), ("cd",), trained_on, classes)
-    found = view.groups()
-    assert found["a"].class_names == ("automobile", "horse", "ship") and found["a"].origin == found["b"].origin == "cifar10"
-    assert found["b"].class_names[3] == "cat" and found["b"].classes == 10
-    assert found["c"].class_names == tuple("0123") and found["d"].class_names == tuple("012")
-    label = view.class_labels(found["a"], "ship", 2)
-    assert label is not None and label.tolist() == [2, 2]
-    for data, known in (("a", [12, 12, 12]), ("d", [0, 0, 0])):  # borrowed pictures have classes of their own
-        names = view.examples(found[data])[1]
-        assert len(names) == 36 and [names.count(k) for k in ("automobile", "horse", "ship")] == known
 
 
 def test_the_examples_are_whole_small_and_where_the_readme_says():
