@@ -112,7 +112,7 @@ def _tar(path: Path) -> Source:
 
 def _lmdb(path: Path) -> Source:
     try:
-        import lmdb  # pyright: ignore[reportMissingImports]
+        import lmdb  # an extra
     except ImportError as error:
         raise ImportError(f"{path} is an lmdb, as LSUN comes: pip install lmdb") from error
     try:
@@ -124,7 +124,10 @@ def _lmdb(path: Path) -> Source:
 
     def read(name: str) -> bytes:
         with env.begin() as transaction:
-            return transaction.get(bytes.fromhex(name))
+            value = transaction.get(bytes.fromhex(name))
+        if value is None:
+            raise ValueError(f"{path} has lost its entry {name}: copy it again")
+        return value
 
     return Source(names, read)
 

@@ -23,7 +23,7 @@ from cmlab.samplers import sample  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> gr.Blocks:
+def page(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("empty"))  # the developer's own runs/ is not part of the test
         return app.build_app()
@@ -84,7 +84,8 @@ def test_a_run_that_lost_its_turn_shows_nothing_more(tmp_path, monkeypatch):
     turn.clear()
     assert list(walk) == [] and turn == []
     first, second = handlers.sample(**options, turn=turn), handlers.sample(**options, turn=turn)
-    next(first), next(second)
+    next(first)
+    next(second)
     assert len(turn) == 2
     assert len(list(first)) == len(list(second)) == 1 + 3 + 1 and turn == []  # they leave each other alone
 

@@ -72,9 +72,7 @@ def test_a_resumed_run_draws_what_the_undisturbed_one_draws(accumulate):
         return fit(model, pictures(), ect(2.0, 2), **options, **extra)
 
     *_, whole = run(model_of(CONFIGS[0]))
-    states = run(model_of(CONFIGS[0]))
-    third = next(state.snapshot() for state in states if state.step == 3)
-    states.close()
+    third = next(state.snapshot() for state in run(model_of(CONFIGS[0])) if state.step == 3)
     *_, resumed = run(model_of(CONFIGS[0]), resume=third)
     # cuDNN may choose its algorithms anew; another dropout mask or batch would be a hundred times further away.
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
