@@ -181,7 +181,7 @@ PUBLISHED: dict[str, tuple[Preset, str]] = {
         "CD of cifar10-small-edm: pseudo-Huber, Heun, N = 40. What came out is on its card.",
     ),
     "cifar10-small-ect": (
-        replace(_SMALL_STUDENT, loss=ect(2.0, 6), steps=5000),
+        replace(_SMALL_STUDENT, loss=ect(2.0, 6)),
         "ECT from cifar10-small-edm: q = 2 in 6 stages. What came out is on its card.",
     ),
     "imagenet64-edm": (

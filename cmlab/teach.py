@@ -91,16 +91,20 @@ def _code(text: str) -> str:
 # --- figures -------------------------------------------------------------------------------------------------------------
 
 
+PHOTOGRAPHS = 20_000  # bytes of a PNG; rows of digits take less
+
+
 def _png(figure: "Figure", dpi: int) -> bytes:
     from PIL import Image
 
-    raw = io.BytesIO()
+    raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-    if any(ax.images for ax in figure.axes):
-        return raw.getvalue()  # pictures keep their colours
-    small = io.BytesIO()
+    pictures = any(ax.images for ax in figure.axes)
+    if pictures and len(raw.getvalue()) <= PHOTOGRAPHS:
+        return raw.getvalue()  # pictures of few colours keep them
     # 64 colours make a plot several times smaller. Maximum coverage keeps those of thin lines, which the default choice mixes.
-    palette = Image.open(raw).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    colours, choice = (256, Image.Quantize.MEDIANCUT) if pictures else (64, Image.Quantize.MAXCOVERAGE)
+    palette = Image.open(raw).convert("RGB").quantize(colours, choice, dither=Image.Dither.NONE)
     palette.save(small, "PNG", optimize=True)
     return small.getvalue()
 
