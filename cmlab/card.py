@@ -33,7 +33,7 @@ class Picture:
 
 
 def keep_figures(path: str | Path, report: Report) -> Path:
-    """Put a report into the header of a checkpoint, under about.measured; the weights keep their values.
+    """Put a report into the header of a checkpoint, under about.measured; the weights keep their bits.
 
     Raises CheckpointError where the file cannot be read or written.
     """
@@ -43,10 +43,8 @@ def keep_figures(path: str | Path, report: Report) -> Path:
 
 
 def keep_facts(path: str | Path, facts: dict[str, Any]) -> Path:
-    """Put ``facts`` into what a checkpoint says about itself; the weights keep their values. Raises as `keep_figures` does."""
-    path = checkpoints.resolve(path)
-    model, meta = checkpoints.load(path)
-    return checkpoints.save(path, model, {**(meta.get("about") or {}), **facts}, checkpoints.stored_dtype(path))
+    """Put ``facts`` into what a checkpoint says about itself; the weights keep their bits. Raises as `keep_figures` does."""
+    return checkpoints.keep_about(path, {**(checkpoints.read_meta(path).get("about") or {}), **facts})
 
 
 def card(path: str | Path, report: Report | None = None, pictures: Sequence[Picture] = ()) -> str:

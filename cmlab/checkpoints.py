@@ -68,8 +68,6 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
 
     ``about`` is any JSON-able dictionary: preset, quality, seconds. Raises CheckpointError where the folder cannot be written.
     """
-    from safetensors.torch import save as to_bytes
-
     meta = {
         "format": FORMAT,
         "network": network_name(model.config),
@@ -85,7 +83,21 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
         # Biases and frequencies are few and keep their precision: a rounded frequency is a wrong one at large noise levels.
         to = dtype if dtype is not None and value.ndim > 1 else value.dtype
         weights[name] = value.detach().cpu().to(to).contiguous()
-    path = Path(path)
+    return _write(Path(path), weights, meta)
+
+
+def keep_about(path: str | Path, about: dict[str, Any]) -> Path:
+    """Let a checkpoint say ``about`` of itself from now on; its weights keep their bits. Raises CheckpointError as `save` does."""
+    from safetensors.torch import load_file
+
+    path = resolve(path)
+    meta = read_meta(path)
+    return _write(path, load_file(path), {**meta, "about": about})
+
+
+def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+    from safetensors.torch import save as to_bytes
+
     blob = to_bytes(weights, metadata={"cmlab": json.dumps(meta)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,16 +176,6 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
 
 class WeightsError(ValueError):
     """Weights and the network that they are for differ."""
-
-
-def stored_dtype(path: str | Path) -> torch.dtype:
-    """The precision in which a file keeps its matrices and filters; raises CheckpointError where there are several."""
-    from safetensors.torch import load_file
-
-    found = {value.dtype for value in load_file(path).values() if value.ndim > 1}
-    if len(found) != 1:
-        raise CheckpointError(f"{path} has weights of several precisions: keep the figures in a file with --json")
-    return found.pop()
 
 
 def searched_sigmas(about: Mapping[str, Any], sampler: str, steps: int) -> Tensor | None:

@@ -511,9 +511,11 @@ def test_half_precision_halves_the_file(tmp_path, name):
         return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*.safetensors")))
 
     whole, half = write(tmp_path / name, model()), write(tmp_path / f"half-{name}", model(), half=True)
-    assert size(half) < 0.6 * size(whole)
+    own = name == "a.safetensors"  # whose vectors keep their precision
+    assert size(half) < (0.75 if own else 0.6) * size(whole)
     got = read(half, CM if name == "a.pt" else None)[0].net.state_dict()
-    assert all(torch.equal(v.half().float(), got[k]) for k, v in model().net.state_dict().items())
+    for key, value in model().net.state_dict().items():
+        assert torch.equal(value if own and value.ndim < 2 else value.half().float(), got[key]), key
 
 
 def test_half_precision_refuses_what_it_cannot_hold(tmp_path):
