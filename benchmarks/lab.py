@@ -2,6 +2,7 @@
 
 For every lesson, in a window 1280 pixels wide: what is wider than its place (as committed, and after all cells ran), whether the
 slider, buttons and 3D pictures react, what the browser complains about. One row each; the exit status is 1 where anything is wrong.
+So far only single lessons went through it: a run over all twelve, and --readme, have not come to their end anywhere.
 
     python benchmarks/lab.py                             # all lessons at full size
     python benchmarks/lab.py 05 07 --fast                # two of them, with shrunk work

@@ -88,11 +88,8 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
 
 def keep_about(path: str | Path, about: dict[str, Any]) -> Path:
     """Let a checkpoint say ``about`` of itself from now on; its weights keep their bits. Raises CheckpointError as `save` does."""
-    from safetensors.torch import load_file
-
     path = resolve(path)
-    meta = read_meta(path)
-    return _write(path, load_file(path), {**meta, "about": about})
+    return _write(path, _read_weights(path), {**read_meta(path), "about": about})
 
 
 def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path:
@@ -142,16 +139,20 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
     return meta
 
 
-def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[str, Any]]:
-    """The model (float32, in eval mode) and its header. Takes a path or the name of a bundled checkpoint."""
+def _read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    path = resolve(name_or_path)
-    meta = read_meta(path)
     try:
-        weights = load_file(path)
+        return load_file(path)
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {_one_line(error)}. Copy or train it again") from error
+
+
+def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[str, Any]]:
+    """The model (float32, in eval mode) and its header. Takes a path or the name of a bundled checkpoint."""
+    path = resolve(name_or_path)
+    meta = read_meta(path)
+    weights = _read_weights(path)
     try:
         kind, _ = NETWORKS[meta["network"]]
         known = {f.name for f in fields(kind)}

@@ -136,7 +136,7 @@ def test_error_bar_is_the_spread_over_fresh_samples():
 
 
 def test_they_agree_with_torch_fidelity():
-    pytest.importorskip("torch_fidelity")
+    pytest.importorskip("torch_fidelity", reason="FID is an extra: pip install cmlab[metrics]")
     from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
     fake = Features(normal(300, 8, seed=1, dtype=torch.float32) + 0.3, FAKE.logits.float())
