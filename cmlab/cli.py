@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 
@@ -49,8 +49,10 @@ def train(args: list[str]) -> None:
         print("PRESET, with what 'cmlab train PRESET --help' explains and lets you change, is one of:")
         _print_presets()
         from .chain import CHAINS
+        from .classifier_training import CLASSIFIER_PRESETS
 
         print(f"\nor a chain, from the teacher to the cards of its students: {'  '.join(CHAINS)}")
+        print(f"or a classifier, for 'cmlab evaluate --features': {'  '.join(CLASSIFIER_PRESETS)}")
         if not args:
             raise ValueError("name a preset to train")
         return
@@ -63,6 +65,12 @@ def train(args: list[str]) -> None:
         if name not in chain.CHAINS:
             raise ValueError(unknown("chain", name, chain.CHAINS))
         return chain.run(name, rest)
+    if name.endswith("-classifier"):
+        from . import classifier_training as classifiers
+
+        both = TrainCommand(classifiers.ClassifierOptions(), classifiers.get_classifier_preset(name))
+        command = parse(TrainCommand, rest, f"{prog} {name}", both)
+        return classifiers.run(name, command.preset, command.run, args, choose_device(command.run.device))
     default = presets.get_preset(name)
     if any(word in ("-h", "--help") for word in rest):
         from .cost import cost
@@ -432,5 +440,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def run() -> NoReturn:
+    """The program ``cmlab``: its words, its exit status."""
+    from .processes import leave
+
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -29,11 +29,11 @@ RUN = ["--steps", "20", "--batch", "8", "--lr", "1e-3", "--device", "cpu"]
 def launch(folder: Path, *commands: list[str], world: int = 2) -> list[tuple[int, str]]:
     """``world`` processes, each of which runs the cmlab commands in turn."""
     code = (
-        "import sys, torch.distributed as dist; from cmlab.cli import main\n"
+        "import torch.distributed as dist; from cmlab.cli import main; from cmlab.processes import leave\n"
         "dist.init_process_group('gloo')\n"
         f"status = [main(words) for words in {list(commands)!r}]\n"
         "dist.destroy_process_group()\n"
-        "sys.exit(max(status))"
+        "leave(max(status))"
     )
     return start(folder, code, world)
 
@@ -105,7 +105,7 @@ import torch
 import torch.distributed as dist
 from test_distributed import divided
 
-from cmlab.processes import Processes
+from cmlab.processes import Processes, leave
 from cmlab.runs import RunFolder, read_state
 
 dist.init_process_group("gloo")
@@ -123,6 +123,7 @@ then = again.snapshot().tensors
 assert whole.keys() == then.keys() and all(torch.equal(v, then[k]) for k, v in whole.items()), "not the same bits"
 assert bool(whole) == team.first, "the first process alone keeps them"
 dist.destroy_process_group()
+leave(0)
 """
 
 
