@@ -1,69 +1,20 @@
-"""Train the classifier whose features stand in for Inception's (FD-cls), and put it into cmlab/pretrained/features.
+"""Write the README.md of cmlab/pretrained/features: accuracies, and how FD-cls orders real images that were damaged.
 
-python benchmarks/classifier.py digits         (two minutes, one core; cifar10: an hour)
-python benchmarks/classifier.py --readme       only writes that folder's README.md again: accuracies, and how the distance
-                                               orders real images that were damaged (minutes)
+python benchmarks/classifier.py       (minutes; CIFAR-10 in $CMLAB_DATA)
+
+A classifier itself is made by ``cmlab train cifar10-classifier`` and copied there.
 """
 
-import sys
-import time
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from cmlab.classifier import (
-    PRETRAINED,
-    Classifier,
-    ClassifierConfig,
-    Split,
-    accuracy,
-    classifier_names,
-    load_classifier,
-    resolve_classifier,
-    save_classifier,
-    splits,
-    train_classifier,
-)
+from cmlab.classifier import PRETRAINED, Split, classifier_names, load_classifier, resolve_classifier, splits
+from cmlab.classifier_training import CLASSIFIER_PRESETS
 from cmlab.features import ClassifierFeatures, batches_of, extract, spread
 from cmlab.metrics import Reference, figure, frechet_distance
-
-# Data sets to train on in turn, and how.
-RECIPES = {
-    "digits": (["digits", "digits-color"], ClassifierConfig((24, 48), 1), {"steps": 1500, "shift": 1}),
-    "cifar10": (
-        ["cifar10"],
-        ClassifierConfig((32, 64, 128, 256), 1),
-        {"steps": 12_000, "shift": 4, "flip": True, "smoothing": 0.1, "precision": "bf16"},
-    ),
-}
-
-
-def make(name: str) -> None:
-    sets, config, how = RECIPES[name]
-    divided: dict[str, tuple[Split, Split, str]] = {data: splits(data) for data in sets}
-    started = time.perf_counter()
-    model: Classifier | None = None
-    for state in train_classifier([divided[data][0] for data in sets], config, **how):
-        step, loss, model = state
-        if step % 250 == 0:
-            print(f"step {step} loss {loss:.4f}", flush=True)
-    assert model is not None
-    seconds = round(time.perf_counter() - started, 1)
-    class_names = list(divided[sets[0]][0].data.class_names)
-    about = {
-        "data": sets,
-        "class_names": class_names,
-        "command": f"python benchmarks/classifier.py {name}",
-        "seconds": seconds,
-        **how,
-    }
-    path = save_classifier(PRETRAINED / f"{name}.safetensors", model, about)
-    stored = load_classifier(path).model  # rounded to half precision: its accuracy is the one that counts
-    about["accuracy"] = {data: round(accuracy(stored, divided[data][1]), 4) for data in sets}
-    save_classifier(path, model, about)
-    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB, {seconds} s, held-out accuracy {about['accuracy']}")
 
 
 def damaged(name: str) -> tuple[Split, dict[str, Tensor]]:
@@ -88,7 +39,7 @@ def damaged(name: str) -> tuple[Split, dict[str, Tensor]]:
 def order_table(name: str) -> list[str]:
     """How FD-cls ranks real images and damaged ones, as Markdown; raises RuntimeError where it does not rank as it should."""
     extractor = ClassifierFeatures(name)
-    first, sets = damaged(RECIPES[name][0][0])
+    first, sets = damaged(CLASSIFIER_PRESETS[f"{name}-classifier"].data[0])
     reference = Reference(extract(extractor, batches_of(first, 256)))
     found = {what: figure(frechet_distance, extract(extractor, x.split(256)), reference, 20) for what, x in sets.items()}
     for kind in ("blurred", "with noise", "without"):  # each kind from little to much
@@ -134,7 +85,4 @@ def write_readme() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for argument in sys.argv[1:]:
-        if argument != "--readme":
-            make(argument)
     write_readme()

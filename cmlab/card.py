@@ -12,7 +12,7 @@ from .report import Report, figure_table
 
 KNOWN = (
     "preset", "data", "data_title", "command", "seconds", "device", "machine", "threads", "images", "quality", "measured",
-    "licence", "two_steps", "loss_curve", "fd_curve",
+    "licence", "two_steps", "loss_curve", "fd_curve", "precision",
 )  # fmt: skip
 CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
@@ -97,6 +97,7 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
 def _training(about: dict[str, Any]) -> str:
     where = [str(about.get("machine") or about["device"])] if "device" in about else []
     where += [f"{about['threads']} thread{'s' * (about['threads'] != 1)}"] if "threads" in about else []
+    where += [about["precision"]] if "precision" in about else []
     seconds, images = about["seconds"], about.get("images")
     took = f"{seconds / 3600:.1f} hours" if isinstance(seconds, int | float) and seconds >= 5400 else f"{seconds} s"
     seen = f"{images:,} images in " if isinstance(images, int) else ""

@@ -1,17 +1,18 @@
-"""Small image classifiers whose features stand in for Inception's where that cannot be had, and the training that made them.
+"""Small image classifiers whose features stand in for Inception's where that cannot be had.
 
 A distance on them is called FD-cls, never FID: it compares samples of one data set with each other, and with no published figure.
+Their training is in classifier_training.py.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,8 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = nn.BatchNorm2d(c_in), nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
         self.norm2, self.conv2 = nn.BatchNorm2d(c_out), nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
-        self.skip = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out else nn.Identity()
+        same = c_in == c_out and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.norm1(x))
@@ -138,67 +140,7 @@ def _only(split: Split, names: tuple[str, ...], what: str) -> Split:
     return Split(data, index[index >= 0])
 
 
-# --- training --------------------------------------------------------------------------------------------------------------
-
-
-def _shifted(pixels: Tensor, generator: torch.Generator, reach: int, flip: bool) -> Tensor:
-    """Each image moved by up to ``reach`` pixels, its edge repeated, and perhaps mirrored."""
-    n, _, h, w = pixels.shape
-    padded = F.pad(pixels.float(), [reach] * 4, mode="replicate")
-    dy, dx = torch.randint(2 * reach + 1, (2, n, 1), generator=generator)
-    rows, columns = (torch.arange(h) + dy)[:, None, :, None], (torch.arange(w) + dx)[:, None, None, :]
-    out = padded[torch.arange(n)[:, None, None, None], torch.arange(pixels.shape[1])[:, None, None], rows, columns]
-    if flip:
-        mirrored = torch.rand(n, generator=generator) < 0.5
-        out[mirrored] = out[mirrored].flip(3)
-    return out
-
-
-def train_classifier(
-    train: list[Split],
-    config: ClassifierConfig,
-    *,
-    steps: int,
-    batch: int = 128,
-    lr: float = 3e-3,
-    weight_decay: float = 0.05,
-    shift: int = 1,
-    flip: bool = False,
-    smoothing: float = 0.0,
-    precision: Literal["float32", "bf16"] = "float32",
-    seed: int = 0,
-) -> Iterator[tuple[int, float, Classifier]]:
-    """Train a classifier by AdamW, each batch from one of the ``train`` sets in turn; yields (step, loss, classifier).
-
-    Grey sets are trained on with three equal channels when another set has colours. ``shift`` and ``flip`` move and mirror the
-    images, ``smoothing`` is the share of each label that all classes get. The learning rate rises for a tenth of the steps and
-    falls to 0 as a cosine. ``precision`` is the networks' own in training; weights are float32.
-    """
-    shape = max((split.data.shape for split in train), key=lambda s: s[0])
-    classes = train[0].data.classes
-    with global_seed(seed):
-        model = Classifier(config, shape, classes).train().to(memory_format=torch.channels_last)  # pyright: ignore
-    generator = torch.Generator().manual_seed(seed)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1, cycle_momentum=False)
-    whole = [(fit_channels(split.pixels(slice(None)), shape), split.label) for split in train]
-    for step in range(steps):
-        pixels, label = whole[step % len(whole)]
-        assert label is not None, "a classifier needs labels"
-        pick = torch.randint(len(pixels), (batch,), generator=generator)
-        moved = _shifted(pixels[pick], generator, shift, flip).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(moved)[1]
-        loss = F.cross_entropy(logits.float(), label[pick], label_smoothing=smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield step + 1, float(loss.detach()), model
-    model.eval()
+# --- use -----------------------------------------------------------------------------------------------------------------
 
 
 def fit_channels(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:

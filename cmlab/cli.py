@@ -71,6 +71,11 @@ def train(args: list[str]) -> None:
         both = TrainCommand(classifiers.ClassifierOptions(), classifiers.get_classifier_preset(name))
         command = parse(TrainCommand, rest, f"{prog} {name}", both)
         return classifiers.run(name, command.preset, command.run, args, choose_device(command.run.device))
+    if name not in presets.PRESETS:
+        from .chain import CHAINS
+        from .classifier_training import CLASSIFIER_PRESETS
+
+        raise ValueError(unknown("preset", name, [*presets.PRESETS, *CHAINS, *CLASSIFIER_PRESETS]))
     default = presets.get_preset(name)
     if any(word in ("-h", "--help") for word in rest):
         from .cost import cost
@@ -310,9 +315,9 @@ def evaluate(args: list[str]) -> None:
 
 
 def theory(args: list[str]) -> None:
-    from .cli_theory import measure
+    from .cli_theory import command
 
-    measure(parse(TheoryOptions, args, "cmlab theory"))
+    command(parse(TheoryOptions, args, "cmlab theory"))
 
 
 def convert(args: list[str]) -> None:

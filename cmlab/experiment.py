@@ -38,7 +38,8 @@ class Preset:
         flip: mirror half of the images.
         resolution: side that pictures from files are brought to; 0 for their own.
         accumulate: parts that a batch is split in, to save memory.
-        precision: in what the networks compute; weights and averages are float32.
+        precision: in what the networks compute; weights and averages are float32. "auto" is bf16 where the device computes in it,
+            else float32.
         channels_last: order the numbers of images and filters by pixel: faster for image networks. Always so on a GPU.
         seed: fixes the initial weights and every draw.
         half: store the weights in half precision.

@@ -329,7 +329,7 @@ class InfoOptions:
 class TrainCommand:
     """What 'cmlab train PRESET' takes: where to write, and the preset's fields."""
 
-    run: Annotated[TrainOptions, tyro.conf.arg(name="")]
+    run: Annotated[Any, tyro.conf.arg(name="")]
     preset: Annotated[Any, tyro.conf.arg(name="")]
 
 

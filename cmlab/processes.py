@@ -110,8 +110,8 @@ def leave(status: int) -> NoReturn:
     """End this program with ``status``: to be called last, when all files are closed.
 
     One of several processes ends without the interpreter's own tidying up. torch's caches keep the mesh of divided weights, and so
-    the threads of the process group, beyond ``destroy_process_group`` (seen in torch 2.14); once in some hundred runs one of them met
-    the dying interpreter and aborted a process whose work was done, and the launcher reported a failure.
+    the threads of the process group, beyond ``destroy_process_group`` (seen in torch 2.14). Once in some hundred runs a process
+    whose work was done was aborted on its way out, most likely by one of them, and the launcher reported a failure.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         for stream in (sys.stdout, sys.stderr):

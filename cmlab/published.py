@@ -62,7 +62,7 @@ _SCM = replace(
 
 _SMALL = Preset(
     "cifar10:automobile,horse,ship", EDMLoss(), UNetConfig(48, (1, 2), blocks=1, resample="pool", patch=2, time_scale=1.0),
-    31_250, 32, "adam", 2e-3, "wsd", 0.01, beta2=0.99, ema=0.0, halflife=0.03, flip=True, precision="bf16",
+    31_250, 32, "adam", 2e-3, "wsd", 0.01, beta2=0.99, ema=0.0, halflife=0.03, flip=True, precision="auto",
     channels_last=True,
 )  # fmt: skip
 _SMALL_STUDENT = replace(

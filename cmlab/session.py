@@ -24,7 +24,7 @@ from .options import TrainOptions
 from .presets import Preset
 from .processes import ALONE, Processes, from_environment, joined
 from .runs import Curves, RunFolder, check_unchanged, flatten, read_state
-from .trainer import Snapshot
+from .trainer import Precision, Snapshot, has_bf16, usable_precision
 from .training import TrainState
 
 GRID = 64  # pictures, or points times 16, that --grid-every draws
@@ -78,9 +78,50 @@ def train(name: str, preset: Preset, o: TrainOptions, device: torch.device, word
         raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
     processes = from_environment(o.shard)
     processes.rows(preset.batch)
+    # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
+    preset = replace(preset, precision=choose_precision(preset.precision, device, processes.first))
     torch.set_num_threads(o.threads)
     with joined(processes, device), Stop().watching() as stop:
         _Session(name, preset, o, device, words, processes, stop).run()
+
+
+def choose_precision(precision: Precision, device: torch.device, tell: bool) -> Precision:
+    """See `usable_precision`; a line about bf16 that is only emulated, where ``tell``."""
+    if precision == "bf16" and tell and not has_bf16(device):
+        print("cmlab: bf16 is emulated here and slower than float32: --precision auto takes what is fast", file=sys.stderr)
+    return usable_precision(precision, device)
+
+
+def where_to_start(folder: RunFolder, target: Path, resume: bool, overwrite: bool) -> str:
+    """The state's file to continue from, "" to begin, or "finished"; raises ValueError where neither option says what to do."""
+    from .common import new_file
+
+    states = folder.states()
+    if resume and states:
+        new_file(target, overwrite=True)
+        _, path, wrong = folder.newest()
+        for line in wrong:
+            print(f"cmlab: {line}: taking the one before", file=sys.stderr)
+        return str(path)
+    if resume and target.is_file():
+        return "finished"
+    if states and not overwrite:
+        raise ValueError(
+            f"{folder.path} holds an unfinished run, saved at step {int(states[0].stem.rpartition('-')[2])}: "
+            "pass --resume to continue it, or --overwrite to start anew"
+        )
+    new_file(target, overwrite)
+    return ""
+
+
+def stopped(number: int, step: int, steps: int, folder: RunFolder, words: list[str]) -> Interrupted:
+    """What a run that was asked to stop by signal ``number`` ends with. ``words``: the command line's after 'cmlab train'."""
+    kept = [word for word in words if word not in ("--overwrite", "--resume")]
+    return Interrupted(
+        128 + number,
+        f"stopped by {signal.Signals(number).name} after step {step} of {steps}, state saved in "
+        f"{folder.path}. Continue with: {' '.join(['cmlab train', *kept, '--resume'])}",
+    )
 
 
 class _Session:
@@ -120,7 +161,7 @@ class _Session:
         answer, error = "", None
         if self.processes.first:
             try:
-                answer = self._decide()
+                answer = where_to_start(self.folder, self.target, self.o.resume, self.o.overwrite)
             except (ValueError, OSError) as e:
                 error = e
         answer, failed = self.processes.share((answer, error is not None))  # pyright: ignore[reportGeneralTypeIssues]
@@ -129,26 +170,6 @@ class _Session:
         if failed:
             raise SystemExit(1)  # the first process says why
         return answer
-
-    def _decide(self) -> str:
-        from .common import new_file
-
-        states = self.folder.states()
-        if self.o.resume and states:
-            new_file(self.target, overwrite=True)
-            _, path, wrong = self.folder.newest()
-            for line in wrong:
-                print(f"cmlab: {line}: taking the one before", file=sys.stderr)
-            return str(path)
-        if self.o.resume and self.target.is_file():
-            return "finished"
-        if states and not self.o.overwrite:
-            raise ValueError(
-                f"{self.folder.path} holds an unfinished run, saved at step {int(states[0].stem.rpartition('-')[2])}: "
-                "pass --resume to continue it, or --overwrite to start anew"
-            )
-        new_file(self.target, self.o.overwrite)
-        return ""
 
     def _resume(self, path: Path) -> Snapshot:
         if not path.is_file():
@@ -232,12 +253,7 @@ class _Session:
                 self._save(state)
             self.saved = time.monotonic()
         if stopping:
-            number = self.stop.number or signal.SIGTERM
-            raise Interrupted(
-                128 + number,
-                f"stopped by {signal.Signals(number).name} after step {state.step} of {self.preset.steps}, state saved in "
-                f"{self.folder.path}. Continue with: {self._again()}",
-            )
+            raise stopped(self.stop.number or signal.SIGTERM, state.step, self.preset.steps, self.folder, self.words)
 
     def _plan(self, step: int, model: Denoiser) -> tuple[str, int]:
         """Sampler and number of steps for what the model is after ``step``."""
@@ -262,10 +278,6 @@ class _Session:
         if log:
             log.add_scalar("FD-cls", fd, step)
         tqdm.write(f"step {step}: FD-cls {fd:.4g} of {FD_SAMPLES} samples, {sampler} with {steps} step{'s' * (steps > 1)}")
-
-    def _again(self) -> str:
-        kept = [word for word in self.words if word not in ("--overwrite", "--resume")]
-        return " ".join(["cmlab train", *kept, "--resume"])
 
     def _save(self, state: TrainState) -> None:
         tensors, facts = state.snapshot()

@@ -1,6 +1,7 @@
 """What a training moves, and one optimisation step of it."""
 
 import copy
+import platform
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,13 +20,29 @@ from .objective import Averaging, Loss
 from .processes import ALONE, Processes
 
 Optimizer = Literal["radam", "adam", "adamw"]
-Precision = Literal["float32", "bf16", "fp16"]
+Precision = Literal["float32", "bf16", "fp16", "auto"]
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "radam": torch.optim.RAdam,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` computes in bfloat16 itself: emulated, it is slower than float32, on an AVX2 processor eight times."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def usable_precision(precision: Precision, device: torch.device) -> Precision:
+    """``precision``, and for "auto" what is fast on ``device``: bf16 where it `has_bf16`, else float32."""
+    return precision if precision != "auto" else "bf16" if has_bf16(device) else "float32"
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,8 @@ class Trainer:
         clip: largest norm of the gradient, longer ones are shortened; 0 for none.
         ema: decay per step of the averaged weights, or its `HalfLife`; several give several averages.
         teacher: the diffusion model of a distilling loss.
-        precision: in what the networks compute; weights, averages and optimizer stay in float32. "fp16" scales its losses.
+        precision: in what the networks compute; weights, averages and optimizer stay in float32. "fp16" scales its losses, "auto"
+            is bf16 where the device computes in it (`has_bf16`), else float32.
         compile: let torch compile the networks; not for losses that differentiate forwards.
         processes: those that share each step; each is given its own rows, and with ``processes.shard`` its part of all weights.
 
@@ -143,6 +161,8 @@ class Trainer:
             raise ValueError("this loss distils a teacher: pass teacher=, a trained diffusion model or an oracle")
         if teacher is not None and not loss.needs_teacher:
             raise ValueError("this loss has no use for a teacher: leave it out, or choose a loss that distils")
+        device = next(model.parameters()).device
+        precision = usable_precision(precision, device)
         for name, value, known in (("optimizer", optimizer, OPTIMIZERS), ("precision", precision, PRECISIONS)):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
@@ -158,7 +178,7 @@ class Trainer:
             raise ValueError(f"ema must be one or more decays in [0, 1] or half-lives, got {ema}")
         self.options = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, beta2)}
         self.kind, self.clip, self.compile = OPTIMIZERS[optimizer], clip, compile
-        device, self.shards = next(model.parameters()).device, None
+        self.shards = None
         if processes.shard:
             from .sharding import Shards
 

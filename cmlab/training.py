@@ -15,6 +15,7 @@ from .augment import Augment
 from .data import Data
 from .denoiser import Denoise, Denoiser
 from .losses import DenoisingLoss, ProgressiveLoss
+from .networks.layers import orders_by_pixel
 from .noise import BatchDraws, global_seed, usable_device
 from .objective import Loss
 from .processes import ALONE, Processes
@@ -111,7 +112,8 @@ def fit(
         label_dropout: the part of labels that is replaced by "no class", so that the model can be guided without a classifier.
         augment: EDM's augmentation of images, for denoising losses and networks that are told of it.
         accumulate: split each batch in this many parts; the gradient is that of the whole batch.
-        channels_last: keep images and filters ordered by pixel, which is faster; on a GPU that is always so.
+        channels_last: keep images and filters ordered by pixel, which is faster; on a GPU that is always so, and on a CPU never
+            for networks that torch cannot train so (`orders_by_pixel`).
         max_skipped: steps whose loss or gradient is not finite are left out; after this many in a row training stops.
         every: yield after every so many steps, or after those that it says, and after the last.
         resume: what `TrainState.snapshot` gave after some step of the same training, which continues from there.
@@ -138,6 +140,7 @@ def fit(
     images = len(data.shape) == 3 and (channels_last or device.type == "cuda")
     if channels_last and not images:
         raise ValueError("channels_last is for images: leave it out")
+    images = images and orders_by_pixel(model, device)
     model.to(device).train()
     for network in (model, teacher) if images and not processes.shard else ():  # torch divides weights in their own order alone
         if isinstance(network, nn.Module):

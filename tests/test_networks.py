@@ -12,7 +12,7 @@ from conftest import TINY, normal, randomise
 from cmlab.networks import NETWORKS, MLPConfig, SongUNetConfig, UNetConfig, build_network, network_name
 from cmlab.networks.adm import Attention
 from cmlab.networks.attention import attend, attention, in_forward_mode
-from cmlab.networks.layers import Norm, positional_features, time_features
+from cmlab.networks.layers import Norm, orders_by_pixel, positional_features, time_features
 from cmlab.networks.song import Conv2d
 
 # Every branch of every network, with attention wherever there can be some.
@@ -469,3 +469,11 @@ def test_unet_module_names_are_those_of_the_published_checkpoints():
         "output_blocks.0.0.skip_connection.weight",
         "out.2.weight",
     } <= names
+
+
+def test_filters_of_odd_widths_keep_their_order_on_a_cpu():
+    point, wide = torch.nn.Conv2d(8, 16, 1), torch.nn.Conv2d(3, 6, 3)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert orders_by_pixel(torch.nn.Sequential(point, wide), cpu)
+    for odd in (torch.nn.Conv2d(8, 6, 1), torch.nn.Conv2d(3, 8, 1)):
+        assert not orders_by_pixel(torch.nn.Sequential(point, odd), cpu) and orders_by_pixel(odd, cuda)

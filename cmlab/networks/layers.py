@@ -74,3 +74,15 @@ def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tenso
     if recompute and torch.is_grad_enabled() and not in_forward_mode():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)
+
+
+def orders_by_pixel(model: nn.Module, device: torch.device) -> bool:
+    """Whether ``model`` may be trained with images and filters ordered by pixel (channels last) on ``device``.
+
+    Not on a CPU with 1x1 convolutions whose channels are no multiples of 8: oneDNN writes beyond their gradient
+    there (torch 2.14, AVX2, jit_avx2_1x1_convolution_bwd_weights under valgrind), and the process dies later.
+    """
+    if device.type != "cpu":
+        return True
+    points = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
+    return all(m.in_channels % 8 == m.out_channels % 8 == 0 for m in points)

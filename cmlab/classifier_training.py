@@ -1,0 +1,278 @@
+"""Training of the classifiers whose features stand in for Inception's: ``cmlab train cifar10-classifier``.
+
+A run stops, saves and continues to the same bits as those of the generative models do (session.py), with states of the same kind.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._version import __version__
+from .classifier import Classifier, ClassifierConfig, Split, accuracy, fit_channels, load_classifier, save_classifier, splits
+from .common import machine
+from .data import unknown
+from .networks.layers import orders_by_pixel
+from .noise import global_seed
+from .runs import RunFolder, check_unchanged, flatten, read_state
+from .session import TELL, Stop, choose_precision, stopped, where_to_start
+from .trainer import Snapshot, usable_precision
+
+LOOK = 50  # steps between looks at the clock and at signals
+
+
+@dataclass(frozen=True)
+class ClassifierPreset:
+    """How a classifier is trained.
+
+    Args:
+        data: names of data sets, or paths of their files; batches come from each in turn.
+        network: its size.
+        steps: optimizer steps.
+        batch: images per step.
+        lr: largest learning rate of AdamW; it rises for a tenth of the steps and falls to 0 as a cosine.
+        weight_decay: of the matrices.
+        shift: pixels by which images are moved at random.
+        flip: mirror half of the images.
+        smoothing: share of each label that all classes get.
+        precision: in what the network computes; weights are float32. "auto" is bf16 where the device computes in it.
+        seed: fixes the initial weights and every draw.
+    """
+
+    data: tuple[str, ...]
+    network: ClassifierConfig
+    steps: int
+    batch: int = 128
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    shift: int = 1
+    flip: bool = False
+    smoothing: float = 0.0
+    precision: Literal["float32", "bf16", "auto"] = "float32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Train a classifier and write runs/NAME.safetensors, for 'cmlab evaluate --features runs/NAME.safetensors'.
+
+    Args:
+        out: folder for the classifier, and for a folder NAME with the states of a run that is not finished.
+        overwrite: replace a classifier of the same name, or the states of an unfinished run.
+        resume: continue an unfinished run, to the same bits on a CPU; where there is none, begin.
+        save_minutes: save the state when so many minutes have passed; 0 for never. SIGTERM and Ctrl-C always save it.
+        keep: number of states that are kept.
+        device: "auto" takes a GPU where there is one.
+        threads: CPU threads.
+    """
+
+    out: Path = Path("runs")
+    overwrite: bool = False
+    resume: bool = False
+    save_minutes: float = 10.0
+    keep: int = 2
+    device: str = "auto"
+    threads: int = 1
+
+
+class ClassifierState(NamedTuple):
+    """What `train_classifier` yields after ``step`` steps: ``loss`` of the last one; live objects, that the next step changes."""
+
+    step: int
+    loss: float
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    generator: torch.Generator
+
+    def snapshot(self) -> Snapshot:
+        """All that `train_classifier` needs to continue from here to the same bits (``resume=``)."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()} | {"generator": self.generator.get_state()}
+        for name, p in self.model.named_parameters():
+            tensors |= {f"optimizer.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
+        return Snapshot(tensors, {"step": self.step, "loss": self.loss, "schedule": self.schedule.state_dict()})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to where ``snapshot`` was taken."""
+        tensors, facts = snapshot
+        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        self.generator.set_state(tensors["generator"])
+        for name, p in self.model.named_parameters():
+            mine = f"optimizer.{name}."
+            state = {k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)}
+            # torch keeps the moments where the weights are and in their order, the count of steps on the CPU.
+            self.optimizer.state[p] = {k: v if v.ndim == 0 else torch.empty_like(p).copy_(v) for k, v in state.items()}
+        self.schedule.load_state_dict(facts["schedule"])
+        for group, lr in zip(self.optimizer.param_groups, facts["schedule"]["_last_lr"], strict=True):
+            group["lr"] = lr
+
+
+def _shifted(pixels: Tensor, generator: torch.Generator, reach: int, flip: bool) -> Tensor:
+    """Each image moved by up to ``reach`` pixels, its edge repeated, and perhaps mirrored."""
+    n, _, h, w = pixels.shape
+    padded = F.pad(pixels.float(), [reach] * 4, mode="replicate")
+    dy, dx = torch.randint(2 * reach + 1, (2, n, 1), generator=generator)
+    rows, columns = (torch.arange(h) + dy)[:, None, :, None], (torch.arange(w) + dx)[:, None, None, :]
+    out = padded[torch.arange(n)[:, None, None, None], torch.arange(pixels.shape[1])[:, None, None], rows, columns]
+    if flip:
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        out[mirrored] = out[mirrored].flip(3)
+    return out
+
+
+def train_classifier(
+    train: list[Split], preset: ClassifierPreset, *, resume: Snapshot | None = None, device: torch.device | str = "cpu"
+) -> Iterator[ClassifierState]:
+    """Train a classifier by AdamW on ``train``, the training images of ``preset.data``; yields after every step.
+
+    Grey sets are trained on with three equal channels when another set has colours. Raises ValueError for sets without classes
+    or of different ones.
+    """
+    shape = max((split.data.shape for split in train), key=lambda s: s[0])
+    _check_classes(train, preset)
+    device = torch.device(device)
+    precision = usable_precision(preset.precision, device)
+    with global_seed(preset.seed):
+        model = Classifier(preset.network, shape, train[0].data.classes).train()
+    order = torch.channels_last if orders_by_pixel(model, device) else torch.contiguous_format
+    model.to(device).to(memory_format=order)  # pyright: ignore[reportCallIssue]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": preset.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=preset.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, preset.lr, total_steps=preset.steps, pct_start=0.1, cycle_momentum=False
+    )
+    state = partial(ClassifierState, model=model, optimizer=optimizer, schedule=schedule)
+    generator = torch.Generator().manual_seed(preset.seed)
+    if resume is not None:
+        state(0, 0.0, generator=generator).restore(resume)
+    whole = [(fit_channels(split.pixels(slice(None)), shape), cast(Tensor, split.label)) for split in train]
+    for step in range(resume.facts["step"] if resume else 0, preset.steps):
+        pixels, label = whole[step % len(whole)]
+        pick = torch.randint(len(pixels), (preset.batch,), generator=generator)
+        moved = _shifted(pixels[pick], generator, preset.shift, preset.flip).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(moved.contiguous(memory_format=order))[1]
+        loss = F.cross_entropy(logits.float(), label[pick].to(device), label_smoothing=preset.smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield state(step + 1, float(loss.detach()), generator=generator)
+    model.eval()
+
+
+def _check_classes(train: list[Split], preset: ClassifierPreset) -> None:
+    for name, split in zip(preset.data, train, strict=True):
+        if split.label is None or split.data.class_names != train[0].data.class_names:
+            raise ValueError(f"{name} has not the classes of {preset.data[0]}: a classifier needs images of the same classes")
+
+
+# --- the command -----------------------------------------------------------------------------------------------------------
+
+
+def run(name: str, preset: ClassifierPreset, o: ClassifierOptions, words: list[str], device: torch.device) -> None:
+    """Train ``preset`` into ``o.out``/NAME.safetensors. ``words``: the command line's after 'cmlab train'."""
+    from tqdm import tqdm
+
+    _check(preset, o)
+    preset = replace(preset, precision=cast(Any, choose_precision(preset.precision, device, True)))
+    target, folder = o.out / f"{name}.safetensors", RunFolder(o.out / name, o.keep)
+    start = where_to_start(folder, target, o.resume, o.overwrite)
+    if start == "finished":
+        print(f"{target}: this run is finished. Next: cmlab evaluate SOURCE --features {target}")
+        return
+    resume, spent = None, {"seconds": 0.0, "cpu_seconds": 0.0}
+    if start:
+        resume = read_state(Path(start))
+        check_unchanged(resume.facts["preset"], flatten(preset), Path(start))
+        spent = resume.facts["spent"]
+        print(f"continuing at step {resume.facts['step']} of {preset.steps}, from {start}", flush=True)
+    else:
+        folder.clear()
+    divided = {data: splits(data) for data in preset.data}
+    _check_classes([train for train, _, _ in divided.values()], preset)
+    torch.set_num_threads(o.threads)
+    clock, work = time.perf_counter(), time.process_time()
+
+    def so_far() -> dict[str, float]:
+        now = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - work}
+        return {k: spent[k] + v for k, v in now.items()}
+
+    state, saved, told = None, time.monotonic(), time.monotonic()
+    first = resume.facts["step"] if resume else 0
+    with Stop().watching() as stop, tqdm(total=preset.steps, initial=first, unit="step", desc=name) as bar:
+        for state in train_classifier([train for train, _, _ in divided.values()], preset, resume=resume, device=device):
+            if state.step % LOOK and state.step < preset.steps and not stop.number:
+                continue
+            bar.update(state.step - bar.n)
+            bar.set_postfix(loss=f"{state.loss:.4f}")
+            if bar.disable and time.monotonic() - told > TELL:
+                told = time.monotonic()
+                print(f"{name}: step {state.step} of {preset.steps}, loss {state.loss:.4f}", flush=True)
+            late = o.save_minutes > 0 and time.monotonic() - saved > 60 * o.save_minutes
+            if state.step < preset.steps and (stop.number or late):
+                tensors, facts = state.snapshot()
+                facts |= {"preset": flatten(preset), "spent": so_far(), "cmlab": __version__}
+                folder.save(Snapshot(tensors, facts))
+                saved = time.monotonic()
+            if state.step < preset.steps and stop.number:
+                raise stopped(stop.number, state.step, preset.steps, folder, words)
+    assert state is not None
+    facts = {k: v for k, v in flatten(preset).items() if not k.startswith("network")}
+    about = facts | {k: round(v, 1) for k, v in so_far().items()}
+    about |= {"command": " ".join(["cmlab train", *words]), "machine": machine(device), "device": str(device), "threads": o.threads}
+    about["class_names"] = list(next(iter(divided.values()))[0].data.class_names)
+    model = state.model.cpu()
+    save_classifier(target, model, about)
+    stored = load_classifier(target).model  # rounded to half precision: its accuracy is the one that counts
+    about["accuracy"] = {data: round(accuracy(stored, test), 4) for data, (_, test, _) in divided.items()}
+    save_classifier(target, model, about)
+    folder.clear()
+    known = ", ".join(f"{share:.2%} of held-out {data}" for data, share in about["accuracy"].items())
+    print(
+        f"{target}: {known}, {target.stat().st_size / 1e3:.0f} kB, {about['seconds']:.0f} s. "
+        f"Next: cmlab evaluate SOURCE --features {target}"
+    )
+
+
+def _check(preset: ClassifierPreset, o: ClassifierOptions) -> None:
+    for where in (preset, o):
+        for field in ("steps", "batch", "keep", "threads"):
+            if getattr(where, field, 1) < 1:
+                raise ValueError(f"--{field} must be at least 1, got {getattr(where, field)}")
+    if preset.steps < 2:
+        raise ValueError("--steps must be at least 2: the learning rate rises, then falls")
+    if preset.shift < 0 or not 0 <= preset.smoothing < 1 or o.save_minutes < 0:
+        raise ValueError(
+            f"--shift and --save-minutes are at least 0 and --smoothing lies in [0, 1), got {preset.shift}, {o.save_minutes} "
+            f"and {preset.smoothing}"
+        )
+    if not preset.data:
+        raise ValueError("--data needs at least one data set")
+    if not preset.network.channels or min(*preset.network.channels, preset.network.blocks) < 1:
+        raise ValueError("--network.channels and --network.blocks are at least 1")
+    if o.resume and o.overwrite:
+        raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
+
+
+CLASSIFIER_PRESETS = {
+    "digits-classifier": ClassifierPreset(("digits", "digits-color"), ClassifierConfig((24, 48), 1), 1500),
+    "cifar10-classifier": ClassifierPreset(
+        ("cifar10",), ClassifierConfig((32, 64, 128, 256), 1), 12_000, shift=4, flip=True, smoothing=0.1, precision="auto"
+    ),
+}
+
+
+def get_classifier_preset(name: str) -> ClassifierPreset:
+    """The preset ``name``; raises ValueError with the nearest name for an unknown one."""
+    if name not in CLASSIFIER_PRESETS:
+        raise ValueError(unknown("classifier preset", name, CLASSIFIER_PRESETS))
+    return CLASSIFIER_PRESETS[name]
