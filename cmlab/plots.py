@@ -242,7 +242,9 @@ def trajectories_3d(path: Tensor, sigmas: Tensor, title: str = "") -> "go.Figure
             "xaxis": {"title": "ln σ", "autorange": "reversed"},
             "yaxis": {"title": "x₁/√(σ²+½²)", "nticks": 5},
             "zaxis": {"title": "x₂/√(σ²+½²)", "nticks": 5},
-            "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}},
+            # All ticks and names stay inside a picture 560 pixels wide; "auto" would make the long axis run out of it.
+            "aspectmode": "manual", "aspectratio": {"x": 1.4, "y": 1, "z": 1},
+            "camera": {"eye": {"x": 1.7, "y": 1.9, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.2}},
         },
     )  # fmt: skip
     return figure

@@ -161,8 +161,8 @@ def explore(
     figures = {k: draw(values[k]) for k in wanted}
     # The slider shows a picture at its full size; the small multiples alone, in a committed file, can do with fewer pixels.
     images = {k: _img(figure, alt(values[k]), dpi=110 if live() else 72) for k, figure in figures.items()}
-    # A window 1280 pixels wide leaves 360 for each of three columns: too small for the words in a figure over 6 inches.
-    wide = max(figure.get_figwidth() for figure in figures.values()) > 6
+    # A window 1280 pixels wide leaves 360 for each of three columns: too small for the words in a figure over 5.5 inches.
+    wide = max(figure.get_figwidth() for figure in figures.values()) > 5.5
     style = f"margin:0;flex:1 1 {40 if wide else 30}%;max-width:{49 if wide else 33}%"
     labels = [f"{name} = {value}" for value in values]
     tiles = "".join(f'<figure style="{style}">{images[k]}<figcaption>{escape(labels[k])}</figcaption></figure>' for k in chosen)
@@ -176,11 +176,11 @@ def _slider(name: str, labels: Sequence[str], pages: Sequence[str]) -> None:
     import ipywidgets
     from IPython.display import display
 
-    # As much room as the name needs: by default it is cut after some ten letters.
+    # As much room as the name needs: by default it is cut after some ten letters. The handle is white by default, on white too.
     slider = ipywidgets.SelectionSlider(
         options=[(text, k) for k, text in enumerate(labels)],
         description=name,
-        style={"description_width": "initial"},
+        style={"description_width": "initial", "handle_color": "#0072B2"},
         layout={"width": "min(100%, 480px)"},
     )
     picture = ipywidgets.HTML(pages[0])

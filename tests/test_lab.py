@@ -25,3 +25,5 @@ def test_a_lesson_fits_the_window_and_its_slider_moves():
         assert clicked == predictions != "0"
         assert lesson.too_wide() == []
         assert lesson.complaints == []
+        with pytest.raises(lab.Late, match="11: waited 1 s for what never comes: 0 cells to go, kernel idle and connected"):
+            lesson.wait("() => false", "what never comes", seconds=1)
