@@ -23,6 +23,7 @@ import torch
 
 from cmlab import apphandlers as handlers
 from cmlab import appplane as plane
+from cmlab import apptheory as theory
 from cmlab import appview as view
 from cmlab.apphandlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from cmlab.apppaint import is_painted
@@ -336,6 +337,45 @@ def plane_tab(tab: gr.Tab) -> None:
     distribution.change(lambda d: gr.ImageEditor(paper, visible=d == view.DRAWN), distribution, drawing, **QUIET)
 
 
+def theory_tab() -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            choices = [(name, e) for e, name in theory.EXPERIMENTS.items()]
+            experiment = gr.Radio(choices, value="thm1", label="Experiment", elem_id="experiment")
+            data = gr.Dropdown(list(theory.DATA), value="soft3", label="Distribution", info="soft3: three broad Gaussians")
+            solver = gr.Radio(list(theory.SOLVERS), value="heun", label="Solver", elem_id="solver")
+            beside = [("none", ""), *((name, name) for name in theory.models())]
+            model = gr.Dropdown(beside, value="", label="A trained model beside it", info="on its own distribution")
+            distance = gr.Radio(list(theory.DISTANCES), value="l2", label="Distance", visible=False)
+            target = gr.Radio(
+                [("another network", "other"), ("the online network", "online")], value="other", label="Target", visible=False
+            )
+            starts = theory.starts() or ["8gaussians-edm"]
+            usual = "8gaussians-edm" if "8gaussians-edm" in starts else starts[0]
+            start_from = gr.Dropdown(starts, value=usual, label="Gradient at", visible=False)
+            weight = gr.Radio(list(theory.WEIGHTS), value="1", label="Weight of the loss", visible=False)
+            seed = seed_box("Seed", 0)
+            go = gr.Button("Measure", variant="primary", elem_id="theorem-go")
+        with gr.Column(scale=3):
+            about = gr.Markdown(theory.HELP["thm1"])
+            picture = panel("Measured", "Errors or losses against the number of levels", "theorem", "wide", name="Figure")
+            caption = caption_box("Conclusion", elem_id="theorem-says")
+            with gr.Accordion("The numbers", open=False):
+                table = gr.Markdown("", label="Table")
+    inputs = [experiment, data, solver, model, distance, target, start_from, weight, seed]
+    outputs = [picture, caption, table, seed]
+    latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
+    go.click(handlers.theorems, inputs, outputs, api_name="theorems", **latest)
+
+    def adapt(e: str):
+        """Each experiment's own controls; the figure of another must not stand below its words."""
+        shown = [e != "variance", e == "thm1", e == "thm1", e == "thm2", e == "thm2", e == "variance", e == "variance"]
+        return theory.HELP[e], *(gr.update(visible=v) for v in shown), None, "", ""
+
+    boxes = [data, solver, model, distance, target, start_from, weight]
+    experiment.change(adapt, experiment, [about, *boxes, picture, caption, table], **QUIET)
+
+
 def build_app() -> gr.Blocks:
     """The whole page. Checkpoints are looked up here and loaded at their first use."""
     known = view.groups()
@@ -357,6 +397,8 @@ def build_app() -> gr.Blocks:
                 edit_tab(tab, images)
             with gr.Tab("2D playground") as tab:
                 plane_tab(tab)
+            with gr.Tab("Theorems"):
+                theory_tab()
     return page.queue(max_size=16)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from . import appplane as plane
+from . import apptheory as theory
 from . import appview as view
 from .checkpoints import pretrained_names
 from .editing import EDIT_STEPS, run_edit
@@ -209,3 +211,17 @@ def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, b
     yield None, None, "Starting ...", seed
     for samples, curve, text in plane.train_live(data, method, steps, batch, seed, init, DEVICE):
         yield png(samples), png(curve), text, seed
+
+
+@handler
+def theorems(
+    experiment="thm1", distribution="soft3", solver="heun", model=None, distance="l2", target="other", start="8gaussians-edm",
+    weight="1", seed=0,
+):  # fmt: skip
+    """Measure a theorem of the paper against exact scores: a figure, what it says, and its table."""
+    seed = view.seed_from(seed)
+    yield None, "Measuring ...", "", seed
+    clock = time.perf_counter()
+    found = theory.experiment(experiment, distribution, solver, model or None, distance, target, start, weight, seed)
+    text = " · ".join([f"**{found.title}**", *found.conclusions, f"{time.perf_counter() - clock:.1f} s"])
+    yield png(theory.figure_of(found)), text, theory.table_of(found), seed
