@@ -22,12 +22,15 @@ from gradio_client.exceptions import AppError  # noqa: E402
 import app  # noqa: E402
 from cmlab import apphandlers as handlers  # noqa: E402
 from cmlab import appplane as plane  # noqa: E402
+from cmlab import apptheory as theory  # noqa: E402
 from cmlab import appview as view  # noqa: E402
 from cmlab import checkpoints  # noqa: E402
+from cmlab.cli_theory import measure  # noqa: E402
 from cmlab.data import EXAMPLES  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
 from cmlab.losses import LOSSES  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
+from cmlab.options import TheoryOptions  # noqa: E402
 from cmlab.presets import get_preset  # noqa: E402
 from cmlab.samplers import SAMPLERS, default_sigmas  # noqa: E402
 
@@ -82,7 +85,7 @@ def pixels(path: str) -> np.ndarray:
 
 def test_the_endpoints_have_names_and_named_parameters(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {"/sample", "/interpolate", "/edit", "/trajectories", "/train_2d"}
+    assert set(endpoints) == {"/sample", "/interpolate", "/edit", "/trajectories", "/train_2d", "/theorems"}
     names = {p["parameter_name"] for p in endpoints["/edit"]["parameters"]}
     assert {"task", "image", "mask", "method", "steps", "noise_level", "seed"} <= names
     for endpoint in endpoints.values():
@@ -247,6 +250,8 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
         ("/trajectories", {"distribution": "drawn"}, "Nothing is drawn"),
         ("/train_2d", {"steps": 10**7}, "greater than maximum"),
         ("/train_2d", {"batch": 0}, "less than minimum"),
+        ("/theorems", {"distribution": "cats"}, "not in the list of choices"),
+        ("/theorems", {"seed": 0.5}, "seed must be a whole number"),
     ],
 )
 def test_bad_input_is_answered_by_a_readable_message(client, endpoint, options, message):
@@ -284,6 +289,37 @@ def test_trajectories_are_pictures_and_repeat(client):
     assert seed == 3 and pixels(paths).shape[1] > 600 and pixels(arrows).shape[1] > 300
     assert solid["type"] == "plotly" and len(json.loads(solid["plot"])["data"]) == 5
     assert (pixels(client.predict(**options)[0]) == pixels(paths)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "row"),
+    [
+        ({"experiment": "thm1", "solver": "euler"}, "slope for N = 4..16", 16),
+        ({"experiment": "thm1", "model": "two-moons-cd"}, "two-moons-cd: max error", 16),
+        ({"experiment": "thm2", "distance": "huber", "distribution": "rings"}, "of L_CD itself", 16),
+        ({"experiment": "variance", "weight": "1/dt"}, "exponent of the bias", 16),
+    ],
+)
+def test_theorems_are_those_of_the_command(client, monkeypatch, options, says, row):
+    monkeypatch.setattr(theory, "SMALL", {key: {"sizes": (4, 8, 16), "points": 4} for key in theory.EXPERIMENTS})
+    figure, text, table, seed = client.predict(seed=2, api_name="/theorems", **options)
+    assert says in text and seed == 2 and pixels(figure).shape[1] > 400
+    lines = table.splitlines()
+    assert len(lines) == 5 and lines[-1].startswith(f"| {row} |")
+    names = {"distribution": "data", "model": "checkpoint"}
+    asked = {names.get(k, k): v for k, v in options.items()}
+    direct = measure(TheoryOptions(seed=2, sizes=(4, 8, 16), points=4, **asked))  # type: ignore[arg-type]
+    assert table == theory.table_of(direct)
+
+
+def test_every_choice_of_the_theorems_is_one_of_the_command():
+    import typing
+
+    types = typing.get_type_hints(TheoryOptions)
+    for field, offered in (("solver", theory.SOLVERS), ("distance", theory.DISTANCES), ("target", theory.TARGETS)):
+        assert {*offered} <= {v for part in typing.get_args(types[field]) for v in typing.get_args(part)}
+    assert {*theory.EXPERIMENTS} == set(typing.get_args(types["experiment"])) == {*theory.HELP} == {*theory.SMALL}
+    assert "two-moons-cd" in theory.models() and "two-moons-edm" not in theory.models() and "two-moons-edm" in theory.starts()
 
 
 @pytest.mark.parametrize("method", view.METHODS)

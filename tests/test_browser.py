@@ -11,6 +11,8 @@ pytest.importorskip("gradio", reason="the app is an extra: pip install cmlab[app
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install cmlab[dev]")
 from test_app import served  # noqa: E402, F401  (a fixture)
 
+from cmlab import apptheory as theory  # noqa: E402
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -166,3 +168,18 @@ def test_training_is_live_and_stops(page):
         page.wait_for_timeout(2000)
         before, status = status, page.locator("#train-status").inner_text()
     assert status == before and "of 2000" in status and "step 2000" not in status
+
+
+def test_a_theorem_is_measured_and_another_has_its_own_controls(page, monkeypatch):
+    monkeypatch.setattr(theory, "SMALL", {key: {"sizes": (4, 8, 16), "points": 4} for key in theory.EXPERIMENTS})
+    open_tab(page, "Theorems")
+    page.get_by_label("euler").check()
+    page.locator("#theorem-go").click()
+    picture(page, "theorem")
+    page.locator("#theorem-says").get_by_text("slope for N = 4..16").wait_for()
+    page.get_by_text("The numbers").click()
+    page.get_by_role("cell", name="16", exact=True).wait_for()
+    assert fits_a_phone(page)
+    page.get_by_label("Theorem 2: CD and CT").check()
+    page.get_by_label("huber").wait_for()
+    assert page.get_by_label("euler").count() == 0 and page.locator("#theorem img").count() == 0

@@ -26,9 +26,9 @@ RANKS = [
     ["presets", "cost"],
     ["common", "teach", "appview"],
     ["cardpictures", "appplane", "appparts"],
-    ["session", "cli_evaluate", "cli_theory", "apphandlers"],
-    ["chain"],
-    ["cli"],
+    ["session", "cli_evaluate", "cli_theory"],
+    ["chain", "classifier_training", "apptheory"],
+    ["cli", "apphandlers"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 FOLDERS = ("networks", "exercises")
