@@ -220,7 +220,7 @@ def theorems(
 ):  # fmt: skip
     """Measure a theorem of the paper against exact scores: a figure, what it says, and its table."""
     seed = view.seed_from(seed)
-    yield None, "Measuring ...", "", seed
+    yield None, "Measuring, some seconds to half a minute ...", "", seed
     clock = time.perf_counter()
     found = theory.experiment(experiment, distribution, solver, model or None, distance, target, start, weight, seed)
     text = " · ".join([f"**{found.title}**", *found.conclusions, f"{time.perf_counter() - clock:.1f} s"])
