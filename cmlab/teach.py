@@ -261,7 +261,10 @@ def predict(name: str, question: str, options: Mapping[str, str], guess: str = "
         raise ValueError(unknown("option", guess, options))
     prediction = _predictions[name] = Prediction(question, options, guess)
     listed = "".join(f"<li><b>{escape(key)}</b>: {escape(text)}</li>" for key, text in options.items())
-    state = f"Your guess: {guess}." if guess else "No guess yet: write one letter into guess=, run the cell, then go on."
+    how = "Click your guess, or write its letter into guess= and run the cell."
+    if not live():
+        how = "No guess yet: write one letter into guess=, run the cell, then go on."
+    state = f"Your guess: {guess}." if guess else how
     text = "\n".join([f"Predict: {question}", *(f"  {key}: {text}" for key, text in options.items()), state])
     _emit(_box(f"Predict: {question}", f"<ul>{listed}</ul>", _p(state)), text)
     if live():
