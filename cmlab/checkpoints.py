@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from .data import unknown
 from .denoiser import PRECONDS, Denoiser, Preconditioning, precond_name
 from .networks import NETWORKS, build_network, network_name
+from .suggest import unknown
 
 FORMAT = 1
 PRETRAINED = Path(__file__).parent / "pretrained"

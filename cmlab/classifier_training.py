@@ -17,11 +17,11 @@ from torch import Tensor
 from ._version import __version__
 from .classifier import Classifier, ClassifierConfig, Split, accuracy, fit_channels, load_classifier, save_classifier, splits
 from .common import machine
-from .data import unknown
 from .networks.layers import orders_by_pixel
 from .noise import global_seed
 from .runs import RunFolder, check_unchanged, flatten, read_state
 from .session import TELL, Stop, choose_precision, stopped, where_to_start
+from .suggest import unknown
 from .trainer import Snapshot, usable_precision
 
 LOOK = 50  # steps between looks at the clock and at signals

@@ -9,11 +9,12 @@ import torch
 
 from . import checkpoints, theory
 from .common import data_of, new_file, write_file
-from .data import TOYS, MixtureData, load_toy, unknown
+from .data import TOYS, MixtureData, load_toy
 from .denoiser import Denoiser
 from .options import TheoryOptions
 from .oracle import Gaussian, GaussianMixture
 from .presets import find
+from .suggest import unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,6 +19,7 @@ from .cifar10 import ARCHIVE, FOLDER, JPEG, data_folder, is_cifar10, load_cifar1
 from .images import SUFFIXES, Labels, PixelData, Resize, SomePixels, load_npz, load_pictures, random_flip
 from .noise import SIGMA_DATA, Draws, as_draws
 from .oracle import GaussianMixture
+from .suggest import unknown
 
 EXAMPLES = Path(__file__).parent / "pretrained" / "examples"  # has a folder of pictures, in folders of their classes, for cifar10
 
@@ -380,13 +381,3 @@ def load_images(name: str | Path, **options) -> ImageData | PixelData:
         others = ", ".join(n for n in (*DATASETS, *FILE_DATASETS) if n not in TOYS)
         raise ValueError(f"the data set {name!r} holds points, not images: choose one of {others}, or a file or folder")
     return data
-
-
-def unknown(kind: str, name: str, known) -> str:
-    """The message for a name that is not in ``known``: the nearest one, or all of them where none is near."""
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"unknown {kind} {name!r}: " + (
-        f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known) or '(none)'}"
-    )

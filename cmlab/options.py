@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .suggest import nearest
+
 # The names of SAMPLERS, written out: tyro reads them from the type, and the help starts without torch.
 Sampler = Literal[
     "euler",
@@ -382,11 +384,8 @@ def unknown_option(word: str, kind: Any, prog: str, default: Any = None) -> str:
     """The message for an argument that no option takes, with the nearest option."""
     if not word.startswith("-"):
         return f"unexpected argument {word!r}. See '{prog} --help'"
-    names = option_names(default if default is not None else kind)
-    import difflib
-
-    near = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), names, 1, 0.5)
-    return f"unknown option {word}: " + (f"did you mean {near[0]}? " if near else "") + f"See '{prog} --help'"
+    near = nearest(word.split("=")[0].replace("_", "-"), option_names(default if default is not None else kind))
+    return f"unknown option {word}: " + (f"did you mean {near}? " if near else "") + f"See '{prog} --help'"
 
 
 def option_names(node: Any, prefix: str = "--") -> list[str]:

@@ -10,7 +10,7 @@ from . import checkpoints
 from .augment import CIFAR10_AUGMENT
 from .cifar10 import data_folder
 from .continuous import attach_uncertainty
-from .data import TOYS, Data, MixtureData, load_data, unknown
+from .data import TOYS, Data, MixtureData, load_data
 from .denoiser import Denoise, Denoiser
 from .distances import Distance
 from .experiment import Preset
@@ -20,6 +20,7 @@ from .noise import global_seed
 from .processes import ALONE, Processes
 from .published import FOLDERS, PUBLISHED
 from .schedules import DoublingN, GridPairs
+from .suggest import unknown
 from .training import Snapshot, TrainState, fit
 
 __all__ = ["ABOUT", "PRESETS", "Preset", "build_model", "find", "get_preset", "load_teacher", "run", "training_data"]

@@ -22,9 +22,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import checkpoints, presets
-from .data import unknown
 from .denoiser import Denoiser
 from .exercises import EXERCISES, QUIZZES, RIGHT, WRONG, Exercise
+from .suggest import unknown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

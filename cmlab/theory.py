@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .data import unknown
 from .denoiser import Denoise, Denoiser
 from .likelihood import decode
 from .losses import BRIDGES, ConsistencyLoss
@@ -23,6 +22,7 @@ from .oracle import Oracle
 from .schedules import FixedN, GridPairs
 from .solvers import midpoint_step
 from .steps import OneStep
+from .suggest import unknown
 from .theory_base import check_sizes, data_and_noise, local_slopes, ring, slope_between, soft3
 from .theory_ct import CTGradient, Limit, Theorem2, continuous_limit, ct_gradient, random_model, theorem2, train_ct
 

@@ -334,7 +334,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(("model", "words"), [("cm", ""), ("cm", "--label 3"), ("cm2d", "")])
 def test_samples_are_drawn_in_batches_and_written_like_numpys_own(model, words, models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("cmlab.cli.BATCH", 3)
+    monkeypatch.setattr("cmlab.commands.BATCH", 3)
     sizes = []
     forward = Denoiser.forward
     monkeypatch.setattr(Denoiser, "forward", lambda self, x, *rest: sizes.append(len(x)) or forward(self, x, *rest))

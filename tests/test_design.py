@@ -11,8 +11,8 @@ import cmlab
 PACKAGE = Path(cmlab.__file__).parent
 # Dependencies point one way: a module may import those of lower ranks only.
 RANKS = [
-    ["noise", "metrics", "processes", "options", "appstyle", "exercises"],
-    ["sde"],
+    ["noise", "metrics", "processes", "suggest", "appstyle", "exercises"],
+    ["sde", "options"],
     ["schedules", "denoiser", "oracle", "distances"],
     ["objective", "steps", "augment", "sources", "stackmachine", "indicator"],
     ["solvers", "continuous", "images", "networks", "unpickle", "ablation", "likelihood"],
@@ -28,7 +28,8 @@ RANKS = [
     ["cardpictures", "appplane", "appparts"],
     ["session", "cli_evaluate", "cli_theory"],
     ["chain", "classifier_training", "apptheory"],
-    ["cli", "apphandlers"],
+    ["commands", "apphandlers"],
+    ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 FOLDERS = ("networks", "exercises")

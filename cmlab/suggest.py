@@ -1,0 +1,15 @@
+"""What to say of a name that is not known: the nearest that is."""
+
+import difflib
+from collections.abc import Collection
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The one of ``known`` that looks most like ``name``; None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1, 0.5)), None)
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """The message for a name that is not in ``known``: the nearest one, or all of them where none is near."""
+    near = nearest(name, known)
+    return f"unknown {kind} {name!r}: " + (f"did you mean {near!r}?" if near else f"choose one of {', '.join(known) or '(none)'}")
