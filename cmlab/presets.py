@@ -113,6 +113,7 @@ def run(
     *,
     model: Denoiser | None = None,
     teacher: Denoise | None = None,
+    data: Data | None = None,
     resume: Snapshot | None = None,
     processes: Processes = ALONE,
     compile: bool = False,
@@ -120,14 +121,15 @@ def run(
 ) -> Iterator[TrainState]:
     """Train the preset: a generator of TrainState (see `fit`).
 
-    ``model`` and ``teacher`` are what `build_model` and `load_teacher` made of it, where they have been called.
+    ``model``, ``teacher`` and ``data`` are what `build_model`, `load_teacher` and `training_data` made of it, where they have been
+    called.
     """
     teacher = teacher or load_teacher(preset)
     if isinstance(teacher, Denoiser):
         teacher.to(device)
     yield from fit(
         model or build_model(preset),
-        training_data(preset),
+        data or training_data(preset),
         preset.loss,
         steps=preset.steps,
         batch=preset.batch,
