@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cmlab import presets
@@ -92,7 +93,7 @@ def pictures(preset: Preset) -> tuple[PixelData | ImageData, str]:
         shape = sample_shape(preset)
         assert shape is not None
         label = torch.arange(4096) % 10 if preset.labels else None
-        pixels = torch.randint(256, (4096, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        pixels = np.random.default_rng(0).integers(256, size=(4096, *shape), dtype=np.uint8)
         return PixelData(pixels, label, tuple("0123456789") if preset.labels else (), preset.flip), "noise for data"
     assert isinstance(data, PixelData | ImageData)
     return data, ""
