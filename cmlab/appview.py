@@ -170,7 +170,7 @@ def _classes_and_data(meta: dict[str, Any], data: str) -> tuple[tuple[str, ...],
     if classes > MAX_CLASSES:
         raise ValueError(f"{classes} classes")
     preset = PRESETS.get(about.get("preset", ""))
-    data = str(about.get("data") or (preset.data if preset else data))
+    data = str(about.get("data") or (preset.data_name if preset else data))
     origin, kept = split_name(data)
     names = tuple(str(k) for k in about.get("class_names") or kept or CLASSES.get(origin, ()))
     return names if len(set(names)) == classes else tuple(str(k) for k in range(classes)), data

@@ -12,7 +12,7 @@ from .report import Report, figure_table
 
 KNOWN = (
     "preset", "data", "data_title", "command", "seconds", "device", "machine", "threads", "images", "quality", "measured",
-    "licence", "two_steps", "loss_curve", "fd_curve", "precision",
+    "licence", "two_steps", "loss_curve", "fd_curve", "precision", "options",
 )  # fmt: skip
 CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 

@@ -98,7 +98,7 @@ def stages_of(name: str, words: list[str]) -> list[Stage]:
     for field in ("out", "device"):
         if len({getattr(stage.run, field) for stage in out}) > 1:
             raise ValueError(f"all stages of {name} have one --{field}: give it without a method in front")
-    if len({stage.preset.data for stage in out}) > 1:
+    if len({stage.preset.data_name for stage in out}) > 1:
         raise ValueError(f"all stages of {name} learn the same data: give --data without a method in front")
     return out
 
@@ -133,8 +133,8 @@ def _check_same(stages: list[Stage], record: Path) -> None:
                 )
         if stage.file.is_file():
             about = checkpoints.read_meta(stage.file).get("about") or {}
-            if (about.get("preset"), about.get("data", stage.preset.data)) != (stage.name, stage.preset.data):
-                raise ValueError(f"{stage.file} is not {stage.name} on {stage.preset.data}: name another --out")
+            if (about.get("preset"), about.get("data", stage.preset.data_name)) != (stage.name, stage.preset.data_name):
+                raise ValueError(f"{stage.file} is not {stage.name} on {stage.preset.data_name}: name another --out")
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def measure(
 def _measure_stage(stage: Stage, n: int, search: int, device: torch.device, teacher: Path | None) -> None:
     """Put into the header what is not there yet."""
     model, meta = checkpoints.load(stage.file, device)
-    about, data = dict(meta.get("about") or {}), stage.preset.data
+    about, data = dict(meta.get("about") or {}), stage.preset.data_name
     facts = {key: value for key, value in run_facts(stage.preset, device).items() if key not in about}
     two = about.get("two_steps")
     if model.precond.consistency and (two is None or two["n"] != search):
@@ -226,9 +226,9 @@ def run(name: str, args: list[str]) -> None:
     o, words = _own_options(args)
     stages = stages_of(name, words)
     first = stages[0]
-    if classifier_for(first.preset.data) is None:
+    if classifier_for(data := first.preset.data_name) is None:
         raise ValueError(
-            f"no classifier that knows {first.preset.data} ships ({', '.join(classifier_names())}): its models cannot be measured. "
+            f"no classifier that knows {data} ships ({', '.join(classifier_names())}): its models cannot be measured. "
             "Train the presets one by one"
         )
     record, device = first.run.out / f"{name}.json", choose_device(first.run.device)

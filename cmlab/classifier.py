@@ -4,6 +4,7 @@ A distance on them is called FD-cls, never FID: it compares samples of one data 
 Their training is in classifier_training.py.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import ImageData, keep_classes, kept_rows, load_images, split_name
-from .images import PixelData
+from .images import NoSplit, PixelData
 from .noise import global_seed
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "features"
@@ -126,7 +127,7 @@ def splits(name: str | Path) -> tuple[Split, Split, str]:
     train = load_images(name)
     try:
         test = load_images(name, split="test")
-    except ValueError:  # a set without a test split
+    except NoSplit:
         halves = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tensor_split(2)
         return Split(train, halves[1].sort().values), Split(train, halves[0].sort().values), "one random half, the other"
     return Split(train, torch.arange(len(train))), Split(test, torch.arange(len(test))), "train, test"
@@ -169,16 +170,30 @@ def save_classifier(path: str | Path, model: Classifier, about: dict[str, Any]) 
     """Write a classifier with its matrices in half precision, beside the file first, then renamed."""
     from safetensors.torch import save
 
-    state = {k: v.half() if v.ndim > 1 else v for k, v in model.state_dict().items() if v.is_floating_point()}
+    state = _halved(model)
     meta = {"config": asdict(model.config), "shape": list(model.shape), "classes": model.classes, "about": about}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        file.write(save({k: v.contiguous() for k, v in state.items()}, metadata={"cmlab-classifier": json.dumps(meta)}))
-    os.chmod(beside, 0o644)
-    os.replace(beside, path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(save({k: v.contiguous() for k, v in state.items()}, metadata={"cmlab-classifier": json.dumps(meta)}))
+        os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
     return path
+
+
+def _halved(model: Classifier) -> dict[str, Tensor]:
+    return {k: v.half() if v.ndim > 1 else v for k, v in model.state_dict().items() if v.is_floating_point()}
+
+
+def rounded(model: Classifier) -> Classifier:
+    """A copy of ``model`` as `load_classifier` gives it back once saved: in eval mode, matrices rounded to half precision."""
+    out = copy.deepcopy(model).eval().requires_grad_(False)
+    out.load_state_dict(out.state_dict() | {k: v.float() for k, v in _halved(model).items()})
+    return out
 
 
 @dataclass(frozen=True, eq=False)

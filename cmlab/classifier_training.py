@@ -3,6 +3,7 @@
 A run stops, saves and continues to the same bits as those of the generative models do (session.py), with states of the same kind.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,11 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._version import __version__
-from .classifier import Classifier, ClassifierConfig, Split, accuracy, fit_channels, load_classifier, save_classifier, splits
+from .checkpoints import CheckpointError
+from .classifier import (
+    Classifier,
+    ClassifierConfig,
+    Split,
+    accuracy,
+    fit_channels,
+    load_classifier,
+    rounded,
+    save_classifier,
+    splits,
+)
 from .common import machine
+from .data import fingerprint
 from .networks.layers import orders_by_pixel
 from .noise import global_seed
-from .runs import RunFolder, check_unchanged, flatten, read_state
+from .runs import RunFolder, check_finished, check_unchanged, flatten, read_state, resumed
 from .session import TELL, Stop, choose_precision, stopped, where_to_start
 from .suggest import unknown
 from .trainer import Snapshot, usable_precision
@@ -154,6 +167,8 @@ def train_classifier(
     if resume is not None:
         state(0, 0.0, generator=generator).restore(resume)
     whole = [(fit_channels(split.pixels(slice(None)), shape), cast(Tensor, split.label)) for split in train]
+    if resume is not None and resume.facts["step"] == preset.steps:
+        yield state(preset.steps, resume.facts["loss"], generator=generator)
     for step in range(resume.facts["step"] if resume else 0, preset.steps):
         pixels, label = whole[step % len(whole)]
         pick = torch.randint(len(pixels), (preset.batch,), generator=generator)
@@ -180,25 +195,45 @@ def _check_classes(train: list[Split], preset: ClassifierPreset) -> None:
 
 def run(name: str, preset: ClassifierPreset, o: ClassifierOptions, words: list[str], device: torch.device) -> None:
     """Train ``preset`` into ``o.out``/NAME.safetensors. ``words``: the command line's after 'cmlab train'."""
+    _check(preset, o)
+    target, folder = o.out / f"{name}.safetensors", RunFolder(o.out / name, o.keep)
+    start = where_to_start(folder, [target], o.resume, o.overwrite)
+    with folder.locked():
+        if start == "finished":
+            check_finished(load_classifier(target).about, name, preset, target)
+            print(f"{target}: this run is finished. Next: cmlab evaluate SOURCE --features {target}")
+            return
+        _run(name, preset, o, words, device, target, folder, start)
+
+
+def _run(
+    name: str,
+    preset: ClassifierPreset,
+    o: ClassifierOptions,
+    words: list[str],
+    device: torch.device,
+    target: Path,
+    folder: RunFolder,
+    start: str,
+) -> None:
     from tqdm import tqdm
 
-    _check(preset, o)
-    preset = replace(preset, precision=cast(Any, choose_precision(preset.precision, device, True)))
-    target, folder = o.out / f"{name}.safetensors", RunFolder(o.out / name, o.keep)
-    start = where_to_start(folder, target, o.resume, o.overwrite)
-    if start == "finished":
-        print(f"{target}: this run is finished. Next: cmlab evaluate SOURCE --features {target}")
-        return
     resume, spent = None, {"seconds": 0.0, "cpu_seconds": 0.0}
+    divided = {data: splits(data) for data in preset.data}
+    _check_classes([train for train, _, _ in divided.values()], preset)
+    seen = {data: fingerprint(train.data) for data, (train, _, _) in divided.items()}
     if start:
         resume = read_state(Path(start))
-        check_unchanged(resume.facts["preset"], flatten(preset), Path(start))
+        saved = resume.facts["preset"]
+        check_unchanged(saved, now := resumed(flatten(preset), saved), Path(start))
+        preset = replace(preset, precision=now["precision"])
+        if resume.facts.get("data", seen) != seen:
+            raise CheckpointError(f"{start} was saved with other images: give the same --data, or pass --overwrite to start anew")
         spent = resume.facts["spent"]
         print(f"continuing at step {resume.facts['step']} of {preset.steps}, from {start}", flush=True)
     else:
         folder.clear()
-    divided = {data: splits(data) for data in preset.data}
-    _check_classes([train for train, _, _ in divided.values()], preset)
+    preset = replace(preset, precision=cast(Any, choose_precision(preset.precision, device, True)))
     torch.set_num_threads(o.threads)
     clock, work = time.perf_counter(), time.process_time()
 
@@ -206,33 +241,39 @@ def run(name: str, preset: ClassifierPreset, o: ClassifierOptions, words: list[s
         now = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - work}
         return {k: spent[k] + v for k, v in now.items()}
 
-    state, saved, told = None, time.monotonic(), time.monotonic()
+    state, saved_at, told = None, time.monotonic(), time.monotonic()
     first = resume.facts["step"] if resume else 0
     with Stop().watching() as stop, tqdm(total=preset.steps, initial=first, unit="step", desc=name) as bar:
         for state in train_classifier([train for train, _, _ in divided.values()], preset, resume=resume, device=device):
-            if state.step % LOOK and state.step < preset.steps and not stop.number:
+            last = state.step == preset.steps
+            if state.step % LOOK and not last and not stop.number:
                 continue
             bar.update(state.step - bar.n)
             bar.set_postfix(loss=f"{state.loss:.4f}")
             if bar.disable and time.monotonic() - told > TELL:
                 told = time.monotonic()
                 print(f"{name}: step {state.step} of {preset.steps}, loss {state.loss:.4f}", flush=True)
-            late = o.save_minutes > 0 and time.monotonic() - saved > 60 * o.save_minutes
-            if state.step < preset.steps and (stop.number or late):
+            late = o.save_minutes > 0 and time.monotonic() - saved_at > 60 * o.save_minutes
+            if last or stop.number or late:
                 tensors, facts = state.snapshot()
-                facts |= {"preset": flatten(preset), "spent": so_far(), "cmlab": __version__}
-                folder.save(Snapshot(tensors, facts))
-                saved = time.monotonic()
-            if state.step < preset.steps and stop.number:
+                facts |= {"preset": flatten(preset), "spent": so_far(), "cmlab": __version__, "data": seen}
+                try:
+                    folder.save(Snapshot(tensors, facts))
+                except CheckpointError as error:
+                    if not last:
+                        raise
+                    print(f"cmlab: {error}", file=sys.stderr)  # the result is smaller, and what counts
+                saved_at = time.monotonic()
+            if stop.number and not last:
                 raise stopped(stop.number, state.step, preset.steps, folder, words)
     assert state is not None
     facts = {k: v for k, v in flatten(preset).items() if not k.startswith("network")}
     about = facts | {k: round(v, 1) for k, v in so_far().items()}
     about |= {"command": " ".join(["cmlab train", *words]), "machine": machine(device), "device": str(device), "threads": o.threads}
+    about |= {"preset": name, "options": flatten(preset)}
     about["class_names"] = list(next(iter(divided.values()))[0].data.class_names)
     model = state.model.cpu()
-    save_classifier(target, model, about)
-    stored = load_classifier(target).model  # rounded to half precision: its accuracy is the one that counts
+    stored = rounded(model)  # to half precision, as it is written: its accuracy is the one that counts
     about["accuracy"] = {data: round(accuracy(stored, test), 4) for data, (_, test, _) in divided.items()}
     save_classifier(target, model, about)
     folder.clear()

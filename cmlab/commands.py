@@ -354,8 +354,7 @@ def info(o: InfoOptions) -> None:
     from .card import card
 
     if not o.checkpoint:
-        from .data import DATASETS, FILE_DATASETS
-        from .published import FOLDERS
+        from .data import DATASETS, FILE_DATASETS, FOLDERS
 
         print("bundled checkpoints:", ", ".join(checkpoints.pretrained_names()))
         print("data sets:", ", ".join(DATASETS))

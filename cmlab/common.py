@@ -87,7 +87,7 @@ def machine(device: torch.device) -> str:
 
 def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:
     """What a model card tells of a run of ``preset`` on ``device``: the data in words, the machine, the images that were seen."""
-    facts = {"data_title": title_of(preset.data), "machine": machine(device), "images": preset.steps * preset.batch}
+    facts = {"data_title": title_of(preset.data_name), "machine": machine(device), "images": preset.steps * preset.batch}
     if preset.precision not in ("float32", "auto"):
         facts["precision"] = preset.precision
     return facts | {role: getattr(preset, role) for role in ("init", "teacher") if getattr(preset, role)}
@@ -97,7 +97,7 @@ def data_of(meta: dict[str, Any], name: str | None) -> tuple[Data, str]:
     """The data set ``name``, or the one that the checkpoint says it was trained on."""
     about = meta.get("about") or {}
     preset = PRESETS.get(about.get("preset", ""))
-    name = name or about.get("data") or (preset.data if preset else None)
+    name = name or about.get("data") or (preset.data_name if preset else None)
     if name is None:
         raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
     return load_data(name), name

@@ -1,16 +1,21 @@
-"""What a training will cost, from its preset alone: images, evaluations of the network, floating-point operations."""
+"""What a training will cost, before it starts: images, evaluations of the network, floating-point operations, memory."""
+
+from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .continuous import ContinuousLoss, SCMLoss
-from .data import DATASETS, load_data, split_name
+from .data import DATASETS, FOLDERS, load_data, split_name
+from .denoiser import Denoiser
 from .experiment import Preset
 from .losses import ConsistencyLoss, ProgressiveLoss
 from .networks import build_network
-from .published import FOLDERS
+from .processes import ALONE, Processes
 
-__all__ = ["cost", "evaluations", "forward_flops", "sample_shape"]
+__all__ = ["cost", "evaluations", "forward_flops", "memory", "sample_shape"]
 
 
 def sample_shape(preset: Preset) -> tuple[int, ...] | None:
@@ -65,3 +70,52 @@ def _short(n: float) -> str:
         if n >= unit:
             return f"{n / unit:.3g} {name}"
     return f"{n:.3g}"
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------------
+
+
+def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str:
+    """What a training will take, in words; "" for less than a gigabyte.
+
+    Weights, gradients, two moments of the optimizer, averages, target and teacher are counted; what one forward pass keeps for
+    the backward pass is measured on one sample without numbers. Work space of the kernels and a perceptual distance come on top.
+    """
+    count = sum(p.numel() for p in model.parameters())
+    copies = 4 + len(preset.averages) + preset.loss.needs_target + (preset.teacher not in ("", "oracle"))
+    fixed = 4 * count * copies
+    if fixed < 2**26:
+        return ""
+    rows = preset.batch // preset.accumulate
+    kept = kept_for_backward(model) // (1 if preset.precision == "float32" else 2) * rows
+    if fixed + kept < 2**30:
+        return ""
+    divided = f" (divided by {processes.world})" if processes.shard else ""
+    return (
+        f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers{divided}, and {kept / 2**30:.1f} "
+        f"GiB for the activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes "
+        "it smaller)"
+    )
+
+
+def kept_for_backward(model: Denoiser) -> int:
+    """Bytes that a forward pass of one sample keeps for the backward pass, in float32."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+            held.append(tensor)  # as long as it lives no other storage takes its place
+        return tensor
+
+    held: list[Tensor] = []
+    config: Any = replace(model.config, dropout=0.0)
+    with torch.device("meta"):
+        net = build_network(config, model.shape, model.classes)
+        x, level = torch.empty(1, *model.shape), torch.empty(1)
+        label = torch.zeros(1, dtype=torch.int64) if model.classes else None
+    weights = {p.untyped_storage()._cdata for p in net.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(x, level, label)
+    return sum(size for storage, size in sizes.items() if storage not in weights)

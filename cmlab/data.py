@@ -4,19 +4,22 @@ Every 2D set *is* a Gaussian mixture with standard deviation 0.5 per coordinate,
 function are known exactly.
 """
 
+import hashlib
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from .cifar10 import ARCHIVE, FOLDER, JPEG, data_folder, is_cifar10, load_cifar10
-from .images import SUFFIXES, Labels, PixelData, Resize, SomePixels, load_npz, load_pictures, random_flip
+from .images import SUFFIXES, Labels, NoSplit, PixelData, Resize, SomePixels, load_npz, load_pictures, random_flip
 from .noise import SIGMA_DATA, Draws, as_draws
 from .oracle import GaussianMixture
 from .suggest import unknown
@@ -256,6 +259,12 @@ TOYS = ("8gaussians", "two-moons", "checkerboard", "pinwheel", "swiss-roll", "ri
 
 # Sets that have a name but come from a file the user provides.
 FILE_DATASETS = {"cifar10": load_cifar10}
+# Sets of pictures that are looked for under their name in the data folder (CMLAB_DATA, else ./data): side, and what to put there.
+FOLDERS = {
+    "imagenet64": (64, "a folder or zip of ImageNet's training pictures, one folder per class"),
+    "lsun-bedroom": (256, "LSUN's lmdb folder, or a folder or zip of its pictures"),
+    "lsun-cat": (256, "LSUN's lmdb folder, or a folder or zip of its pictures"),
+}
 
 
 def load_data(
@@ -269,29 +278,37 @@ def load_data(
     labels: Labels | None = None,
     cache: str | Path | Literal[False] | None = None,
 ) -> MixtureData | ImageData | PixelData:
-    """A data set by its name in DATASETS or FILE_DATASETS, or by the path of its files.
+    """A data set by its name in DATASETS, FILE_DATASETS or FOLDERS, or by the path of its files.
 
     A path may be a folder of pictures, a .zip or .tar(.gz, .xz) of one, LSUN's lmdb folder, an .npz of openai's sampler, or
-    CIFAR-10's archive or unpacked folder. NAME:CLASS,CLASS keeps only those classes of a set, see `keep_classes`. ``flip`` mirrors
-    half of the images of each batch; the other options belong to pictures, see `images.load_pictures`. Raises ValueError
+    CIFAR-10's archive or unpacked folder. PATH@64 says ``resolution`` in the name. NAME:CLASS,CLASS keeps only those classes of a
+    set, see `keep_classes`. ``flip`` mirrors half of the images of each batch; the other options belong to pictures, see
+    `images.load_pictures`. Raises ValueError
     with the nearest name for an unknown one, for a file that cannot be used, and for an option that the set has no use for;
     FileNotFoundError for a named set whose file is absent.
     """
-    options = {"split": split, "resolution": resolution, "resize": resize, "channels": channels, "labels": labels, "cache": cache}
-    options = {k: v for k, v in options.items() if v is not None}
+    given = {"split": split, "resolution": resolution, "resize": resize, "channels": channels, "labels": labels, "cache": cache}
+    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     whole, kept = split_name(name)
     if kept is not None:
         return keep_classes(load_data(whole, flip=flip, **options), kept, whole)
+    whole, side = split_side(whole)
+    if side is not None:
+        if resolution not in (None, side):
+            raise ValueError(f"{name} says the resolution {side}: leave out resolution={resolution}")
+        options["resolution"] = side
+        return load_data(whole, flip=flip, **options)
     path = Path(name).expanduser()
     if name in DATASETS:
         _with(options, (), f"the built-in set {name!r}")
         data = DATASETS[str(name)]()
     elif name in FILE_DATASETS:
         data = FILE_DATASETS[str(name)](**_with(options, ("split",), f"{name!r}"))
+    elif name in FOLDERS and not path.exists():
+        data = load_pictures(_in_data_folder(str(name)), **{"resolution": FOLDERS[str(name)][0], **options})
     elif not str(name) or not path.exists():  # Path("") is this folder
-        raise ValueError(
-            f"{unknown('data set', str(name), [*DATASETS, *FILE_DATASETS])} (nor is there a file or folder of that name)"
-        )
+        known = [*DATASETS, *FILE_DATASETS, *FOLDERS]
+        raise ValueError(f"{unknown('data set', str(name), known)} (nor is there a file or folder of that name)")
     elif is_cifar10(path):
         data = load_cifar10(path, **_with(options, ("split",), f"CIFAR-10 in {path}"))
     elif path.suffix == ".npz":
@@ -303,6 +320,42 @@ def load_data(
     if flip and isinstance(data, MixtureData):
         raise ValueError(f"the data set {str(name)!r} holds points, not images: leave out flip")
     return replace(data, flip=True) if flip else data
+
+
+def _in_data_folder(name: str) -> Path:
+    """Where the pictures of one of FOLDERS are; raises FileNotFoundError with the way out."""
+    places = [data_folder() / f"{name}{suffix}" for suffix in ("", ".zip")]
+    found = [place for place in places if place.exists()]
+    if not found:
+        raise FileNotFoundError(
+            f"the data set {name} is neither {places[0]} nor {places[1]}: put {FOLDERS[name][1]} there, name another folder with "
+            "CMLAB_DATA, or give --data PATH"
+        )
+    return found[0]
+
+
+def split_side(name: str | Path) -> tuple[str, int | None]:
+    """A data set's name without the resolution behind its last @, and that: None where it says none.
+
+    >>> split_side("faces.zip@64"), split_side("digits")
+    (('faces.zip', 64), ('digits', None))
+    """
+    match = re.fullmatch(r"(.+)@(\d+)", str(name))
+    if not match or Path(name).expanduser().exists():
+        return str(name), None
+    return match[1], int(match[2])
+
+
+def sized(name: str, resolution: int) -> str:
+    """The name of the set ``name`` at ``resolution``, for `load_data`; 0 is the set as it is.
+
+    >>> sized("faces", 64), sized("faces:cat,dog", 64), sized("imagenet64", 64), sized("digits", 0)
+    ('faces@64', 'faces@64:cat,dog', 'imagenet64', 'digits')
+    """
+    whole, kept = split_name(name)
+    if not resolution or split_side(whole)[1] == resolution or FOLDERS.get(whole, (0, ""))[0] == resolution:
+        return name
+    return f"{whole}@{resolution}" + ("" if kept is None else f":{','.join(kept)}")
 
 
 def split_name(name: str | Path) -> tuple[str, tuple[str, ...] | None]:
@@ -362,8 +415,20 @@ def title_of(name: str | Path) -> str:
 
 def _with(options: dict, known: tuple[str, ...], what: str) -> dict:
     if extra := [option for option in options if option not in known]:
-        raise ValueError(f"{what} has no use for {', '.join(extra)}: leave it out")
+        raise (NoSplit if extra == ["split"] else ValueError)(f"{what} has no use for {', '.join(extra)}: leave it out")
     return options
+
+
+def fingerprint(data: Data) -> str:
+    """Tells image sets apart by their number, shape and classes and 64 of them, spread evenly; "" for the exact 2D sets."""
+    if isinstance(data, MixtureData) or not isinstance(data, ImageData | PixelData):
+        return ""
+    some = torch.arange(min(64, len(data))) * len(data) // min(64, len(data))
+    digest = hashlib.sha256(json.dumps([len(data), list(data.shape), list(data.class_names)]).encode())
+    digest.update(data.take(some).numpy().tobytes())
+    if data.label is not None:
+        digest.update(data.label[some].numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_toy(name: str) -> MixtureData:

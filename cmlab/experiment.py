@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .continuous import ContinuousLoss, SCMLoss, TrigLoss
+from .data import sized
 from .losses import ConsistencyLoss, DenoisingLoss, ProgressiveLoss
 from .networks import MLPConfig, SongUNetConfig, UNetConfig
 from .trainer import Ema, HalfLife, Optimizer, Precision
@@ -72,6 +73,11 @@ class Preset:
     channels_last: bool = False
     seed: int = 0
     half: bool = True
+
+    @property
+    def data_name(self) -> str:
+        """The data with their resolution, as `load_data` takes them."""
+        return sized(self.data, self.resolution)
 
     @property
     def consistency(self) -> bool:

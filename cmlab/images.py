@@ -121,6 +121,10 @@ class LazyPixels:
 # --- which pictures, and their labels --------------------------------------------------------------------------------------
 
 
+class NoSplit(ValueError):
+    """A set that is not divided into training and test pictures."""
+
+
 def _choose(path: Path, source: Source, split: str | None, rule: Labels) -> tuple[Source, list[int] | None, tuple[str, ...]]:
     """The pictures of one split, their class numbers and the classes' names."""
     if not source.names:
@@ -131,14 +135,14 @@ def _choose(path: Path, source: Source, split: str | None, rule: Labels) -> tupl
     if tops and tops <= set(split_folders) and all("/" in name for name in source.names):
         folders = [top for top in sorted(tops) if split_folders[top] == (split or "train")]
         if not folders:
-            raise ValueError(f"{path} has no {split or 'train'} pictures: it holds the folders {', '.join(sorted(tops))}")
+            raise NoSplit(f"{path} has no {split or 'train'} pictures: it holds the folders {', '.join(sorted(tops))}")
         cut = f"{folders[0]}/"
         names = [name.removeprefix(cut) for name in source.names if name.startswith(cut)]
         labels = {k.removeprefix(cut): v for k, v in source.labels.items()} if source.labels else source.labels
         read, every = source.read, [name.partition("/")[2] for name in every]
         source = Source(names, lambda name: read(cut + name), labels)
     elif split is not None:
-        raise ValueError(f"{path} is not split into folders train and test: leave out split={split!r}")
+        raise NoSplit(f"{path} is not split into folders train and test: leave out split={split!r}")
     return source, *_labels(path, source, every, rule)
 
 

@@ -8,7 +8,6 @@ import torch
 
 from . import checkpoints
 from .augment import CIFAR10_AUGMENT
-from .cifar10 import data_folder
 from .continuous import attach_uncertainty
 from .data import TOYS, Data, MixtureData, load_data
 from .denoiser import Denoise, Denoiser
@@ -18,7 +17,7 @@ from .losses import LOSSES, ConsistencyLoss, cd
 from .networks import MLPConfig, UNetConfig, build_network
 from .noise import global_seed
 from .processes import ALONE, Processes
-from .published import FOLDERS, PUBLISHED
+from .published import PUBLISHED
 from .schedules import DoublingN, GridPairs
 from .suggest import unknown
 from .training import Snapshot, TrainState, fit
@@ -28,19 +27,10 @@ __all__ = ["ABOUT", "PRESETS", "Preset", "build_model", "find", "get_preset", "l
 
 def training_data(preset: Preset) -> Data:
     """The preset's data set, as it is trained on; raises what `load_data` raises, with the way out for one that is absent."""
-    name = preset.data
-    if name in FOLDERS and not Path(name).exists():
-        places = [data_folder() / f"{name}{suffix}" for suffix in ("", ".zip")]
-        found = [place for place in places if place.exists()]
-        if not found:
-            raise FileNotFoundError(
-                f"the data set {name} is neither {places[0]} nor {places[1]}: put {FOLDERS[name]} there, name another folder with "
-                "CMLAB_DATA, or give --data PATH"
-            )
-        name = str(found[0])
-    data = load_data(name, flip=preset.flip, resolution=preset.resolution or None)
+    data = load_data(preset.data, flip=preset.flip, resolution=preset.resolution or None)
     if not isinstance(data, MixtureData) and len(data) < 2:
-        raise ValueError(f"the data set {name} holds {len(data)} picture: to train takes at least 2, and hundreds to learn from")
+        count = f"{len(data)} picture{'s' * (len(data) != 1)}"
+        raise ValueError(f"the data set {preset.data} holds {count}: to train takes at least 2, and hundreds to learn from")
     return data if preset.labels or isinstance(data, MixtureData) else replace(data, label=None, class_names=())
 
 
@@ -65,9 +55,10 @@ def _check_data(path: Path, preset: Preset) -> None:
     """Refuse a checkpoint that says it was trained on other data."""
     about = checkpoints.read_meta(path).get("about") or {}
     made_by = PRESETS.get(about.get("preset", ""))
-    data = about.get("data") or (made_by.data if made_by else preset.data)
-    if data != preset.data:
-        raise ValueError(f"{path} was trained on {data}, not on {preset.data}: name an --init and a --teacher of the same data")
+    data = about.get("data") or (made_by.data_name if made_by else preset.data_name)
+    if data != preset.data_name:
+        others = "name an --init and a --teacher of the same data"
+        raise ValueError(f"{path} was trained on {data}, not on {preset.data_name}: {others}")
 
 
 def find(name: str) -> Path:

@@ -17,12 +17,6 @@ from .networks.adm import IMAGENET64, LSUN256
 from .networks.song import DDPMPP, NCSNPP
 from .schedules import AdaptiveMu, EctPairs, FixedMu, FixedN, GridPairs, ProgressiveN
 
-# Data sets of files that a preset looks for in the data folder (CMLAB_DATA, else ./data), and what to put there.
-FOLDERS = {
-    "imagenet64": "a folder or zip of ImageNet's training pictures, one folder per class",
-    "lsun-bedroom": "LSUN's lmdb folder, or a folder or zip of its pictures",
-    "lsun-cat": "LSUN's lmdb folder, or a folder or zip of its pictures",
-}
 LPIPS = Distance("lpips")
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,30 @@ class RunFolder:
         what = f"no state in {self.path} can be read: {wrong[0]}" if wrong else f"{self.path} holds no state of a run"
         raise CheckpointError(f"{what}. Pass --overwrite to start anew")
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While it lasts no other process trains this run: raises ValueError where one does. A killed one no longer does."""
+        path = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another process is training {self.path.name} in {self.path.parent}: wait for it, or choose another --out"
+                ) from error
+            except OSError:  # a file system that has no locks
+                yield
+                return
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove all states, and the folder if nothing else is in it."""
         for path in [*self.states(), *self.path.glob(f"state-*{SUFFIX}.part")]:
@@ -168,6 +193,19 @@ def _leaves(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, name + ".")
         else:
             yield name, value
+
+
+def check_finished(about: dict[str, Any], name: str, options: Any, path: Path) -> None:
+    """Raises CheckpointError unless ``path``, whose header says ``about``, is what a run ``name`` with these options has made."""
+    if about.get("preset", name) != name:
+        raise CheckpointError(f"{path} is {about['preset']}, not {name}: choose another --out, or pass --overwrite")
+    if "options" in about:  # files of earlier versions do not tell
+        check_unchanged(about["options"], resumed(flatten(options), about["options"]), path)
+
+
+def resumed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Options of a run that goes on: "auto" is the precision with which it began, here or on another machine."""
+    return now | {"precision": saved["precision"]} if now.get("precision") == "auto" and "precision" in saved else now
 
 
 def check_unchanged(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:

@@ -5,25 +5,26 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import checkpoints, presets
 from ._version import __version__
 from .checkpoints import SUFFIX, CheckpointError
+from .cost import memory
+from .data import fingerprint
 from .denoiser import Denoise, Denoiser
 from .losses import ProgressiveLoss
-from .networks import build_network
 from .options import TrainOptions
 from .presets import Preset
-from .processes import ALONE, Processes, from_environment, joined
-from .runs import Curves, RunFolder, check_unchanged, flatten, read_state
+from .processes import Processes, from_environment, joined
+from .runs import Curves, RunFolder, check_finished, check_unchanged, flatten, read_state, resumed
 from .trainer import Precision, Snapshot, has_bf16, usable_precision
 from .training import TrainState
 
@@ -78,11 +79,9 @@ def train(name: str, preset: Preset, o: TrainOptions, device: torch.device, word
         raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
     processes = from_environment(o.shard)
     processes.rows(preset.batch)
-    # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
-    preset = replace(preset, precision=choose_precision(preset.precision, device, processes.first))
     torch.set_num_threads(o.threads)
-    with joined(processes, device), Stop().watching() as stop:
-        _Session(name, preset, o, device, words, processes, stop).run()
+    with joined(processes, device), Stop().watching() as stop, ExitStack() as stack:
+        _Session(name, preset, o, device, words, processes, stop).run(stack)
 
 
 def choose_precision(precision: Precision, device: torch.device, tell: bool) -> Precision:
@@ -92,25 +91,29 @@ def choose_precision(precision: Precision, device: torch.device, tell: bool) -> 
     return usable_precision(precision, device)
 
 
-def where_to_start(folder: RunFolder, target: Path, resume: bool, overwrite: bool) -> str:
-    """The state's file to continue from, "" to begin, or "finished"; raises ValueError where neither option says what to do."""
+def where_to_start(folder: RunFolder, targets: Sequence[Path], resume: bool, overwrite: bool) -> str:
+    """The state's file to continue from, "" to begin, or "finished"; raises ValueError where neither option says what to do.
+
+    ``targets``: the files that the run is to write.
+    """
     from .common import new_file
 
     states = folder.states()
     if resume and states:
-        new_file(target, overwrite=True)
+        new_file(targets[0], overwrite=True)
         _, path, wrong = folder.newest()
         for line in wrong:
             print(f"cmlab: {line}: taking the one before", file=sys.stderr)
         return str(path)
-    if resume and target.is_file():
+    if resume and targets[0].is_file():
         return "finished"
     if states and not overwrite:
         raise ValueError(
             f"{folder.path} holds an unfinished run, saved at step {int(states[0].stem.rpartition('-')[2])}: "
             "pass --resume to continue it, or --overwrite to start anew"
         )
-    new_file(target, overwrite)
+    for target in targets:
+        new_file(target, overwrite)
     return ""
 
 
@@ -131,20 +134,24 @@ class _Session:
         self.name, self.preset, self.o, self.device, self.words = name, preset, o, device, words
         self.processes, self.stop = processes, stop
         self.target, self.folder = o.out / f"{name}{SUFFIX}", RunFolder(o.out / name, o.keep)
+        self.targets = [self.target, *(self.target.with_name(f"{name}-ema-{decay}{SUFFIX}") for decay in preset.emas)]
         self.started, self.before = time.perf_counter(), 0.0
         self.saved = self.seen = time.monotonic()
         self.curves = Curves(preset.steps)
 
-    def run(self) -> None:
-        path = self._start()
+    def run(self, stack: ExitStack) -> None:
+        path = self._start(stack)
         if path == "finished":
             return self._say(f"{self.target}: this run is finished. Next: cmlab sample {self.target}")
         teacher = presets.load_teacher(self.preset)
-        self.teacher = _digest(self.preset.teacher)
+        self.teacher, self.data = _digest(self.preset.teacher), presets.training_data(self.preset)
         resume = self._resume(Path(path)) if path else None
+        # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
+        precision = choose_precision(self.preset.precision, self.device, self.processes.first)
+        self.preset = replace(self.preset, precision=precision)
         model = presets.build_model(self.preset)
         if self.o.fd_every:
-            _check_fd(self.preset.data, model.shape)
+            _check_fd(self.preset.data_name, model.shape)
         if (text := memory(model, self.preset, self.processes)) and self.processes.first:
             print(text)
         if self.o.overwrite and self.processes.first:
@@ -152,16 +159,29 @@ class _Session:
         state = self._loop(model, teacher, resume)
         averages = [state.trainer.whole(ema) for ema in state.emas]
         if self.processes.first:
-            self._finish(state, averages)
+            try:
+                self._finish(state, averages)
+            except (OSError, CheckpointError) as error:
+                if not self.folder.states():
+                    raise
+                reason = error.__cause__ or error
+                raise CheckpointError(
+                    f"{self.target} cannot be written ({reason}). The run is kept in {self.folder.path}: make room, then continue "
+                    "it with --resume"
+                ) from error
 
     # --- where it starts -------------------------------------------------------------------------------------------------
 
-    def _start(self) -> str:
+    def _start(self, stack: ExitStack) -> str:
         """The state's file to continue from, "" to begin, or "finished": the first process decides, the others follow."""
         answer, error = "", None
         if self.processes.first:
             try:
-                answer = where_to_start(self.folder, self.target, self.o.resume, self.o.overwrite)
+                answer = where_to_start(self.folder, self.targets, self.o.resume, self.o.overwrite)
+                stack.enter_context(self.folder.locked())
+                if answer == "finished":
+                    about = checkpoints.read_meta(self.target).get("about") or {}
+                    check_finished(about, self.name, self.preset, self.target)
             except (ValueError, OSError) as e:
                 error = e
         answer, failed = self.processes.share((answer, error is not None))  # pyright: ignore[reportGeneralTypeIssues]
@@ -176,11 +196,19 @@ class _Session:
             raise CheckpointError(f"{path} is not to be seen from this host: give --out a folder that all hosts share")
         snapshot = read_state(path)
         saved = dict(snapshot.facts["preset"])
-        check_unchanged(saved, flatten(self.preset), path)
+        check_unchanged(saved, now := resumed(flatten(self.preset), saved), path)
+        self.preset = replace(self.preset, precision=now["precision"])
         if snapshot.facts["teacher"] != self.teacher:
             raise CheckpointError(
                 f"{path} was saved with another teacher than {self.preset.teacher} is now: pass --overwrite to start anew"
             )
+        if snapshot.facts.get("data", fingerprint(self.data)) != fingerprint(self.data):  # states of earlier versions do not tell
+            raise CheckpointError(
+                f"{path} was saved with other images than {self.preset.data} has now: give the same --data, or pass --overwrite to "
+                "start anew"
+            )
+        if (threads := snapshot.facts.get("threads", self.o.threads)) != self.o.threads and self.device.type == "cpu":
+            self._say(f"it began with --threads {threads}: with {self.o.threads} the last bits differ")
         self.before = snapshot.facts["seconds"]
         if curves := snapshot.facts.get("curves"):  # states of earlier versions have none
             self.curves = Curves(**curves)
@@ -214,6 +242,7 @@ class _Session:
                 self.device,
                 model=model,
                 teacher=teacher,
+                data=self.data,
                 resume=resume,
                 processes=self.processes,
                 compile=self.o.compile,
@@ -247,13 +276,22 @@ class _Session:
         late = self.o.save_minutes > 0 and self.seen - self.saved > 60 * self.o.save_minutes
         stopping, late = self.processes.any([self.stop.number > 0, late], self.device)
         if state.step == self.preset.steps:
-            return
+            return self._keep_last(state)
         if stopping or late or (self.o.save_every and state.step % self.o.save_every == 0):
             if self.processes.first or self.processes.shard:
                 self._save(state)
             self.saved = time.monotonic()
         if stopping:
             raise stopped(self.stop.number or signal.SIGTERM, state.step, self.preset.steps, self.folder, self.words)
+
+    def _keep_last(self, state: TrainState) -> None:
+        """A state of the finished training, for the case that its result cannot be written."""
+        if not self.processes.first and not self.processes.shard:
+            return
+        try:
+            self._save(state)
+        except (OSError, CheckpointError) as error:  # the result is smaller, and what counts
+            print(f"cmlab: {error}", file=sys.stderr)
 
     def _plan(self, step: int, model: Denoiser) -> tuple[str, int]:
         """Sampler and number of steps for what the model is after ``step``."""
@@ -273,7 +311,7 @@ class _Session:
         from .report import quick_fd
 
         sampler, steps = self._plan(step, model)
-        fd = quick_fd(model, self.preset.data, FD_SAMPLES, sampler=sampler, steps=steps)
+        fd = quick_fd(model, self.preset.data_name, FD_SAMPLES, sampler=sampler, steps=steps)
         self.curves.measured(step, fd)
         if log:
             log.add_scalar("FD-cls", fd, step)
@@ -284,6 +322,8 @@ class _Session:
         ours = {
             "preset": flatten(self.preset),
             "teacher": self.teacher,
+            "data": fingerprint(self.data),
+            "threads": self.o.threads,
             "seconds": self.before + time.perf_counter() - self.started,
             "cmlab": __version__,
             "curves": self.curves.facts(),
@@ -312,10 +352,11 @@ class _Session:
         preset, seconds = self.preset, self.before + time.perf_counter() - self.started
         about: dict[str, Any] = {
             "preset": self.name,
-            "data": preset.data,
+            "data": preset.data_name,
             "seconds": round(seconds, 2),
             "command": " ".join(["cmlab train", *self.words]),
             "device": str(self.device),
+            "options": flatten(preset),
             **run_facts(preset, self.device),
         }
         if isinstance(preset.loss, ProgressiveLoss):
@@ -328,9 +369,8 @@ class _Session:
             about["skipped"] = state.skipped
         about |= self.curves.about()
         dtype = torch.float16 if preset.half else None
-        for decay, ema in zip(("", *preset.emas), averages, strict=True):
+        for path, ema in zip(reversed(self.targets), reversed(averages), strict=True):  # the result last: it says "finished"
             assert isinstance(ema, Denoiser)
-            path = self.target.with_name(f"{self.name}-ema-{decay}{SUFFIX}") if decay != "" else self.target
             checkpoints.save(path, ema, about, dtype)
         self.folder.clear()
         skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
@@ -379,52 +419,3 @@ def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.d
         return grid
     write_file(path, lambda file: plot_points({title: x}, size=4).savefig(file, format="png"))
     return None
-
-
-# --- memory ----------------------------------------------------------------------------------------------------------------
-
-
-def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str:
-    """What a training will take, in words; "" for less than a gigabyte.
-
-    Weights, gradients, two moments of the optimizer, averages, target and teacher are counted; what one forward pass keeps for
-    the backward pass is measured on one sample without numbers. Work space of the kernels and a perceptual distance come on top.
-    """
-    count = sum(p.numel() for p in model.parameters())
-    copies = 4 + len(preset.averages) + preset.loss.needs_target + (preset.teacher not in ("", "oracle"))
-    fixed = 4 * count * copies
-    if fixed < 2**26:
-        return ""
-    rows = preset.batch // preset.accumulate
-    kept = kept_for_backward(model) // (1 if preset.precision == "float32" else 2) * rows
-    if fixed + kept < 2**30:
-        return ""
-    divided = f" (divided by {processes.world})" if processes.shard else ""
-    return (
-        f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers{divided}, and {kept / 2**30:.1f} "
-        f"GiB for the activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes "
-        "it smaller)"
-    )
-
-
-def kept_for_backward(model: Denoiser) -> int:
-    """Bytes that a forward pass of one sample keeps for the backward pass, in float32."""
-    sizes: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            sizes[storage._cdata] = storage.nbytes()
-            held.append(tensor)  # as long as it lives no other storage takes its place
-        return tensor
-
-    held: list[Tensor] = []
-    config: Any = replace(model.config, dropout=0.0)
-    with torch.device("meta"):
-        net = build_network(config, model.shape, model.classes)
-        x, level = torch.empty(1, *model.shape), torch.empty(1)
-        label = torch.zeros(1, dtype=torch.int64) if model.classes else None
-    weights = {p.untyped_storage()._cdata for p in net.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        net(x, level, label)
-    return sum(size for storage, size in sizes.items() if storage not in weights)

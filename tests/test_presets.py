@@ -29,7 +29,7 @@ from cmlab.presets import (
     training_data,
 )
 from cmlab.published import PUBLISHED
-from cmlab.session import kept_for_backward, memory
+from cmlab.cost import kept_for_backward, memory
 from cmlab.trainer import HalfLife
 
 _IMAGES = {"channels": 8, "mult": (1, 1), "blocks": 1, "emb": 8, "attention": (4,)}
@@ -55,7 +55,6 @@ PRESETS_DATA = (*TOYS, "digits", "digits-color")
 @pytest.fixture
 def small_files(monkeypatch):
     monkeypatch.setattr("cmlab.presets.load_data", stand_in)
-    monkeypatch.setattr("cmlab.presets.FOLDERS", {})
 
 
 def shrink(preset: Preset, folder: Path) -> Preset:
