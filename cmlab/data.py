@@ -304,8 +304,9 @@ def load_data(
         data = DATASETS[str(name)]()
     elif name in FILE_DATASETS:
         data = FILE_DATASETS[str(name)](**_with(options, ("split",), f"{name!r}"))
-    elif name in FOLDERS and not path.exists():
-        data = load_pictures(_in_data_folder(str(name)), **{"resolution": FOLDERS[str(name)][0], **options})
+    elif name in FOLDERS:
+        where = path if path.exists() else _in_data_folder(str(name))
+        data = load_pictures(where, **{"resolution": FOLDERS[str(name)][0], **options})
     elif not str(name) or not path.exists():  # Path("") is this folder
         known = [*DATASETS, *FILE_DATASETS, *FOLDERS]
         raise ValueError(f"{unknown('data set', str(name), known)} (nor is there a file or folder of that name)")

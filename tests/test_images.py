@@ -477,7 +477,7 @@ def test_unknown_names_and_files_say_what_there_is(tmp_path):
         load_data("digit")
     with pytest.raises(ValueError, match=r"unknown data set ''"):
         load_data("")
-    with pytest.raises(ValueError, match=r"8gaussians.*cifar10 \(nor is there a file"):
+    with pytest.raises(ValueError, match=r"8gaussians.*cifar10.*lsun-cat \(nor is there a file"):
         load_data(str(tmp_path / "nowhere"))
     (tmp_path / "a.txt").write_text("hello")
     with pytest.raises(ValueError, match=r"a\.txt is no data set: name a folder of pictures"):

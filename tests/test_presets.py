@@ -8,6 +8,7 @@ import torch
 from conftest import randomise
 
 from cmlab import checkpoints
+from cmlab.cost import kept_for_backward, memory
 from cmlab.data import TOYS, ImageData, load_data
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, VEPrecond, VPPrecond
 from cmlab.distances import Distance
@@ -29,7 +30,6 @@ from cmlab.presets import (
     training_data,
 )
 from cmlab.published import PUBLISHED
-from cmlab.cost import kept_for_backward, memory
 from cmlab.trainer import HalfLife
 
 _IMAGES = {"channels": 8, "mult": (1, 1), "blocks": 1, "emb": 8, "attention": (4,)}
