@@ -18,6 +18,7 @@ from .losses import ProgressiveLoss
 from .noise import sampling_sigmas, seeds_from
 from .presets import Preset, build_model, get_preset
 from .samplers import default_sigmas, heun, initial_noise
+from .suggest import unknown
 from .training import fit
 
 
@@ -55,6 +56,8 @@ def exact_flow(data: MixtureData, count: int, steps: int, noise_level: float, se
 
 def live_preset(method: str, steps: int, batch: int, seed: int, init: str = "") -> Preset:
     """The preset of ``method`` in the plane for a training of another length, from the bundled checkpoint ``init`` if given."""
+    if method not in METHODS:
+        raise ValueError(unknown("method", method, METHODS))
     preset = get_preset(f"{init.rpartition('-')[0] or TOYS[0]}-{method}")
     # The averaged weights are a mean over the same share of the training, so of fewer steps.
     ema = 1 - min(1.0, (1 - preset.ema) * preset.steps / steps)

@@ -20,7 +20,7 @@ from torch import Tensor
 from . import checkpoints
 from .apppaint import painted_mask, painted_over
 from .classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
-from .data import load_images, split_name
+from .data import class_names_of, load_images, split_name
 from .denoiser import Denoise
 from .editing import EDITS, Edit, likeliest_label, preset_mask, slerp
 from .images import MAX_CLASSES
@@ -94,7 +94,6 @@ PANEL = 768  # pixels that a small picture is enlarged to: the browser, which ma
 CANVAS = 384  # pixels of the canvas that masks and strokes are painted on
 CHANNELS = {"digits": 1, "digits-color": 3, "cifar10": 3}  # of the data sets that have examples
 # Names for models of the whole set, whose headers have none.
-CLASSES = {"cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")}
 
 
 # --- models ----------------------------------------------------------------------------------------------------------------
@@ -171,9 +170,7 @@ def _classes_and_data(meta: dict[str, Any], data: str) -> tuple[tuple[str, ...],
         raise ValueError(f"{classes} classes")
     preset = PRESETS.get(about.get("preset", ""))
     data = str(about.get("data") or (preset.data_name if preset else data))
-    origin, kept = split_name(data)
-    names = tuple(str(k) for k in about.get("class_names") or kept or CLASSES.get(origin, ()))
-    return names if len(set(names)) == classes else tuple(str(k) for k in range(classes)), data
+    return class_names_of(about, classes, data), data
 
 
 @lru_cache(maxsize=1)

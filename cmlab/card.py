@@ -12,7 +12,7 @@ from .report import Report, figure_table
 
 KNOWN = (
     "preset", "data", "data_title", "command", "seconds", "device", "machine", "threads", "images", "quality", "measured",
-    "licence", "two_steps", "loss_curve", "fd_curve", "precision", "options",
+    "licence", "two_steps", "loss_curve", "fd_curve", "precision", "options", "class_names",
 )  # fmt: skip
 CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
@@ -91,7 +91,8 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
         for one in (picture for picture in pictures if picture.heading == heading):
             lines += [f"![{one.alt}]({one.name})", "", *((one.remark, "") if one.remark else ())]
     lines += ["## Licence", "", str(about.get("licence") or "None has been chosen for these weights yet."), ""]
-    return "\n".join([*lines, "## What it is not good for", "", *(f"- {line}" for line in limits(meta, about, measured))])
+    wrong = [f"- {line}" for line in limits(meta, about, measured, consistency)]
+    return "\n".join([*lines, "## What it is not good for", "", *wrong])
 
 
 def _training(about: dict[str, Any]) -> str:
@@ -117,9 +118,9 @@ def _markdown(table: list[list[str]]) -> list[str]:
     return [head, "|" + "---|" * len(table[0]), *rows]
 
 
-def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any], consistency: bool) -> list[str]:
     """What a reader should not expect of such a checkpoint."""
-    shape, precond = meta["shape"], meta["precond"]
+    shape = meta["shape"]
     data = about.get("data") or about.get("preset", "").rpartition("-")[0]
     out = [
         f"Anything but {data or 'the data it was trained on'}: it knows no other samples, and those in the manner of its own alone."
@@ -136,9 +137,11 @@ def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any]
         )
     if len(shape) == 3 and shape[-1] >= 16:
         out.append("Pictures of people or events that someone might take for real.")
-    consistency = precond.get("kind", "karras") == "karras" and precond.get("sigma_min", 0) > 0
     if consistency:
         out.append("Likelihoods and solvers of the probability flow: it jumps to the end of a path and does not follow it.")
+    elif about.get("sampler") == "progressive":
+        steps = about.get("steps", 1)
+        out.append(f"Other numbers of steps than {steps}: progressive distillation made it for that one alone.")
     else:
         out.append("One-step samples: a diffusion model needs a solver's steps; distil it for fewer.")
     if not meta.get("classes"):

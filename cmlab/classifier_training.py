@@ -78,7 +78,7 @@ class ClassifierOptions:
     Args:
         out: folder for the classifier, and for a folder NAME with the states of a run that is not finished.
         overwrite: replace a classifier of the same name, or the states of an unfinished run.
-        resume: continue an unfinished run, to the same bits on a CPU; where there is none, begin.
+        resume: continue an unfinished run, to the same bits on a CPU with as many threads; where there is none, begin.
         save_minutes: save the state when so many minutes have passed; 0 for never. SIGTERM and Ctrl-C always save it.
         keep: number of states that are kept.
         device: "auto" takes a GPU where there is one.

@@ -30,7 +30,8 @@ def evaluate(o: EvaluateOptions) -> None:
 
         for name in PICTURES:
             new_file(o.card.with_name(f"{o.card.stem}-{name}.png"), o.overwrite)
-    pictures = Path(o.source).is_dir() or o.source.endswith(SUFFIXES)
+    own = Path(f"{o.source}{checkpoints.SUFFIX}").is_file()  # beside it a folder of its name: the run's states and grids
+    pictures = not own and (Path(o.source).is_dir() or o.source.endswith(SUFFIXES))
     found = _of_pictures(o, device) if pictures else _of_model(o, device)
     if found is None:  # another process of torchrun has the report
         return
@@ -49,6 +50,11 @@ def _of_pictures(o: EvaluateOptions, device: torch.device) -> Report | None:
     for option in ("steps", "sigmas", "sampler", "teacher", "card", "keep"):
         if getattr(o, option) not in (None, False):
             raise ValueError(f"--{option} belongs to checkpoints: {o.source} holds pictures")
+    default = EvaluateOptions(o.source)
+    if o.seed != default.seed:
+        raise ValueError(f"--seed belongs to checkpoints: {o.source} holds pictures")
+    if o.rounding != default.rounding and not o.source.endswith(".npz"):
+        raise ValueError(f"--rounding is for samples that are no 8-bit pictures yet: those of {o.source} are")
     if o.data is None:
         raise ValueError(f"pictures are compared with a data set: pass --data with {o.source}, such as --data digits")
     source = reports.picture_source(Path(o.source), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache)
@@ -76,7 +82,8 @@ def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
 
 def _of_points(o: EvaluateOptions, model: Denoiser, teacher: Denoiser | None, data: str) -> Report:
     default = EvaluateOptions(o.source)
-    image_options = ("metrics", "weights", "sigmas", "steps", "sampler", "reference", "replicates", "cache", "features", "rounding")
+    image_options = ["metrics", "weights", "sigmas", "steps", "sampler", "reference", "replicates", "cache", "features", "rounding"]
+    image_options += ["batch"]
     for option in image_options:
         if getattr(o, option) != getattr(default, option):
             raise ValueError(f"--{option} is for pictures: {o.source} makes points, measured by sliced Wasserstein distances")

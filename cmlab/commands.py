@@ -204,11 +204,11 @@ def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, batches: Iterator[
 
 def edit(o: EditOptions) -> None:
     from . import editing
-    from .data import DATASETS, TOYS, load_images
+    from .data import DATASETS, TOYS, class_names_of, load_images
     from .plots import image_grid
 
     check_edit_options(o)
-    model, _ = checkpoints.load(find(o.checkpoint))
+    model, meta = checkpoints.load(find(o.checkpoint))
     if len(model.shape) != 3:
         raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
     if not model.precond.consistency:
@@ -225,8 +225,10 @@ def edit(o: EditOptions) -> None:
         if not 0 <= index < len(data):
             raise ValueError(f"--index must lie in 0..{len(data) - 1}, got {index}")
         y = data.take(torch.tensor([index]))
-        if data.label is not None and model.classes == data.classes:
-            own_label = int(data.label[index])
+        if data.label is not None:
+            about = meta.get("about") or {}
+            names, own = class_names_of(about, model.classes, about.get("data", "")), data.class_names[int(data.label[index])]
+            own_label = names.index(own) if own in names else None
     if own_label is None and model.classes:
         own_label = int(editing.likeliest_label(model, y, model.classes))
     extra = {} if o.steps is None else {"steps": o.steps}

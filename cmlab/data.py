@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .cifar10 import ARCHIVE, FOLDER, JPEG, data_folder, is_cifar10, load_cifar10
+from .cifar10 import ARCHIVE, CIFAR10_CLASSES, FOLDER, JPEG, data_folder, is_cifar10, load_cifar10
 from .images import SUFFIXES, Labels, NoSplit, PixelData, Resize, SomePixels, load_npz, load_pictures, random_flip
 from .noise import SIGMA_DATA, Draws, as_draws
 from .oracle import GaussianMixture
@@ -357,6 +357,18 @@ def sized(name: str, resolution: int) -> str:
     if not resolution or split_side(whole)[1] == resolution or FOLDERS.get(whole, (0, ""))[0] == resolution:
         return name
     return f"{whole}@{resolution}" + ("" if kept is None else f":{','.join(kept)}")
+
+
+def class_names_of(about: dict[str, Any], classes: int, data: str | Path) -> tuple[str, ...]:
+    """Names of the ``classes`` of a model of the set ``data``, as its header ``about`` tells them; numbers where nothing does.
+
+    >>> class_names_of({}, 2, "cifar10:ship,horse"), class_names_of({}, 2, "faces")
+    (('ship', 'horse'), ('0', '1'))
+    """
+    origin, kept = split_name(data)
+    known = {"cifar10": CIFAR10_CLASSES, "digits": DIGIT_NAMES, "digits-color": DIGIT_NAMES}
+    names = tuple(str(name) for name in about.get("class_names") or kept or known.get(origin, ()))
+    return names if len(set(names)) == classes else tuple(str(k) for k in range(classes))
 
 
 def split_name(name: str | Path) -> tuple[str, tuple[str, ...] | None]:

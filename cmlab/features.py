@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .classifier import Split, classifier_for, classifier_names, fit_channels, load_classifier, resolve_classifier
+from .classifier import CLASSIFIERS, Split, classifier_for, classifier_names, fit_channels, load_classifier, resolve_classifier
 from .images import cache_folder
 from .metrics import METRICS, Features, Metric
 
@@ -184,7 +185,8 @@ def inception_weights(path: str | Path | None = None) -> Path:
         except (URLError, OSError, RuntimeError) as error:
             raise ValueError(
                 f"FID's Inception weights are not here and cannot be fetched ({' '.join(str(error).split())[:90]}): fetch {url} "
-                f"on a machine with a network and put it at {found}, or name it with --weights; --features classifier needs none"
+                f"on a machine with a network and put it at {found}, or name it with --weights; --features classifier needs none, "
+                f"for {' and '.join(CLASSIFIERS)}"
             ) from error
     try:  # torch-fidelity unpickles without looking: what passes here holds tensors alone
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
@@ -277,5 +279,7 @@ def real_features(extractor: Extractor, split: Split, batch: int = 256, cache: s
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot keep features in {file.parent} ({error}): name another folder with --cache") from error
+        if cache is not None:
+            raise ValueError(f"cannot keep features in {file.parent} ({error}): name another folder with --cache") from error
+        print(f"cmlab: features are not kept, {error}: CMLAB_CACHE names another folder", file=sys.stderr)
     return Features(found.features, found.logits, split.label)

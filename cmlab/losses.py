@@ -147,7 +147,12 @@ class ProgressiveLoss:
         return Precond(self.sigma_data)
 
     def stages(self, steps: int) -> list[range]:
-        """The steps 0 ... steps - 1 of a training, cut where N changes."""
+        """The steps 0 ... steps - 1 of a training, cut where N changes.
+
+        Raises ValueError where N is no power of two: half of an odd number of steps is none of the teacher's.
+        """
+        if self.n.start & (self.n.start - 1):
+            raise ValueError(f"the number of steps is halved down to 1: choose a power of two such as 64, not {self.n.start}")
         borders = [k for k in range(1, steps) if self.n(k / steps) != self.n((k - 1) / steps)]
         return [range(a, b) for a, b in zip([0, *borders], [*borders, steps], strict=True)]
 

@@ -34,7 +34,7 @@ class TrainOptions:
     Args:
         out: folder for the checkpoint, and for a folder PRESET with the states of a run that is not finished.
         overwrite: replace a checkpoint of the same name, or the states of an unfinished run.
-        resume: continue an unfinished run, to the same bits on a CPU; where there is none, begin.
+        resume: continue an unfinished run, to the same bits on a CPU with as many threads; where there is none, begin.
         save_every: save the state after every so many steps; 0 by time alone.
         save_minutes: save the state when so many minutes have passed; 0 by steps alone. SIGTERM and Ctrl-C always save it.
         keep: number of states that are kept.

@@ -172,8 +172,10 @@ def picture_source(
     n = len(pixels) if n is None else n
     if not MIN_SAMPLES <= n <= len(pixels):
         raise ValueError(f"{path} holds {len(pixels)} pictures, and --n {n} is not between {MIN_SAMPLES} and that")
-    if label is not None and split.data.classes and int(label.max()) >= split.data.classes:
-        raise ValueError(f"{path} has a class {int(label.max())}, the data have 0..{split.data.classes - 1}")
+    if label is not None and split.data.classes:
+        wrong = label[(label < 0) | (label >= split.data.classes)]
+        if len(wrong):
+            raise ValueError(f"{path} has a class {int(wrong[0])}, the data have 0..{split.data.classes - 1}")
 
     def draw(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         return pixels[start:stop], None if label is None else label[start:stop]

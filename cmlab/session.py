@@ -359,14 +359,17 @@ class _Session:
             "options": flatten(preset),
             **run_facts(preset, self.device),
         }
+        model = cast(Denoiser, averages[0])
         if isinstance(preset.loss, ProgressiveLoss):
-            about["sampler"], about["steps"] = self._plan(state.step, cast(Denoiser, averages[0]))
+            about["sampler"], about["steps"] = self._plan(state.step, model)
         if self.device.type == "cpu":
             about["threads"] = self.o.threads
         if self.processes.world > 1:
             about["processes"] = self.processes.world
         if state.skipped:
             about["skipped"] = state.skipped
+        if model.classes:
+            about["class_names"] = list(getattr(self.data, "class_names", ()))
         about |= self.curves.about()
         dtype = torch.float16 if preset.half else None
         for path, ema in zip(reversed(self.targets), reversed(averages), strict=True):  # the result last: it says "finished"

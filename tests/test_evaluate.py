@@ -30,7 +30,7 @@ from cmlab.classifier import (
 )
 from cmlab.cli import main
 from cmlab.features import ClassifierFeatures, InceptionFeatures, extract, inception_weights, real_features, spread, to_uint8
-from cmlab.images import PixelData
+from cmlab.images import NoSplit, PixelData
 from cmlab.metrics import METRICS, Features, Reference
 from cmlab.report import Source, figures, quick_fd, report
 
@@ -401,7 +401,7 @@ def test_sets_without_a_test_split_are_halved():
 def _whole(data):
     def load(name, **options):
         if options:
-            raise ValueError(f"{name} is not split")
+            raise NoSplit(f"{name} is not split")
         return data
 
     return load
