@@ -42,8 +42,9 @@ def write_readme() -> None:
     lines = [
         "# Checkpoints that ship with cmlab",
         "",
-        "Written by `python benchmarks/ship.py`. Each was made by the command beside it, on one CPU thread, seed 0; cifar10-small-ect",
-        "from an earlier cifar10-small-edm than the one that ships (`cmlab info cifar10-small-ect`), so the command again gives another.",
+        "Written by `python benchmarks/ship.py`. Each was made by the command beside it, on one CPU thread, seed 0;",
+        "cifar10-small-ect from an earlier cifar10-small-edm than the one that ships, so its command makes another model now",
+        "(`cmlab info cifar10-small-ect` says which came out better).",
         "Seconds: as it was run, beside other jobs; alone it takes half or less (`benchmarks/speed.py`). 2D: sliced",
         "Wasserstein distance, 20,000 points, 256 directions, floor = data against data. Digits: share of 2,000 class-conditional",
         "samples that a classifier (accuracy on held-out scans beside it) puts into the class that was asked for. CIFAR-10:",

@@ -1,6 +1,7 @@
 """Zero-shot editing: the invariants of the projection for any image size, and slerp."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -28,6 +29,7 @@ from cmlab.editing import (
     stroke,
     super_resolve,
 )
+from cmlab.noise import SampleDraws
 from cmlab.oracle import Gaussian
 from cmlab.samplers import multistep
 
@@ -219,6 +221,34 @@ def test_colorize_shows_the_grey_picture_and_keeps_the_projection():
     edit = colorize(y)
     assert torch.allclose(edit.degraded, luma(y).expand_as(y))
     assert not torch.allclose(edit.kept, edit.degraded, atol=0.1)
+
+
+@pytest.mark.parametrize("masks", [1, 2])
+def test_several_draws_are_averaged_and_keep_what_is_kept(masks):
+    model, y = tiny("unet"), normal(2, 3, 8, 8)
+    free = torch.cat([preset_mask("left", (8, 8)), preset_mask("top", (8, 8))])[:masks]
+    one = inpaint(y, free, steps=3)
+    many = list(run_edit(model, replace(one, draws=3), [5, 6]))
+    assert [step.nfe for step in many] == [1, 2, 3] and many[-1].x.shape == y.shape
+    assert torch.allclose(many[-1].x * (1 - free), y * (1 - free), atol=1e-15)
+
+    class OneOfThree(SampleDraws):
+        """What one of three draws of each picture sees."""
+
+        number = 0
+
+        def normal(self, shape):
+            return [SampleDraws.normal(self, shape) for _ in range(3)][self.number]
+
+    def draw(number: int) -> torch.Tensor:
+        draws = OneOfThree([5, 6])
+        draws.number = number
+        return apply_edit(model, one, draws)
+
+    assert torch.allclose(many[-1].x, torch.stack([draw(k) for k in range(3)]).mean(0), atol=1e-6)
+    assert (many[-1].x - draw(0)).abs().max() > 0.01
+    with pytest.raises(ValueError, match="draws must be at least 1"):
+        replace(one, draws=0)
 
 
 def test_edits_start_from_what_is_kept():

@@ -319,7 +319,9 @@ def superres(case):
 @runs("e_editing.*", "iterative_colorization")
 def colorization(case):
     y = picture(case)
-    yield from edited(case, replace(editing.colorize(y), shown=None))  # the original shows the projection, not the grey picture
+    yield from edited(
+        case, replace(editing.colorize(y, draws=1), shown=None)
+    )  # the original shows the projection, not the grey picture
 
 
 @runs("e_editing.*", "iterative_inpainting")
