@@ -4,6 +4,7 @@ import argparse
 import atexit
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
             about = "all: one after the other"
             kind = gr.Dropdown(["all", *first.class_names], value="all", label="Class", info=about, visible=first.classes > 0)
             free(kind)
-            seed = seed_box("Seed", 0)
+            seed, used = seed_box("Seed", 0)
             with gr.Row():
                 go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), gr.Button("Stop", min_width=80)
             count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
@@ -117,7 +118,7 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
             title = "How EDM got there, step by step (pictures: above the noisy state, below the network's guess of the end)"
             outputs.append(panel(title, "The way from noise to the first sample", "film", "wide", name="Film"))
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
-    run = start(go, [page.load], sample, inputs, [*outputs, seed], api_name="sample", show_progress="minimal")
+    run = start(go, [page.load], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
     halt(run, [stop.click], lambda *texts: [t.replace("waits", "not run") for t in texts], captions, captions)
     # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
@@ -151,7 +152,7 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
         with gr.Column(scale=1, min_width=280):
             about = "auto: the picture's own, else the first"
             data, method, kind = model_boxes(names, "auto", class_value="auto", info=about)
-            seed_a, seed_b = seed_box("Seed A", 1), seed_box("Seed B", 2)
+            (seed_a, used_a), (seed_b, used_b) = seed_box("Seed A", 1), seed_box("Seed B", 2)
             with gr.Accordion("Pictures in place of seeds", open=False) as drawer:
                 gr.Markdown("The noise that a picture comes from: the PF-ODE, run upwards by the diffusion model.")
                 example_a, example_b = (gr.Number(None, visible=False, label=f"Example {end}") for end in "AB")
@@ -168,7 +169,7 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
             frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380, name="First frame")
             caption, pictures = caption_box("Caption"), gr.State([])
     inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
-    outputs = [strip, frame, caption, seed_a, seed_b, pictures, position]
+    outputs = [strip, frame, caption, used_a, used_b, pictures, position]
     run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
     halt(run, [data.change], lambda: (None, None, "", []), [], [strip, frame, caption, pictures])
     position.input(lambda p, k: png(p[min(int(k), len(p) - 1)]) if p else None, [pictures, position], frame, **QUIET)
@@ -199,7 +200,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             gr.Markdown("**... or upload a picture**", elem_classes="heading")
             image = gr.File(label="Picture", show_label=False, file_types=["image"], height=120, elem_id="upload")
             data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own", students=True)
-            seed = seed_box("Seed", 0)
+            seed, used = seed_box("Seed", 0)
         with gr.Column(scale=3):
             task = gr.Radio([(view.TASKS[t], t) for t in EDITS], value="inpaint", label="Task", elem_id="task")
             about = gr.Markdown(f"**Inpaint.** {view.TASK_HELP['inpaint']}")
@@ -210,7 +211,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             caption = caption_box("Caption")
             with gr.Row():
                 steps = gr.Slider(1, MAX_STEPS, EDIT_STEPS, step=1, label="Steps")
-                patch = gr.Slider(2, 8, 2, step=1, label="Block size", visible=False)
+                patch = gr.Radio([2, 4, 8], value=2, label="Block size", visible=False)
                 noise_level = gr.Slider(0.05, 10, 0.5, step=0.05, label="Noise level σ", visible=False)
                 go = gr.Button("Run", variant="primary", elem_id="edit-go")
             mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
@@ -220,7 +221,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
                 label="Paint", canvas_size=size, visible=False, height=470, elem_id="painted", brush=brush, **CANVAS
             )
     inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed]
-    outputs = [original, degraded, result, caption, seed]
+    outputs = [original, degraded, result, caption, used]
     shown = {"show_progress": "minimal", "show_progress_on": result}
     run = start(go, [tab.select], edit, inputs, outputs, api_name="edit", **shown)
 
@@ -248,7 +249,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
         yield (
             f"**{view.TASKS[task]}.** {view.TASK_HELP[task]}",
             gr.Slider(visible=task in ("inpaint", "colorize", "super_resolve")),
-            gr.Slider(visible=task in ("super_resolve", "stroke")),
+            gr.Radio(visible=task in ("super_resolve", "stroke")),
             gr.Slider(visible=task in ("stroke", "denoise")),
             gr.Radio(visible=task == "inpaint"),
             gr.ImageEditor(value=canvas if paint else None, visible=paint),
@@ -258,9 +259,9 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     def pick(event: gr.SelectData):
         return event.index, None
 
-    # Another picture: the result of the old one, finished or still on its way, must not stand beside it.
+    # Another task or picture: the result of the old one, finished or still on its way, must not stand beside it.
     stale = [degraded, result, caption]
-    halt(run, [image.change, example.change, data.change], lambda: (None, None, ""), [], stale)
+    halt(run, [task.change, image.change, example.change, data.change], lambda: (None, None, ""), [], stale)
     follow = [task.change, image.change, example.change, mask.change, data.change]
     inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
@@ -278,12 +279,13 @@ def plane_tab(tab: gr.Tab) -> None:
             drawing = gr.ImageEditor(
                 label="Draw it", canvas_size=(260, 260), visible=False, height=340, elem_id="drawing", brush=brush, **CANVAS
             )
-            seed = seed_box("Seed", 0)
+            seed, used = seed_box("Seed", 0)
         with gr.Column(scale=3), gr.Tabs():
             with gr.Tab("Exact flow"):
                 gr.Markdown(
                     "**Every noisy point lies on one path, and the consistency function maps it to that path's end.** The score of "
-                    "these distributions is known, so paths and arrows are exact: this is what networks try to learn."
+                    "these distributions is known, so the arrows are exact, and the paths but for the steps of the solver: this is "
+                    "what networks try to learn."
                 )
                 with gr.Row():
                     count = gr.Slider(1, 200, 24, step=1, label="Paths")
@@ -321,13 +323,13 @@ def plane_tab(tab: gr.Tab) -> None:
         else:
             yield None, None, None, gr.skip()
 
-    inputs, outputs = [distribution, drawing, count, steps, level, seed], [paths, arrows, solid, seed]
+    inputs, outputs = [distribution, drawing, count, steps, level, seed], [paths, arrows, solid, used]
     latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
     go.click(trajectories, inputs, outputs, api_name="trajectories", **latest)
     follow = [tab.select, distribution.input, level.release]
     gr.on(follow, redraw, inputs, outputs, api_visibility="private", **latest)
     inputs = [distribution, drawing, method, train_steps, batch, seed]
-    run = start(train, [], train_2d, inputs, [points, curve, status, seed], api_name="train_2d", show_progress="hidden")
+    run = start(train, [], train_2d, inputs, [points, curve, status, used], api_name="train_2d", show_progress="hidden")
     method.change(lambda m: view.METHOD_HELP[m], method, about, **QUIET)
     halt(run, [stop.click], lambda text: f"{text} · stopped", [status], [status])
     # Another distribution: what was trained on the old one must not stand beside it.
@@ -354,16 +356,16 @@ def theory_tab() -> None:
             usual = "8gaussians-edm" if "8gaussians-edm" in starts else starts[0]
             start_from = gr.Dropdown(starts, value=usual, label="Gradient at", visible=False)
             weight = gr.Radio(list(theory.WEIGHTS), value="1", label="Weight of the loss", visible=False)
-            seed = seed_box("Seed", 0)
+            seed, used = seed_box("Seed", 0)
             go = gr.Button("Measure", variant="primary", elem_id="theorem-go")
         with gr.Column(scale=3):
             about = gr.Markdown(theory.HELP["thm1"])
             picture = panel("Measured", "Errors or losses against the number of levels", "theorem", "wide", name="Figure")
             caption = caption_box("Conclusion", elem_id="theorem-says")
             with gr.Accordion("The numbers", open=False):
-                table = gr.Markdown("", label="Table")
+                table = gr.Markdown("", label="Table", elem_classes="numbers")
     inputs = [experiment, data, solver, model, distance, target, start_from, weight, seed]
-    outputs = [picture, caption, table, seed]
+    outputs = [picture, caption, table, used]
     latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
     go.click(handlers.theorems, inputs, outputs, api_name="theorems", **latest)
 
@@ -428,6 +430,7 @@ def main() -> None:
     except (RuntimeError, AssertionError) as error:
         sys.exit(f"The device {options.device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda.")
     hush()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary files go
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, min(4, (os.cpu_count() or 2) // 2)))  # small networks lose time on more threads
     page = build_app()

@@ -66,12 +66,17 @@ def caption_box(name: str, **options) -> gr.Markdown:
     return gr.Markdown("", label=name, elem_classes="caption", **options)
 
 
-def seed_box(label: str, value: int) -> gr.Number:
-    """A box for the seed with a button that throws the dice. The used seed is written back into it."""
+def seed_box(label: str, value: int) -> tuple[gr.Number, gr.Number]:
+    """A box for the seed with a button that throws the dice, and an unseen one that a run puts the seed into which it takes.
+
+    From there it goes into the first if that is empty: what is typed there while something runs is not overwritten.
+    """
     dice = gr.Button("random", size="sm")
     box = gr.Number(value, label=label, info="empty: a new one", step=1, buttons=[dice])
+    used = gr.Number(label=label, visible="hidden")
     dice.click(lambda: view.seed_from(None), None, box, **QUIET)
-    return box
+    used.change(None, [used, box], box, js="(used, typed) => typed ?? used", **QUIET)
+    return box, used
 
 
 def gallery(label: str, elem_id: str) -> gr.Gallery:

@@ -2,7 +2,7 @@
 
 from gradio.themes import Default
 
-CSS = """
+CSS = r"""
 .gradio-container { max-width: 1240px !important; margin: auto; }
 .gradio-container > .main { padding: clamp(12px, 3vw, 32px) !important; }
 .heading p, .caption p { margin: 0; }
@@ -15,6 +15,9 @@ CSS = """
   .panel .icon-button-wrapper { opacity: 0; }
   .panel:hover .icon-button-wrapper, .panel .icon-button-wrapper:focus-within { opacity: 1; }
 }
+/* A number is not cut in two: a table that is too wide can be moved. */
+.numbers table { display: block; overflow-x: auto; contain: inline-size; width: 100%; }
+.numbers th, .numbers td { white-space: nowrap; word-break: normal; overflow-wrap: normal; }
 /* A refusal is told once, by its message; the pictures of the last run stay in sight. */
 .wrap:has(> .error) { display: none; }
 /* The tabs' own width would be the least that the page can have. */
@@ -23,6 +26,7 @@ CSS = """
   .tab-container button { padding: 0 8px !important; }
   .wide .image-container { contain: inline-size; overflow-x: auto; }
   .wide .image-container > button { width: auto; min-width: 660px; }
+  .wide:has(img)::after { content: "swipe for the rest \2192"; display: block; padding: 2px 8px; font-size: 0.75rem; opacity: 0.7; }
 }
 """
 

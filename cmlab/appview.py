@@ -183,7 +183,7 @@ def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> D
     if method not in group.models:
         have = ", ".join(METHODS[m] for m in group.models) or "none"
         name = METHODS.get(method, method)
-        hint = "" if group.name.endswith(OWN) else f" Train it: cmlab train {group.name}-{method}"
+        hint = f" Train it: cmlab train {group.name}-{method}" if f"{group.name}-{method}" in PRESETS else ""
         raise ValueError(f"{group.name} has no {name} checkpoint (found: {have}).{hint}")
     if group.name == EXACT:
         return _exact_digits() if method == "edm" else _exact_digits().consistency

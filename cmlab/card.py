@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoints
+from .classifier import LoadedClassifier
 from .data import TOYS
 from .report import Report, figure_table
 
@@ -116,6 +117,19 @@ def _curve(pairs: list[list[float]], most: int = 6) -> str:
 def _markdown(table: list[list[str]]) -> list[str]:
     head, *rows = (f"| {' | '.join(row)} |" for row in table)
     return [head, "|" + "---|" * len(table[0]), *rows]
+
+
+def classifier_card(name: str, loaded: LoadedClassifier) -> str:
+    """What is known of a classifier of 'cmlab train ...-classifier', whose features 'cmlab evaluate' compares."""
+    model, about = loaded.model, loaded.about
+    count = sum(p.numel() for p in model.parameters())
+    facts = {
+        "kind": f"classifier, for 'cmlab evaluate SOURCE --features {name}'",
+        "images": f"shape {model.shape}; {model.classes} classes",
+        "network": f"{count:,} parameters: channels={model.config.channels}, blocks={model.config.blocks}",
+        **{key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in about.items() if key != "options"},
+    }
+    return "\n".join([f"# {Path(name).stem}", "", *(f"- {key}: {value}" for key, value in facts.items())])
 
 
 def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any], consistency: bool) -> list[str]:

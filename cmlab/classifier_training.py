@@ -159,8 +159,9 @@ def train_classifier(
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": preset.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=preset.lr)
+    rising = 0.2 if preset.steps == 10 else 0.1  # a tenth of 10 steps would be a rise of no length, by which torch divides
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, preset.lr, total_steps=preset.steps, pct_start=0.1, cycle_momentum=False
+        optimizer, preset.lr, total_steps=preset.steps, pct_start=rising, cycle_momentum=False
     )
     state = partial(ClassifierState, model=model, optimizer=optimizer, schedule=schedule)
     generator = torch.Generator().manual_seed(preset.seed)

@@ -10,7 +10,7 @@ from . import checkpoints
 from . import report as reports
 from .card import keep_figures
 from .classifier import splits
-from .common import choose_device, data_of, new_file, plan, write_file
+from .common import checkpoint_of, choose_device, data_of, new_file, plan, write_file
 from .denoiser import Denoiser
 from .features import Extractor, extractor_for
 from .images import SUFFIXES
@@ -22,14 +22,14 @@ from .report import Report, Source
 def evaluate(o: EvaluateOptions) -> None:
     """Run 'cmlab evaluate': print the report and write the files that were asked for."""
     device = choose_device(o.device)
-    for path in (o.json, o.card):
+    for option, path in (("--json", o.json), ("--card", o.card)):
         if path is not None:
-            new_file(path, o.overwrite)
+            new_file(path, o.overwrite, option)
     if o.card is not None:
         from .cardpictures import PICTURES  # imports matplotlib
 
         for name in PICTURES:
-            new_file(o.card.with_name(f"{o.card.stem}-{name}.png"), o.overwrite)
+            new_file(o.card.with_name(f"{o.card.stem}-{name}.png"), o.overwrite, "--card")
     own = Path(f"{o.source}{checkpoints.SUFFIX}").is_file()  # beside it a folder of its name: the run's states and grids
     pictures = not own and (Path(o.source).is_dir() or o.source.endswith(SUFFIXES))
     found = _of_pictures(o, device) if pictures else _of_model(o, device)
@@ -62,7 +62,7 @@ def _of_pictures(o: EvaluateOptions, device: torch.device) -> Report | None:
 
 
 def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
-    model, meta = checkpoints.load(find(o.source), device)
+    model, meta = checkpoints.load(checkpoint_of(o.source), device)
     data, name = data_of(meta, o.data)
     if tuple(data.shape) != model.shape:
         raise ValueError(f"{o.source} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
@@ -70,7 +70,7 @@ def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
         raise ValueError(
             f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
         )
-    teacher = None if o.teacher is None else checkpoints.load(find(o.teacher), device)[0]
+    teacher = None if o.teacher is None else checkpoints.load(checkpoint_of(o.teacher), device)[0]
     if teacher is not None and (teacher.precond.consistency or teacher.shape != model.shape):
         raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
     if len(model.shape) == 1:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import checkpoints, theory
-from .common import data_of, new_file, write_file
+from .common import checkpoint_of, data_of, new_file, write_file
 from .data import TOYS, MixtureData, load_toy
 from .denoiser import Denoiser
 from .options import TheoryOptions
 from .oracle import Gaussian, GaussianMixture
-from .presets import find
 from .suggest import unknown
 
 if TYPE_CHECKING:
@@ -54,9 +53,9 @@ def command(o: TheoryOptions) -> None:
     if o.figure is not None and o.figure.suffix != ".png":
         raise ValueError(f"--figure must end in .png, got {o.figure}")
     check(o)
-    for path in (o.json, o.figure):
+    for option, path in (("--json", o.json), ("--figure", o.figure)):
         if path is not None:
-            new_file(path, o.overwrite)
+            new_file(path, o.overwrite, option)
     found = measure(o)
     lines = ["  ".join(f"{cell:>12}" for cell in row) for row in (found.names, *found.rows())]
     print(found.title, *lines, *found.conclusions, sep="\n")
@@ -95,7 +94,7 @@ def _oracle(name: str) -> GaussianMixture:
 
 
 def _of_checkpoint(name: str) -> tuple[Denoiser, dict[str, Any], GaussianMixture]:
-    model, meta = checkpoints.load(find(name))
+    model, meta = checkpoints.load(checkpoint_of(name))
     data, _ = data_of(meta, None)
     if not isinstance(data, MixtureData):
         raise ValueError(f"{name} makes pictures: theorems are measured where the exact score is known, choose a model of points")

@@ -11,7 +11,7 @@ from typing import IO, Any
 import torch
 
 from . import checkpoints
-from .common import choose_device, data_of, new_file, plan, write_file, write_png
+from .common import checkpoint_of, choose_device, data_of, new_file, plan, write_file, write_png
 from .options import (
     ConvertOptions,
     EditOptions,
@@ -129,7 +129,7 @@ def sample(o: SampleOptions) -> None:
     if not -(2**63) <= o.seed <= 2**63 - o.n:
         raise ValueError(f"the seeds from --seed {o.seed} on do not fit into 64 bits: choose a smaller one")
     device = choose_device(o.device)
-    model, meta = checkpoints.load(find(o.checkpoint), device)
+    model, meta = checkpoints.load(checkpoint_of(o.checkpoint), device)
     sampler, steps, levels = plan(model, o, meta.get("about") or {})
     _labels(model, o.label, 0, 1, device)  # refuses a class that is not there
     target = new_file(o.out, o.overwrite)
@@ -208,7 +208,7 @@ def edit(o: EditOptions) -> None:
     from .plots import image_grid
 
     check_edit_options(o)
-    model, meta = checkpoints.load(find(o.checkpoint))
+    model, meta = checkpoints.load(checkpoint_of(o.checkpoint))
     if len(model.shape) != 3:
         raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
     if not model.precond.consistency:
@@ -264,7 +264,7 @@ def search(o: SearchOptions) -> None:
     if o.grid < o.points + 2:
         raise ValueError(f"--grid must be at least {o.points + 2} to have {o.points} between its ends, got {o.grid}")
     device = choose_device(o.device)
-    model, meta = checkpoints.load(find(o.checkpoint), device)
+    model, meta = checkpoints.load(checkpoint_of(o.checkpoint), device)
     if not model.precond.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: time points are searched for a consistency model")
     data, name = data_of(meta, o.data)
@@ -300,7 +300,7 @@ def likelihood(o: LikelihoodOptions) -> None:
     if o.n < 2 or o.probes < 0:
         raise ValueError(f"--n must be at least 2 and --probes at least 0, got {o.n} and {o.probes}")
     device = choose_device(o.device)
-    model, meta = checkpoints.load(find(o.checkpoint), device)
+    model, meta = checkpoints.load(checkpoint_of(o.checkpoint), device)
     data, name = data_of(meta, o.data)
     if tuple(data.shape) != model.shape:
         raise ValueError(f"{o.checkpoint} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
@@ -353,7 +353,7 @@ def convert(o: ConvertOptions) -> None:
 
 
 def info(o: InfoOptions) -> None:
-    from .card import card
+    from .card import card, classifier_card
 
     if not o.checkpoint:
         from .data import DATASETS, FILE_DATASETS, FOLDERS
@@ -364,7 +364,16 @@ def info(o: InfoOptions) -> None:
         print("presets, a line for each data set:")
         _print_presets()
         return
-    print(card(find(o.checkpoint)))
+    try:
+        print(card(find(o.checkpoint)))
+    except checkpoints.CheckpointError as error:
+        from .classifier import load_classifier, resolve_classifier
+
+        try:
+            known = load_classifier(resolve_classifier(o.checkpoint))
+        except ValueError:
+            raise error from None
+        print(classifier_card(o.checkpoint, known))
 
 
 def read_image(path: Path, channels: int, size: tuple[int, ...], any_mode: bool = False) -> torch.Tensor:

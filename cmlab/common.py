@@ -1,17 +1,18 @@
 """What several commands of the command line share: devices, output files, and which sampler a model takes."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .checkpoints import searched_sigmas
+from .checkpoints import PRETRAINED, SUFFIX, pretrained_names, searched_sigmas
 from .data import Data, load_data, title_of
 from .denoiser import Denoiser
 from .options import EvaluateOptions, SampleOptions
-from .presets import PRESETS, Preset
+from .presets import PRESETS, Preset, find
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,20 +33,30 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def new_file(path: Path, overwrite: bool) -> Path:
-    """Refuse, before any work is done, to write over a file or where nothing can be written."""
+def checkpoint_of(name: str) -> Path:
+    """`find`, and a line on stderr where a run of the user's own stands before the bundled checkpoint of that name."""
+    path, bare = find(name), name.removesuffix(SUFFIX)
+    if path != Path(name) and path.parent != PRETRAINED and bare in pretrained_names():
+        print(f"cmlab: {bare} is {path}, your own; the bundled one is {PRETRAINED / path.name}", file=sys.stderr)
+    return path
+
+
+def new_file(path: Path, overwrite: bool, option: str = "--out") -> Path:
+    """Refuse, before any work is done, to write over a file or where nothing can be written; ``option`` is what names it."""
     if path.exists() and (path.is_dir() or not overwrite):
-        raise ValueError(f"{path} exists: choose another --out, or pass --overwrite" if path.is_file() else f"{path} is a folder")
+        raise ValueError(
+            f"{path} exists: choose another {option}, or pass --overwrite" if path.is_file() else f"{path} is a folder"
+        )
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another --out") from error
+        raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another {option}") from error
     try:
         with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root everywhere
             pass
     except OSError as error:
-        raise ValueError(f"cannot write in the folder {folder} ({error.strerror}): choose another --out") from error
+        raise ValueError(f"cannot write in the folder {folder} ({error.strerror}): choose another {option}") from error
     return path
 
 

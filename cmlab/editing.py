@@ -103,7 +103,9 @@ def colorize(y: Tensor, steps: int = EDIT_STEPS, draws: int = COLOR_DRAWS) -> Ed
     than the grey pictures, and one was not (`benchmarks/edits.py`).
     """
     if y.ndim != 4 or y.shape[1] != 3:
-        raise ValueError(f"colourisation needs RGB images (B, 3, H, W), got {tuple(y.shape)}")
+        raise ValueError(
+            f"to colorize takes a model of RGB images (B, 3, H, W), such as digits-color-cd: these are {tuple(y.shape)}"
+        )
     free = torch.ones(1, 3, 1, 1)
     free[:, 0] = 0
     return Edit(y, free, luma_operator(), grid_sigmas(steps), shown=luma(y).expand_as(y), draws=draws)

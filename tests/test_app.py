@@ -244,7 +244,7 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
         ("/interpolate", {"frames": 0}, "less than minimum"),
         ("/interpolate", {"class_name": "eleven"}, "Unknown class 'eleven' for"),
         ("/edit", {"example": 10, "data": "digits"}, "example must be a whole number from 0 to 9"),
-        ("/edit", {"task": "super_resolve", "patch": 3}, "patch 3 does not divide"),
+        ("/edit", {"task": "super_resolve", "patch": 3}, "Value: 3 is not in the list of choices"),
         ("/edit", {"task": "colorize", "data": "digits"}, "needs RGB"),
         ("/trajectories", {"count": 10**6}, "greater than maximum"),
         ("/trajectories", {"distribution": "drawn"}, "Nothing is drawn"),

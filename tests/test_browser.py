@@ -70,6 +70,21 @@ def fits_a_phone(page) -> bool:
     return width <= 400
 
 
+def test_a_seed_typed_while_something_runs_stays(page):
+    page.locator("#sample-go").wait_for()
+    seed = page.get_by_label("Seed").locator("visible=true")
+    seed.fill("42")  # the page is sampling, with the seed 0
+    page.get_by_text("35 NFE").wait_for()
+    page.wait_for_timeout(500)
+    assert seed.input_value() == "42"
+    old = picture(page, "sample-0")
+    seed.fill("")
+    page.locator("#sample-go").click()
+    picture(page, "sample-0", old)
+    page.wait_for_function("() => [...document.querySelectorAll('input[type=number]')].filter(i => i.offsetParent)[0].value !== ''")
+    assert len(seed.input_value()) > 2  # a new one, written where none was
+
+
 def test_sample_interpolate_and_inpaint(page):
     first = [picture(page, f"sample-{k}") for k in range(3)]  # the page samples by itself when it opens
     page.get_by_text("35 NFE").wait_for()

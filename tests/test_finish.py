@@ -13,6 +13,7 @@ from PIL import Image
 from test_resume import SMALL, about, folder, same, stopped_after, weights  # noqa: F401
 
 from cmlab import checkpoints
+from cmlab.classifier import splits
 from cmlab.classifier_training import CLASSIFIER_PRESETS
 from cmlab.cli import main
 from cmlab.data import fingerprint, load_data, load_images, sized
@@ -218,3 +219,108 @@ def checkpoints_of(path: str) -> list[torch.Tensor]:
     from safetensors.torch import load_file
 
     return list(load_file(path).values())
+
+
+@pytest.mark.parametrize("steps", ["2", "5", "10"])
+def test_a_classifier_trains_any_number_of_steps_and_tells_of_itself(steps, capsys):
+    assert main(["train", *CLASSIFIER[:2], steps, *CLASSIFIER[3:]]) == 0
+    capsys.readouterr()
+    assert main(["info", "runs/digits-classifier.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert "- kind: classifier, for 'cmlab evaluate SOURCE --features runs/digits-classifier.safetensors'" in out
+    assert f"- steps: {steps}" in out and "- accuracy: " in out
+
+
+# --- whose checkpoint it is ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_before_the_bundled_checkpoint_of_its_name_is_told(capsys):
+    assert main(["train", *SMALL]) == 0
+    assert main(["sample", "8gaussians-edm", "--n", "2", "--steps", "2", "--out", "a.png"]) == 0
+    assert f"8gaussians-edm is runs/{RESULT}, your own; the bundled one is " in capsys.readouterr().err
+    assert main(["sample", f"runs/{RESULT}", "--n", "2", "--steps", "2", "--out", "b.png"]) == 0
+    assert main(["sample", "two-moons-edm", "--n", "2", "--steps", "2", "--out", "c.png"]) == 0
+    assert "your own" not in capsys.readouterr().err
+
+
+def test_a_runs_name_is_its_checkpoint_even_beside_its_folder(capsys):
+    assert main(["train", "digits-edm", "--steps", "2", "--batch", "4", "--network.channels", "8", "--grid-every", "1"]) == 0
+    assert Path("runs/digits-edm").is_dir()
+    capsys.readouterr()
+    assert main(["evaluate", "runs/digits-edm", "--n", "20", "--steps", "2", "--replicates", "2"]) == 0
+    assert "runs/digits-edm: 20 samples" in capsys.readouterr().out
+
+
+# --- words that are not read, data that are damaged ------------------------------------------------------------------------
+
+
+def test_options_that_pictures_or_points_do_not_read_are_refused(faces, capsys):
+    for words, said in (
+        (["faces", "--data", "faces", "--seed", "5"], "--seed belongs to checkpoints"),
+        (["faces", "--data", "faces", "--rounding", "trunc"], "--rounding is for samples that are no 8-bit pictures yet"),
+        (["8gaussians-cd", "--batch", "7"], "--batch is for pictures"),
+        (["digits-cd", "--json", "/proc/x.json"], "choose another --json"),
+    ):
+        assert main(["evaluate", *words]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_a_damaged_test_split_is_an_error_not_another_split(faces):
+    for part in ("train", "test"):
+        pictures(faces.parent / "divided" / part, 0)
+    assert splits("divided")[2] == "train, test"
+    victim = next((faces.parent / "divided" / "test" / "a").iterdir())
+    victim.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=victim.name):
+        splits("divided")
+    assert splits("faces")[2] == "one random half, the other"
+
+
+def test_features_that_cannot_be_kept_are_told_and_go_on(monkeypatch, capsys):
+    monkeypatch.setenv("CMLAB_CACHE", "/proc/nope")
+    words = ["digits-cd", "--n", "20", "--replicates", "2", "--reference", "50"]
+    assert main(["evaluate", *words]) == 0
+    assert "features are not kept" in capsys.readouterr().err
+    assert main(["evaluate", *words, "--cache", "/proc/nope"]) == 1
+    assert "name another folder with --cache" in capsys.readouterr().err
+
+
+def test_labels_outside_the_classes_are_refused(capsys):
+    np.savez("bad.npz", x=np.zeros((20, 1, 8, 8), np.float32), label=np.full(20, -1))
+    assert main(["evaluate", "bad.npz", "--data", "digits"]) == 1
+    assert "has a class -1, the data have 0..9" in capsys.readouterr().err
+
+
+# --- cards -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "there", "absent"),
+    [
+        ("8gaussians-sct", [], "it jumps to the end", "distil it"),
+        ("8gaussians-pd", ["--teacher", "8gaussians-edm"], "Other numbers", "distil it"),
+    ],
+)
+def test_limits_fit_the_kind_of_model(name, loss, there, absent, capsys):
+    assert main(["train", name, "--steps", "12", "--batch", "4", *loss]) == 0
+    capsys.readouterr()
+    assert main(["info", f"runs/{name}.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert there in out and absent not in out
+
+
+def test_an_edit_asks_the_class_by_its_name(tmp_path, capsys):
+    model, meta = checkpoints.load("cifar10-small-cd")
+    checkpoints.save(Path("ours-cd.safetensors"), model, {"data": "cifar10:cat,deer,dog"})
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmlab.editing.likeliest_label", lambda *_: seen.append(1) or torch.tensor([1]))
+        for name in ("ours-cd", "cifar10-small-cd"):
+            words = ["inpaint", "--index", "30", "--steps", "1", "--out", f"{name}.png"]
+            assert main(["edit", name, *words]) == 0
+    assert seen == [1]  # of the model that does not know a ship
+
+
+def test_a_number_of_steps_that_cannot_be_halved_is_refused(capsys):
+    assert main(["train", "8gaussians-pd", "--steps", "9", "--loss.n.start", "6"]) == 1
+    assert "choose a power of two such as 64, not 6" in capsys.readouterr().err
