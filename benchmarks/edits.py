@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def repair(model: Denoiser, edit: Edit, label: Tensor | None, batch: int, device
     """The edit's result, (N, *S) float64, in batches: image k is drawn from seed k."""
     out = []
     for rows in torch.arange(len(edit.y)).split(batch):
-        part = Edit(edit.y[rows], edit.free, edit.operator, edit.sigmas, edit.noisy)
+        part = replace(edit, y=edit.y[rows], shown=None)
         kinds = None if label is None else label[rows].to(device)
         out.append(apply_edit(model, part, seeds_from(0, len(edit.y))[rows[0] : rows[-1] + 1], label=kinds, device=device).cpu())
     return torch.cat(out)

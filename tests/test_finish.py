@@ -310,7 +310,7 @@ def test_limits_fit_the_kind_of_model(name, loss, there, absent, capsys):
 
 
 def test_an_edit_asks_the_class_by_its_name(tmp_path, capsys):
-    model, meta = checkpoints.load("cifar10-small-cd")
+    model, _ = checkpoints.load("cifar10-small-cd")
     checkpoints.save(Path("ours-cd.safetensors"), model, {"data": "cifar10:cat,deer,dog"})
     seen = []
     with pytest.MonkeyPatch.context() as patch:
