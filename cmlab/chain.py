@@ -189,18 +189,24 @@ def _measure_stage(stage: Stage, n: int, search: int, device: torch.device, teac
         facts["two_steps"] = two = searched_levels(model, data, search)
     if facts:
         keep_facts(stage.file, facts)
+    features = extractor_for("classifier", data).title
     for way in ways(model, two):
-        if find_figures(stage.file, way, n) is None:
+        if find_figures(stage.file, way, n, features) is None:
             print(f"{stage.name}: measuring {n} samples, {way[0]} with {way[1]} step{'s' * (way[1] > 1)}", flush=True)
             found = measure(model, stage.name, data, way, n, device)
-            beside = None if teacher is None else find_figures(teacher, ("heun", 18, None), n)
+            beside = None if teacher is None else find_figures(teacher, ("heun", 18, None), n, features)
             keep_figures(stage.file, found if beside is None else _with_teacher(found, beside))
 
 
-def find_figures(path: Path, way: tuple[str, int, list[float] | None], n: int) -> dict[str, Any] | None:
-    """The report of a checkpoint's header on ``n`` samples made in this way, as `Report.as_dict` gave it, or None."""
+def find_figures(
+    path: Path, way: tuple[str, int, list[float] | None], n: int, features: str | None = None
+) -> dict[str, Any] | None:
+    """The report of a checkpoint's header on ``n`` samples made in this way, as `Report.as_dict` gave it, or None.
+
+    ``features``: the title of the extractor that it has to be on.
+    """
     measured = (checkpoints.read_meta(path).get("about") or {}).get("measured", {})
-    asked = {"sampler": way[0], "steps": way[1], "sigmas": way[2], "n": n}
+    asked = {"sampler": way[0], "steps": way[1], "sigmas": way[2], "n": n} | ({} if features is None else {"features": features})
     return next((one for one in measured.values() if all(one.get(k) == v for k, v in asked.items())), None)
 
 

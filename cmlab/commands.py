@@ -236,7 +236,7 @@ def edit(o: EditOptions) -> None:
     if o.task == "inpaint":
         task = editing.inpaint(y, _mask("centre" if o.mask is None else o.mask, size, o.seed), **extra)
     elif o.task == "colorize":
-        task = editing.colorize(y, **extra)
+        task = editing.colorize(y, **extra, **({} if o.draws is None else {"draws": o.draws}))
     elif o.task == "super_resolve":
         task = editing.super_resolve(y, 2 if o.patch is None else o.patch, **extra)
     elif o.task == "stroke":

@@ -109,6 +109,7 @@ class EditOptions:
         patch: for super_resolve: side of the blocks whose mean is kept.
         sigma: for denoise and stroke: standard deviation of the noise that is added to the picture, in units of [-1, 1].
         steps: for inpaint, colorize, super_resolve: number of noise levels.
+        draws: for colorize: colourings of which the result is the mean; by default 4, nearer to the truth than 1, less varied.
         label: class of the picture; by default a bundled one's own, or the likeliest for a given picture.
         seed: seed of the noise.
         out: picture to write.
@@ -123,6 +124,7 @@ class EditOptions:
     patch: int | None = None
     sigma: float | None = None
     steps: int | None = None
+    draws: int | None = None
     label: int | None = None
     seed: int = 0
     out: Path = Path("edit.png")
@@ -407,6 +409,7 @@ def check_edit_options(o: EditOptions) -> None:
         "patch": ("super_resolve",),
         "sigma": ("denoise", "stroke"),
         "steps": ("inpaint", "colorize", "super_resolve"),
+        "draws": ("colorize",),
     }
     for name, tasks in uses.items():
         if getattr(o, name) is not None and o.task not in tasks:

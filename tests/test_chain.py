@@ -49,7 +49,9 @@ def test_one_command_makes_models_figures_and_cards(finished):
         assert about["images"] == 4 * (3 if name.endswith("edm") else 2) and about["machine"]
         assert not (finished / name).exists()  # no states are left
         if name.endswith("edm"):
-            assert find_figures(finished / f"{name}.safetensors", ("heun", 5, None), 12)
+            assert (found := find_figures(finished / f"{name}.safetensors", ("heun", 5, None), 12))
+            assert find_figures(finished / f"{name}.safetensors", ("heun", 5, None), 12, found["features"]) == found
+            assert find_figures(finished / f"{name}.safetensors", ("heun", 5, None), 12, "another classifier") is None
             continue
         assert "teacher, 18 steps" in text and "teacher's samples" in text
         sigmas = about["two_steps"]["sigmas"]
