@@ -1,5 +1,7 @@
 """What the app's page is made of: boxes, panels, and runs that can be ended. The page itself is in app.py."""
 
+import functools
+
 import gradio as gr
 
 from . import appview as view
@@ -11,6 +13,13 @@ QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 class Page(gr.Blocks):
     """The page. Boxes refuse numbers out of range and unknown choices: with a message, and without a traceback in the log."""
+
+    def __exit__(self, *args):
+        """When the page is built: an emptied box of a slider is an input like others that are wrong, and no bug."""
+        for box in self.blocks.values():
+            if isinstance(box, gr.Slider):
+                box.preprocess = functools.partial(_number, box, box.preprocess)
+        return super().__exit__(*args)
 
     async def preprocess_data(self, *args, **kwargs):
         try:
@@ -30,6 +39,12 @@ class Page(gr.Blocks):
                     if getattr(box, "follows", False):
                         parameter["parameter_default"] = None
         return info
+
+
+def _number(box: gr.Slider, preprocess, payload):
+    if payload is None:
+        raise gr.Error(f"{box.label} is empty: put a number there.", title="Please check the input")
+    return preprocess(payload)
 
 
 def free(box):

@@ -183,7 +183,8 @@ def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> D
     if method not in group.models:
         have = ", ".join(METHODS[m] for m in group.models) or "none"
         name = METHODS.get(method, method)
-        hint = f" Train it: cmlab train {group.name}-{method}" if f"{group.name}-{method}" in PRESETS else ""
+        presets = [f"{origin}-{method}" for origin in (group.name, group.data) if f"{origin}-{method}" in PRESETS]
+        hint = f" Train it: cmlab train {presets[0]}" if presets else ""
         raise ValueError(f"{group.name} has no {name} checkpoint (found: {have}).{hint}")
     if group.name == EXACT:
         return _exact_digits() if method == "edm" else _exact_digits().consistency
