@@ -1,5 +1,6 @@
 """The options of the command line, and how they are read: a wrong one is a line with the nearest right one."""
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -358,6 +359,9 @@ def parse(kind: Any, args: list[str], prog: str, default: Any = None) -> Any:
         text = " ".join(line for line in lines if line.strip("-") and line != "Parsing error")
         for tail in (" Argument helptext", " For full helptext"):
             text = text.split(tail)[0]
+        if text.startswith("Required options") and default is None:
+            names = [field.name.upper() for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+            text = f"{prog} needs {' '.join(names)}"
         raise ValueError(f"{_plain(text).rstrip('.')}. See '{prog} --help'") from stop
     if rest:
         raise ValueError(unknown_option(rest[0], kind, prog, default))

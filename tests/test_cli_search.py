@@ -77,7 +77,7 @@ def test_likelihood_stands_beside_the_datas_own_density(models, capsys):
 
 
 WRONG = {
-    "search": "Required options",
+    "search": "cmlab search needs CHECKPOINT. See",
     "search {m}/none.safetensors": "no checkpoint at",
     "search {m}/edm.safetensors": "is a diffusion model",
     "search {m}/cm.safetensors --points 0": "at least 1",
