@@ -183,7 +183,8 @@ def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> D
     if method not in group.models:
         have = ", ".join(METHODS[m] for m in group.models) or "none"
         name = METHODS.get(method, method)
-        presets = [f"{origin}-{method}" for origin in (group.name, group.data) if f"{origin}-{method}" in PRESETS]
+        names = () if group.name.endswith(OWN) else (f"{group.name}-{method}", f"{group.data}-{method}")
+        presets = [name for name in names if name in PRESETS]
         hint = f" Train it: cmlab train {presets[0]}" if presets else ""
         raise ValueError(f"{group.name} has no {name} checkpoint (found: {have}).{hint}")
     if group.name == EXACT:

@@ -359,6 +359,8 @@ def info(o: InfoOptions) -> None:
         from .data import DATASETS, FILE_DATASETS, FOLDERS
 
         print("bundled checkpoints:", ", ".join(checkpoints.pretrained_names()))
+        if own := sorted(path.stem for path in Path("runs").glob(f"*{checkpoints.SUFFIX}")):
+            print("your own, in runs/, which come before bundled ones of the same name:", ", ".join(own))
         print("data sets:", ", ".join(DATASETS))
         print("data sets that need their files:", ", ".join([*FILE_DATASETS, *FOLDERS]), "(or --data with a folder of pictures)")
         print("presets, a line for each data set:")

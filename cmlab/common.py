@@ -14,6 +14,8 @@ from .denoiser import Denoiser
 from .options import EvaluateOptions, SampleOptions
 from .presets import PRESETS, Preset, find
 
+MOST_STEPS = 10_000
+
 
 def choose_device(name: str) -> torch.device:
     """The device of that name, "auto" for a GPU where there is one; one of several processes gets the GPU of its own rank."""
@@ -79,6 +81,8 @@ def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, A
         raise ValueError(f"{name} is a {kind} model: choose --sampler {fitting}, not {sampler}")
     if o.sigmas is None:
         steps = usual if o.steps is None else o.steps
+        if steps > MOST_STEPS:
+            raise ValueError(f"--steps {steps}: no sampler gains anything beyond some hundreds, {MOST_STEPS:,} is the most")
         return sampler, steps, searched_sigmas(about, sampler, steps)
     levels = _levels(model, o.sigmas, o.steps)
     return sampler, len(levels) - (not consistency), levels

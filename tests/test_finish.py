@@ -170,7 +170,7 @@ def test_a_model_of_resized_pictures_is_measured_at_its_own_size(faces, capsys):
 
 def test_a_size_in_a_name(faces):
     assert tuple(load_data("faces@6").shape) == (3, 6, 6)
-    assert tuple(load_data("faces@6:b").shape) == (3, 6, 6) and load_data("faces@6:b").class_names == ("b",)
+    assert tuple(load_data("faces@6:b").shape) == (3, 6, 6) and load_images("faces@6:b").class_names == ("b",)
     assert torch.equal(load_images("faces@6").x0, load_images("faces", resolution=6).x0)
     with pytest.raises(ValueError, match="says the resolution 6"):
         load_data("faces@6", resolution=7)
@@ -241,6 +241,14 @@ def test_a_run_before_the_bundled_checkpoint_of_its_name_is_told(capsys):
     assert main(["sample", f"runs/{RESULT}", "--n", "2", "--steps", "2", "--out", "b.png"]) == 0
     assert main(["sample", "two-moons-edm", "--n", "2", "--steps", "2", "--out", "c.png"]) == 0
     assert "your own" not in capsys.readouterr().err
+    assert main(["info"]) == 0
+    assert "your own, in runs/, which come before bundled ones of the same name: 8gaussians-edm" in capsys.readouterr().out
+
+
+def test_steps_without_end_are_refused(capsys):
+    for command in (["sample", "digits-cd", "--n", "2"], ["evaluate", "digits-cd", "--n", "20"]):
+        assert main([*command, "--steps", "100000"]) == 1
+        assert "10,000 is the most" in capsys.readouterr().err
 
 
 def test_a_runs_name_is_its_checkpoint_even_beside_its_folder(capsys):
