@@ -20,11 +20,12 @@ from torch import Tensor
 from . import checkpoints
 from .apppaint import painted_mask, painted_over
 from .classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
-from .data import class_names_of, load_images, split_name
+from .data import load_images
 from .denoiser import Denoise
 from .editing import EDITS, Edit, likeliest_label, preset_mask, slerp
 from .images import MAX_CLASSES
 from .likelihood import encode
+from .names import class_names_of, split_name
 from .noise import as_draws, seeds_from, state_dtype
 from .oracle import FiniteData
 from .presets import PRESETS

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import ImageData, keep_classes, kept_rows, load_images, split_name
+from .data import ImageData, keep_classes, kept_rows, load_images
 from .images import NoSplit, PixelData
+from .names import split_name
 from .noise import global_seed
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "features"

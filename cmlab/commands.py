@@ -204,7 +204,8 @@ def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, batches: Iterator[
 
 def edit(o: EditOptions) -> None:
     from . import editing
-    from .data import DATASETS, TOYS, class_names_of, load_images
+    from .data import DATASETS, TOYS, load_images
+    from .names import class_names_of
     from .plots import image_grid
 
     check_edit_options(o)
@@ -356,7 +357,8 @@ def info(o: InfoOptions) -> None:
     from .card import card, classifier_card
 
     if not o.checkpoint:
-        from .data import DATASETS, FILE_DATASETS, FOLDERS
+        from .data import DATASETS, FILE_DATASETS
+        from .names import FOLDERS
 
         print("bundled checkpoints:", ", ".join(checkpoints.pretrained_names()))
         if own := sorted(path.stem for path in Path("runs").glob(f"*{checkpoints.SUFFIX}")):

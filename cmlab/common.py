@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from .checkpoints import PRETRAINED, SUFFIX, pretrained_names, searched_sigmas
-from .data import Data, load_data, title_of
+from .data import Data, load_data
 from .denoiser import Denoiser
+from .names import title_of
 from .options import EvaluateOptions, SampleOptions
 from .presets import PRESETS, Preset, find
 

@@ -29,9 +29,8 @@ from .networks.layouts import from_edm, from_openai, openai_config, to_openai
 
 MAX_JSON = 1 << 20  # bytes; a published config.json has about 1 kB
 PUBLISHED = {64: IMAGENET64, 256: LSUN256}  # OpenAI's consistency models by size of image
-WEIGHTS = "diffusion_pytorch_model"
+WEIGHTS, _PIPELINE = "diffusion_pytorch_model", "ConsistencyModelPipeline"
 _PARTS = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "CMStochasticIterativeScheduler"]}
-_PIPELINE = "ConsistencyModelPipeline"
 # What diffusers' scheduler has besides the preconditioning, with its defaults; kept in "about" on the way through.
 _SCHEDULER = {"num_train_timesteps": 40, "sigma_max": 80.0, "rho": 7.0, "s_noise": 1.0, "clip_denoised": True}
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError, OSError)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .continuous import ContinuousLoss, SCMLoss
-from .data import DATASETS, FOLDERS, load_data, split_name
+from .data import DATASETS, load_data
 from .denoiser import Denoiser
 from .experiment import Preset
 from .losses import ConsistencyLoss, ProgressiveLoss
+from .names import FOLDERS, split_name
 from .networks import build_network
 from .processes import ALONE, Processes
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .continuous import ContinuousLoss, SCMLoss, TrigLoss
-from .data import sized
 from .losses import ConsistencyLoss, DenoisingLoss, ProgressiveLoss
+from .names import sized
 from .networks import MLPConfig, SongUNetConfig, UNetConfig
 from .trainer import Ema, HalfLife, Optimizer, Precision
 

@@ -14,9 +14,10 @@ from cmlab.card import Picture, card, keep_figures
 from cmlab.cardpictures import write_card
 from cmlab.classifier import to_pixels
 from cmlab.cli import main
-from cmlab.data import load_images, title_of
+from cmlab.data import load_images
 from cmlab.denoiser import EDM
 from cmlab.features import ClassifierFeatures
+from cmlab.names import title_of
 from cmlab.report import Report, Row
 from cmlab.samplers import sample
 

@@ -16,7 +16,8 @@ from cmlab import checkpoints
 from cmlab.classifier import splits
 from cmlab.classifier_training import CLASSIFIER_PRESETS
 from cmlab.cli import main
-from cmlab.data import fingerprint, load_data, load_images, sized
+from cmlab.data import fingerprint, load_data, load_images
+from cmlab.names import sized
 from cmlab.runs import RunFolder
 
 RESULT = "8gaussians-edm.safetensors"

@@ -1,0 +1,73 @@
+"""How data sets are called: with the classes that are kept, with a resolution, and what a card says of them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from .cifar10 import ARCHIVE, CIFAR10_CLASSES, FOLDER, JPEG, data_folder
+
+DIGIT_NAMES = tuple("0123456789")
+# Sets of pictures that are looked for under their name in the data folder (CMLAB_DATA, else ./data): side, and what to put there.
+FOLDERS = {
+    "imagenet64": (64, "a folder or zip of ImageNet's training pictures, one folder per class"),
+    "lsun-bedroom": (256, "LSUN's lmdb folder, or a folder or zip of its pictures"),
+    "lsun-cat": (256, "LSUN's lmdb folder, or a folder or zip of its pictures"),
+}
+
+
+def split_name(name: str | Path) -> tuple[str, tuple[str, ...] | None]:
+    """A data set's name without the classes behind its last colon, and those: None where all are kept.
+
+    >>> split_name("cifar10:ship,horse"), split_name("digits")
+    (('cifar10', ('ship', 'horse')), ('digits', None))
+    """
+    whole, colon, words = str(name).rpartition(":")
+    if not colon or "/" in words or "\\" in words or Path(name).expanduser().exists():  # a path may hold colons of its own
+        return str(name), None
+    return whole, tuple(words.split(","))
+
+
+def split_side(name: str | Path) -> tuple[str, int | None]:
+    """A data set's name without the resolution behind its last @, and that: None where it says none.
+
+    >>> split_side("faces.zip@64"), split_side("digits")
+    (('faces.zip', 64), ('digits', None))
+    """
+    match = re.fullmatch(r"(.+)@(\d+)", str(name))
+    if not match or Path(name).expanduser().exists():
+        return str(name), None
+    return match[1], int(match[2])
+
+
+def sized(name: str, resolution: int) -> str:
+    """The name of the set ``name`` at ``resolution``, for `load_data`; 0 is the set as it is.
+
+    >>> sized("faces", 64), sized("faces:cat,dog", 64), sized("imagenet64", 64), sized("digits", 0)
+    ('faces@64', 'faces@64:cat,dog', 'imagenet64', 'digits')
+    """
+    whole, kept = split_name(name)
+    if not resolution or split_side(whole)[1] == resolution or FOLDERS.get(whole, (0, ""))[0] == resolution:
+        return name
+    return f"{whole}@{resolution}" + ("" if kept is None else f":{','.join(kept)}")
+
+
+def class_names_of(about: dict[str, Any], classes: int, data: str | Path) -> tuple[str, ...]:
+    """Names of the ``classes`` of a model of the set ``data``, as its header ``about`` tells them; numbers where nothing does.
+
+    >>> class_names_of({}, 2, "cifar10:ship,horse"), class_names_of({}, 2, "faces")
+    (('ship', 'horse'), ('0', '1'))
+    """
+    origin, kept = split_name(data)
+    known = {"cifar10": CIFAR10_CLASSES, "digits": DIGIT_NAMES, "digits-color": DIGIT_NAMES}
+    names = tuple(str(name) for name in about.get("class_names") or kept or known.get(origin, ()))
+    return names if len(set(names)) == classes else tuple(str(k) for k in range(classes))
+
+
+def title_of(name: str | Path) -> str:
+    """What a model card calls the set ``name``: "CIFAR-10 (JPEG): ship, horse", where the JPEG archive is what is loaded."""
+    whole, kept = split_name(name)
+    if whole == "cifar10":
+        folder = data_folder()
+        official = any((folder / file).exists() for file in (ARCHIVE, f"{FOLDER}/batches.meta", "batches.meta"))
+        whole = "CIFAR-10 (JPEG)" if not official and (folder / JPEG).is_file() else "CIFAR-10"
+    return whole if kept is None else f"{whole}: {', '.join(kept)}"
