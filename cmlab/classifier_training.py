@@ -198,8 +198,8 @@ def run(name: str, preset: ClassifierPreset, o: ClassifierOptions, words: list[s
     """Train ``preset`` into ``o.out``/NAME.safetensors. ``words``: the command line's after 'cmlab train'."""
     _check(preset, o)
     target, folder = o.out / f"{name}.safetensors", RunFolder(o.out / name, o.keep)
-    start = where_to_start(folder, [target], o.resume, o.overwrite)
     with folder.locked():
+        start = where_to_start(folder, [target], o.resume, o.overwrite)
         if start == "finished":
             check_finished(load_classifier(target).about, name, preset, target)
             print(f"{target}: this run is finished. Next: cmlab evaluate SOURCE --features {target}")

@@ -47,12 +47,10 @@ def evaluate(o: EvaluateOptions) -> None:
 
 
 def _of_pictures(o: EvaluateOptions, device: torch.device) -> Report | None:
-    for option in ("steps", "sigmas", "sampler", "teacher", "card", "keep"):
-        if getattr(o, option) not in (None, False):
-            raise ValueError(f"--{option} belongs to checkpoints: {o.source} holds pictures")
     default = EvaluateOptions(o.source)
-    if o.seed != default.seed:
-        raise ValueError(f"--seed belongs to checkpoints: {o.source} holds pictures")
+    for option in ("seed", "steps", "sigmas", "sampler", "teacher", "card", "keep"):
+        if getattr(o, option) != getattr(default, option):
+            raise ValueError(f"--{option} belongs to checkpoints: {o.source} holds pictures")
     if o.rounding != default.rounding and not o.source.endswith(".npz"):
         raise ValueError(f"--rounding is for samples that are no 8-bit pictures yet: those of {o.source} are")
     if o.data is None:
@@ -82,9 +80,8 @@ def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
 
 def _of_points(o: EvaluateOptions, model: Denoiser, teacher: Denoiser | None, data: str) -> Report:
     default = EvaluateOptions(o.source)
-    image_options = ["metrics", "weights", "sigmas", "steps", "sampler", "reference", "replicates", "cache", "features", "rounding"]
-    image_options += ["batch"]
-    for option in image_options:
+    sampling, measuring = ("batch", "sigmas", "steps", "sampler"), ("metrics", "weights", "reference", "replicates", "cache")
+    for option in (*sampling, *measuring, "features", "rounding"):
         if getattr(o, option) != getattr(default, option):
             raise ValueError(f"--{option} is for pictures: {o.source} makes points, measured by sliced Wasserstein distances")
     return reports.points_report(model, data, o.source, 10_000 if o.n is None else o.n, o.seed, teacher)

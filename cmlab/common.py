@@ -83,7 +83,7 @@ def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, A
     if o.sigmas is None:
         steps = usual if o.steps is None else o.steps
         if steps > MOST_STEPS:
-            raise ValueError(f"--steps {steps}: no sampler gains anything beyond some hundreds, {MOST_STEPS:,} is the most")
+            raise ValueError(f"--steps {steps}: {MOST_STEPS:,} is the most")
         return sampler, steps, searched_sigmas(about, sampler, steps)
     levels = _levels(model, o.sigmas, o.steps)
     return sampler, len(levels) - (not consistency), levels

@@ -367,7 +367,7 @@ def _with(options: dict, known: tuple[str, ...], what: str) -> dict:
 
 def fingerprint(data: Data) -> str:
     """Tells image sets apart by their number, shape and classes and 64 of them, spread evenly; "" for the exact 2D sets."""
-    if isinstance(data, MixtureData) or not isinstance(data, ImageData | PixelData):
+    if not isinstance(data, ImageData | PixelData):
         return ""
     some = torch.arange(min(64, len(data))) * len(data) // min(64, len(data))
     digest = hashlib.sha256(json.dumps([len(data), list(data.shape), list(data.class_names)]).encode())

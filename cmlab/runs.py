@@ -107,10 +107,13 @@ class RunFolder:
         path = self.path.with_name(f".{self.path.name}.lock")
         try:
             import fcntl
-        except ImportError:  # Windows
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = path.open("a")
+        except (ImportError, OSError):  # Windows; a folder that cannot be written in, of which the run itself tells
             yield
             return
-        with path.open("a") as file:
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

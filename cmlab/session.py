@@ -145,6 +145,7 @@ class _Session:
             return self._say(f"{self.target}: this run is finished. Next: cmlab sample {self.target}")
         teacher = presets.load_teacher(self.preset)
         self.teacher, self.data = _digest(self.preset.teacher), presets.training_data(self.preset)
+        self.images = fingerprint(self.data)
         resume = self._resume(Path(path)) if path else None
         # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
         precision = choose_precision(self.preset.precision, self.device, self.processes.first)
@@ -177,8 +178,8 @@ class _Session:
         answer, error = "", None
         if self.processes.first:
             try:
-                answer = where_to_start(self.folder, self.targets, self.o.resume, self.o.overwrite)
                 stack.enter_context(self.folder.locked())
+                answer = where_to_start(self.folder, self.targets, self.o.resume, self.o.overwrite)
                 if answer == "finished":
                     about = checkpoints.read_meta(self.target).get("about") or {}
                     check_finished(about, self.name, self.preset, self.target)
@@ -202,7 +203,7 @@ class _Session:
             raise CheckpointError(
                 f"{path} was saved with another teacher than {self.preset.teacher} is now: pass --overwrite to start anew"
             )
-        if snapshot.facts.get("data", fingerprint(self.data)) != fingerprint(self.data):  # states of earlier versions do not tell
+        if snapshot.facts.get("data", self.images) != self.images:  # states of earlier versions do not tell
             raise CheckpointError(
                 f"{path} was saved with other images than {self.preset.data} has now: give the same --data, or pass --overwrite to "
                 "start anew"
@@ -322,7 +323,7 @@ class _Session:
         ours = {
             "preset": flatten(self.preset),
             "teacher": self.teacher,
-            "data": fingerprint(self.data),
+            "data": self.images,
             "threads": self.o.threads,
             "seconds": self.before + time.perf_counter() - self.started,
             "cmlab": __version__,
