@@ -1,7 +1,9 @@
 """Model cards: Markdown from what a checkpoint says about itself and from figures that were measured on it."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +41,36 @@ def keep_figures(path: str | Path, report: Report) -> Path:
     Raises CheckpointError where the file cannot be read or written.
     """
     measured = report.as_dict()
-    held = (checkpoints.read_meta(path).get("about") or {}).get("measured", {})
-    return keep_facts(path, {"measured": {**held, record_key(measured): measured}})
+    return _keep(path, lambda about: {"measured": {**about.get("measured", {}), record_key(measured): measured}})
 
 
 def keep_facts(path: str | Path, facts: dict[str, Any]) -> Path:
     """Put ``facts`` into what a checkpoint says about itself; the weights keep their bits. Raises as `keep_figures` does."""
-    return checkpoints.keep_about(path, {**(checkpoints.read_meta(path).get("about") or {}), **facts})
+    return _keep(path, lambda about: facts)
+
+
+def _keep(path: str | Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    with _in_turn(checkpoints.resolve(path).parent):
+        about = checkpoints.read_meta(path).get("about") or {}
+        return checkpoints.keep_about(path, {**about, **change(about)})
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Wait while another process keeps something in ``folder``: of two that read, change and write, one would be lost."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        yield
+        return
+    try:
+        with suppress(OSError):  # a file system that has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def card(path: str | Path, report: Report | None = None, pictures: Sequence[Picture] = ()) -> str:

@@ -88,16 +88,16 @@ def digit_classifier(data: str = "digits"):
     """A support vector machine on two thirds of the real digits, and its accuracy on the other third of the scans."""
     from sklearn.svm import SVC
 
+    from .classifier import held_out
     from .data import digits, load_images
 
     images = load_images(data)
     assert images.label is not None
     scans = len(digits().x0)
-    held_out = torch.randperm(scans, generator=torch.Generator().manual_seed(0)) < scans // 3
-    held_out = held_out.repeat(len(images.x0) // scans)  # all colourings of a scan fall on the same side
+    test = held_out(scans).repeat(len(images.x0) // scans)  # all colourings of a scan fall on the same side
     features, label = digit_features(images.x0), images.label.numpy()
-    model = SVC(C=10.0, gamma="scale").fit(features[~held_out], label[~held_out])
-    return model, float(model.score(features[held_out], label[held_out]))
+    model = SVC(C=10.0, gamma="scale").fit(features[~test], label[~test])
+    return model, float(model.score(features[test], label[test]))
 
 
 def digit_accuracy(model: Denoiser, data: str, sampler: str, steps: int, n: int = 2000, seed: int = 0) -> float:

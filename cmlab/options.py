@@ -26,6 +26,8 @@ Sampler = Literal[
     "onestep",
     "multistep",
 ]
+Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class SampleOptions:
         device: "auto" takes a GPU where there is one.
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Checkpoint
     n: int = 16
     seed: int = 0
     steps: int | None = None
@@ -117,7 +119,7 @@ class EditOptions:
         overwrite: replace that file.
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Checkpoint
     task: Annotated[Literal["inpaint", "colorize", "super_resolve", "stroke", "denoise"], tyro.conf.Positional]
     image: Path | None = None
     index: int | None = None
@@ -147,7 +149,7 @@ class SearchOptions:
         device: "auto" takes a GPU where there is one.
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Checkpoint
     points: int = 1
     n: int = 10_000
     seed: int = 0
@@ -172,7 +174,7 @@ class LikelihoodOptions:
         device: "auto" takes a GPU where there is one.
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Checkpoint
     n: int = 256
     seed: int = 0
     data: str | None = None
@@ -218,7 +220,7 @@ class EvaluateOptions:
         device: "auto" takes a GPU where there is one.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Source
     data: str | None = None
     n: int | None = None
     seed: int = 0
@@ -307,7 +309,7 @@ class ConvertOptions:
         overwrite: replace the target.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Source
     target: Annotated[Path, tyro.conf.Positional]
     kind: Literal["edm", "consistency"] | None = None
     sigma_min: float | None = None
@@ -327,7 +329,7 @@ class InfoOptions:
         checkpoint: a bundled name or a path; without it, the list.
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional] = ""
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[CHECKPOINT]")] = ""
 
 
 @dataclass(frozen=True)

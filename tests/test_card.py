@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from cmlab import checkpoints
-from cmlab.card import Picture, card, keep_figures
+from cmlab.card import Picture, _in_turn, card, keep_facts, keep_figures
 from cmlab.cardpictures import write_card
 from cmlab.classifier import to_pixels
 from cmlab.cli import main
@@ -30,6 +31,19 @@ def report(value: float = 1.0, steps: int = 1, name: str = "FD-cls") -> Report:
 @pytest.fixture
 def checkpoint(tmp_path):
     return shutil.copy(checkpoints.resolve("digits-cd"), tmp_path / "digits-cd.safetensors")
+
+
+def test_two_that_keep_something_at_once_wait_for_each_other(checkpoint):
+    with _in_turn(checkpoint.parent):
+        second = threading.Thread(target=keep_facts, args=(checkpoint, {"two": 2}))
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        about = checkpoints.read_meta(checkpoint)["about"]
+        checkpoints.keep_about(checkpoint, {**about, "one": 1})
+    second.join(60)
+    about = checkpoints.read_meta(checkpoint)["about"]
+    assert (about["one"], about["two"]) == (1, 2)
 
 
 def test_figures_are_kept_and_the_weights_keep_their_bits(checkpoint):

@@ -9,13 +9,23 @@ import pytest
 import torch
 
 from cmlab import classifier_training as training
-from cmlab.classifier import Classifier, ClassifierConfig, accuracy, load_classifier, save_classifier, splits
-from cmlab.classifier_training import ClassifierPreset, train_classifier
+from cmlab.classifier import (
+    Classifier,
+    ClassifierConfig,
+    FastClassifier,
+    accuracy,
+    build_classifier,
+    load_classifier,
+    save_classifier,
+    splits,
+)
+from cmlab.classifier_training import ClassifierPreset, _Epochs, train_classifier
 from cmlab.cli import main
 from cmlab.runs import read_state, write_state
 from cmlab.trainer import has_bf16, usable_precision
 
 TINY = ClassifierPreset(("digits",), ClassifierConfig((4, 6), 1), steps=6, batch=16)
+FAST = replace(TINY, network=ClassifierConfig((4, 6), kind="fast"), optimizer="sgd", lr=0.1, steps=7, flip=True)
 WORDS = ["train", "digits-classifier", "--steps", "6", "--batch", "16", "--network.channels", "4", "6"]
 
 
@@ -33,6 +43,7 @@ CHANGES = {
     "data": ("digits-color",),
     "steps": 7,
     "batch": 17,
+    "optimizer": "sgd",
     "lr": 1e-3,
     "weight_decay": 0.5,
     "shift": 2,
@@ -44,26 +55,57 @@ CHANGES = {
 
 
 @pytest.mark.usefixtures("untouched_rng")
-def test_training_is_a_function_of_its_options():
-    first = everything(trained(TINY))
-    assert torch.equal(first, everything(trained(TINY)))
+@pytest.mark.parametrize("preset", [TINY, FAST], ids=["residual", "fast"])
+def test_training_is_a_function_of_its_options(preset):
+    first = everything(trained(preset))
+    assert torch.equal(first, everything(trained(preset)))
     for field, value in CHANGES.items():
-        other = everything(trained(replace(TINY, **{field: value})))
+        if getattr(preset, field) == value:
+            value = {"steps": 6, "optimizer": "adamw", "flip": False}[field]
+        other = everything(trained(replace(preset, **{field: value})))
         assert first.shape != other.shape or not torch.equal(first, other), field
     assert set(CHANGES) | {"network"} == set(ClassifierPreset.__dataclass_fields__)
 
 
-def test_it_goes_on_from_a_state_to_the_same_bits(tmp_path):
-    for state in train_classifier([splits("digits")[0]], TINY):
-        if state.step == 3:
+@pytest.mark.parametrize(("preset", "step"), [(TINY, 3), (FAST, 3), (FAST, 6)], ids=["residual", "fast", "after a look ahead"])
+def test_it_goes_on_from_a_state_to_the_same_bits(preset, step, tmp_path):
+    for state in train_classifier([splits("digits")[0]], preset):
+        if state.step == step:
             write_state(tmp_path / "state.safetensors", state.snapshot())
-    whole, again = everything(state.model), trained(TINY, resume=read_state(tmp_path / "state.safetensors"))
+    whole, again = everything(state.model), trained(preset, resume=read_state(tmp_path / "state.safetensors"))
     assert torch.equal(whole, everything(again))
 
 
-def test_files_hold_half_precision(tmp_path):
-    model = trained(TINY)
+def test_an_epoch_holds_every_image_once_and_the_next_its_mirror_image():
+    epochs = _Epochs(replace(FAST, batch=10), 40)
+    first, second = ([epochs(4 * epoch + k) for k in range(4)] for epoch in range(2))
+    picks = [torch.cat([pick for pick, _ in epoch]) for epoch in (first, second)]
+    assert all(torch.equal(pick.sort().values, torch.arange(40)) for pick in picks) and not torch.equal(*picks)
+    mirrored = [torch.cat([m for _, m in epoch])[pick.argsort()] for epoch, pick in zip((first, second), picks, strict=True)]
+    assert torch.equal(mirrored[0], ~mirrored[1]) and 5 < int(mirrored[0].sum()) < 35
+    again = _Epochs(replace(FAST, batch=10), 40)  # a run that goes on in the middle of an epoch
+    assert torch.equal(again(6)[0], second[2][0])
+
+
+def test_the_fixed_filter_whitens():
+    pixels = splits("cifar10-examples")[0].pixels(slice(None))
+    model = build_classifier(ClassifierConfig((4,), kind="fast"), (3, 32, 32), 10)
+    model.prepare(pixels)
+    assert isinstance(model, FastClassifier)
+    out = model.whiten(model._normalised(pixels)).double().transpose(0, 1).flatten(1)
+    second = out @ out.T / out.shape[1]
+    # Its second moments are those of white noise along all directions that have more variance than the 5e-4 that is added.
+    moments = second[:12, :12]
+    assert torch.allclose(moments - torch.diag(moments.diag()), torch.zeros(12, 12).double(), atol=1e-3)
+    assert float(moments.diag()[:6].min()) > 0.9 and float(moments.diag().max()) < 1.001
+    assert torch.allclose(out[12:], -out[:12])
+
+
+@pytest.mark.parametrize("preset", [TINY, FAST], ids=["residual", "fast"])
+def test_files_hold_half_precision(preset, tmp_path):
+    model = trained(preset)
     loaded = load_classifier(save_classifier(tmp_path / "a.safetensors", model, {})).model
+    assert type(loaded) is type(model) and loaded.config == model.config
     for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(b, a.half().float() if a.ndim > 1 else a)
 
@@ -105,6 +147,7 @@ def test_the_command_stops_goes_on_and_is_used_by_evaluate(tmp_path, monkeypatch
         (["--steps", "1"], "--steps must be at least 2"),
         (["--batch", "0"], "--batch must be at least 1, got 0"),
         (["--smoothing", "1"], "--smoothing lies in [0, 1)"),
+        (["--network.kind", "fast", "--network.channels", "4", "4", "4"], "3 stages halve 8 x 8 pixels to nothing"),
         (["--network.blocks", "0"], "--network.channels and --network.blocks are at least 1"),
         (["--data", "two-moons"], "holds points, not images"),
         (["--data", "digits", "cifar10-examples"], "has not the classes of digits"),
