@@ -52,7 +52,10 @@ def ladder(data: str) -> dict[str, Preset]:
         "CD (N = 80, Heun, 1/dt)": get_preset(f"{data}-cd"),
         "CD, continuous": get_preset(f"{data}-ccd"),
         "sCD": get_preset(f"{data}-scd"),
-        "iCT, uniform pairs, from EDM": shipped,
+        "iCT, uniform pairs, N to 1280, from EDM": shipped,
+        "iCT, uniform pairs, N to 160, from EDM": replace(
+            shipped, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"), lr=2e-3
+        ),
         "iCT, lognormal pairs, from EDM": replace(shipped, loss=ict(10, 160), lr=2e-3),
         "ECT, from EDM": get_preset(f"{data}-ect"),
         "CT, continuous, from EDM": get_preset(f"{data}-cct"),

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import ImageData, keep_classes, kept_rows, load_images
+from .data import ImageData, held_out, keep_classes, kept_rows, load_images
 from .images import NoSplit, PixelData
 from .names import split_name
 from .noise import global_seed
@@ -185,11 +185,6 @@ class Split:
     def pixels(self, rows: slice) -> Tensor:
         """Those images of the split as uint8 (n, C, H, W)."""
         return to_pixels(self.data.take(self.index[rows]))
-
-
-def held_out(scans: int) -> Tensor:
-    """Which of the digits' scans no classifier is trained on, a third: (scans,) bool."""
-    return torch.randperm(scans, generator=torch.Generator().manual_seed(0)) < scans // 3
 
 
 def splits(name: str | Path) -> tuple[Split, Split, str]:

@@ -219,6 +219,11 @@ def _color_digits() -> tuple[Tensor, Tensor]:
     return image * 2 - 1, label.repeat(copies)
 
 
+def held_out(scans: int) -> Tensor:
+    """Which of the digits' scans no classifier is trained on, a third: (scans,) bool."""
+    return torch.randperm(scans, generator=torch.Generator().manual_seed(0)) < scans // 3
+
+
 def digits_color() -> ImageData:
     """The digits in bright ink on dimmed paper of another hue, six random pairs each: (10782, 3, 8, 8), ten classes.
 

@@ -88,8 +88,7 @@ def digit_classifier(data: str = "digits"):
     """A support vector machine on two thirds of the real digits, and its accuracy on the other third of the scans."""
     from sklearn.svm import SVC
 
-    from .classifier import held_out
-    from .data import digits, load_images
+    from .data import digits, held_out, load_images
 
     images = load_images(data)
     assert images.label is not None

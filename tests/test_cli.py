@@ -211,7 +211,7 @@ WRONG = {
     "train digits-edm --network.group 0": "must be at least 1",
     "train digits-edm --network.heads 5": "do not divide",
     "train two-moons-ect --loss.pairs.stages 0": "at least 1 stage",
-    "train two-moons-ict --loss.pairs.n.s0 200": "need 1 <= s0 <= s1",
+    "train two-moons-ict --loss.pairs.n.s0 2000": "need 1 <= s0 <= s1",
     "train two-moons-cd --data 8gaussians": "was trained on two-moons, not on 8gaussians",
     "train two-moons-cd --teacher two-moons-cd": "a teacher must be a diffusion model",
     "edit {m}/cm.safetensors inpaint --index 99999": "--index must lie in",
