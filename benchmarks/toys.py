@@ -3,8 +3,8 @@
     python benchmarks/toys.py [--seeds 3] [--data 8gaussians two-moons] [--runs NAME ...]
 
 Protocol: standard deviation 0.5, 5,000 steps of 512, one CPU thread, 20,000 points, 256 directions; every seed has its own
-reference draw, noise, teacher and floor (data against data). The ladder goes from the paper's CT to the preset that ships, one
-change at a time (the last two, from EDM's weights, are the rows of uniform pairs). Results are printed as they come and
+reference draw, noise, teacher and floor (data against data). The ladder goes from the paper's CT towards the preset that ships, one
+change at a time (its end, from EDM's weights, are the rows of uniform pairs). Results are printed as they come and
 written to runs/toys.json, from which a stopped run goes on.
 """
 

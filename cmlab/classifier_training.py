@@ -160,8 +160,9 @@ def _optimizer(model: Classifier, preset: ClassifierPreset) -> tuple[torch.optim
         quick = {"params": others, "lr": 8 * lr, "weight_decay": preset.weight_decay / 8}
         groups = [{"params": matrices, "weight_decay": preset.weight_decay}, quick]
         sgd = torch.optim.SGD(groups, lr, momentum=0.85, nesterov=True)
+        rising = max(0.23, 1.5 / total)  # torch divides by the length of the rise, total * rising - 1, and of the fall
         return sgd, torch.optim.lr_scheduler.OneCycleLR(
-            sgd, [lr, 8 * lr], total, pct_start=max(0.23, 2 / total), anneal_strategy="linear", cycle_momentum=False,
+            sgd, [lr, 8 * lr], total, pct_start=rising, anneal_strategy="linear", cycle_momentum=False,
             div_factor=5, final_div_factor=20 / 3,
         )  # fmt: skip
     groups = [{"params": matrices, "weight_decay": preset.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -209,7 +210,7 @@ def train_classifier(
     shape, device = model.shape, torch.device(device)
     precision = usable_precision(preset.precision, device)
     whole = [(fit_channels(split.pixels(slice(None)), shape), cast(Tensor, split.label)) for split in train]
-    model.train().prepare(torch.cat([pixels for pixels, _ in whole]))
+    model.train().prepare([pixels for pixels, _ in whole])
     order = torch.channels_last if orders_by_pixel(model, device) else torch.contiguous_format
     model.to(device).to(memory_format=order)  # pyright: ignore[reportCallIssue]
     optimizer, schedule = _optimizer(model, preset)

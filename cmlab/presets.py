@@ -151,7 +151,7 @@ def run(
 # iCT with pairs that are uniform on the grid: its lognormal density hardly visits the large noise levels, and a small network
 # then learns the first jump of one-step generation badly (measured by the ladder of benchmarks/toys.py).
 _SMALL_ICT = ConsistencyLoss(GridPairs(DoublingN(10, 160), "uniform"), "noise", Distance("huber"), "1/dt")
-# For points more levels help as well, once a wider c keeps near ones from pulling as hard as far ones do (benchmarks/README.md).
+# For points: more levels and a wider c, the best of the recipes that were tried (benchmarks/README.md).
 _TOY_ICT = ConsistencyLoss(GridPairs(DoublingN(10, 1280), "uniform"), "noise", Distance("huber", 0.01), "1/dt")
 
 

@@ -76,6 +76,16 @@ def test_it_goes_on_from_a_state_to_the_same_bits(preset, step, tmp_path):
     assert torch.equal(whole, everything(again))
 
 
+@pytest.mark.parametrize("steps", range(2, 14))
+@pytest.mark.parametrize("preset", [TINY, FAST], ids=["residual", "fast"])
+def test_a_run_of_any_length_ends_at_the_lowest_rate(preset, steps):
+    for state in train_classifier([splits("digits")[0]], replace(preset, steps=steps)):
+        if state.step == steps - 1:  # the rate of the last step
+            rates = [group["lr"] / preset.lr for group in state.optimizer.param_groups]
+    assert rates == pytest.approx([0.03, 8 * 0.03] if preset is FAST else [4e-6, 4e-6])
+    assert bool(everything(state.model).isfinite().all())
+
+
 def test_an_epoch_holds_every_image_once_and_the_next_its_mirror_image():
     epochs = _Epochs(replace(FAST, batch=10), 40)
     first, second = ([epochs(4 * epoch + k) for k in range(4)] for epoch in range(2))
@@ -90,7 +100,7 @@ def test_an_epoch_holds_every_image_once_and_the_next_its_mirror_image():
 def test_the_fixed_filter_whitens():
     pixels = splits("cifar10-examples")[0].pixels(slice(None))
     model = build_classifier(ClassifierConfig((4,), kind="fast"), (3, 32, 32), 10)
-    model.prepare(pixels)
+    model.prepare([pixels])
     assert isinstance(model, FastClassifier)
     out = model.whiten(model._normalised(pixels)).double().transpose(0, 1).flatten(1)
     second = out @ out.T / out.shape[1]
@@ -148,6 +158,7 @@ def test_the_command_stops_goes_on_and_is_used_by_evaluate(tmp_path, monkeypatch
         (["--batch", "0"], "--batch must be at least 1, got 0"),
         (["--smoothing", "1"], "--smoothing lies in [0, 1)"),
         (["--network.kind", "fast", "--network.channels", "4", "4", "4"], "3 stages halve 8 x 8 pixels to nothing"),
+        (["--network.kind", "fast", "--network.blocks", "2"], "--network.blocks belongs to the kind residual"),
         (["--network.blocks", "0"], "--network.channels and --network.blocks are at least 1"),
         (["--data", "two-moons"], "holds points, not images"),
         (["--data", "digits", "cifar10-examples"], "has not the classes of digits"),
