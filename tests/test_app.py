@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def served(tmp_path_factory) -> Iterator[str]:
     """The address of a running app on the bundled digits, behind untrained models of three classes of CIFAR-10."""
     folder = tmp_path_factory.mktemp("pretrained")
     with pytest.MonkeyPatch.context() as patch:
+        # gradio_client leaves an empty folder of every download in the system's temporary folder
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("downloads")))
         patch.chdir(folder)  # the developer's own runs/ is not part of the test
         untrained(folder / "runs", CIFAR, (3, 32, 32), ("edm", "cd", "ect"), THREE, 3)
         page = app.build_app()
