@@ -31,7 +31,7 @@ full)
     done
     ;;
 small)
-    for preset in ${PRESETS:-cifar10-small-edm cifar10-small-cd cifar10-small-ect}; do
+    for preset in ${PRESETS:-cifar10-small-edm cifar10-small-cd cifar10-small-ict}; do
         case $preset in *-edm) own=(--halflife 0.5 --rampup 0.5) ;; *) own=(--ema 0.9995) ;; esac
         "${limit[@]}" "$python" -m cmlab train "$preset" --device "$device" --batch 256 --steps "${STEPS:-60000}" "${own[@]}" \
             --out runs --resume 2>&1 | tee -a "$out/$preset.log"

@@ -105,7 +105,7 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
     lines = [f"# {file.stem}", "", where, "", *(f"- {key}: {value}" for key, value in facts), ""]
     if about.get("quality") or measured:
         lines += ["## Measured", ""]
-    if about.get("quality"):
+    if about.get("quality") and not measured:  # a summary, for models that hold no tables
         lines += [*(f"- {key}: {value}" for key, value in about["quality"].items()), ""]
     for one in measured.values():
         lines += [f"{one['samples']}; {one['features']}; {one['reference']}:", "", *_markdown(figure_table(one)), ""]

@@ -61,7 +61,7 @@ class Stage:
 
 
 CHAINS = {
-    "cifar10-small-chain": Chain("cifar10-small-edm", ("cifar10-small-cd", "cifar10-small-ect")),
+    "cifar10-small-chain": Chain("cifar10-small-edm", ("cifar10-small-cd", "cifar10-small-ict")),
     "digits-color-chain": Chain("digits-color-edm", ("digits-color-cd", "digits-color-ict")),
 }
 

@@ -17,7 +17,7 @@ from .losses import LOSSES, ConsistencyLoss, cd
 from .networks import MLPConfig, UNetConfig, build_network
 from .noise import global_seed
 from .processes import ALONE, Processes
-from .published import PUBLISHED
+from .published import PUBLISHED, UNIFORM_ICT
 from .schedules import DoublingN, GridPairs
 from .suggest import unknown
 from .training import Snapshot, TrainState, fit
@@ -148,9 +148,6 @@ def run(
     )
 
 
-# iCT with pairs that are uniform on the grid: its lognormal density hardly visits the large noise levels, and a small network
-# then learns the first jump of one-step generation badly (measured by the ladder of benchmarks/toys.py).
-_SMALL_ICT = ConsistencyLoss(GridPairs(DoublingN(10, 160), "uniform"), "noise", Distance("huber"), "1/dt")
 # For points: more levels and a wider c, the best of the recipes that were tried (benchmarks/README.md).
 _TOY_ICT = ConsistencyLoss(GridPairs(DoublingN(10, 1280), "uniform"), "noise", Distance("huber", 0.01), "1/dt")
 
@@ -180,7 +177,7 @@ def _toy(data: str, method: str) -> Preset:
 
 
 def _digits(data: str, method: str) -> Preset:
-    loss = cd(40) if method == "cd" else _SMALL_ICT if method == "ict" else LOSSES[method]()
+    loss = cd(40) if method == "cd" else UNIFORM_ICT if method == "ict" else LOSSES[method]()
     steps, lr = {"cd": (3000, 1e-3), "ict": (4000, 1e-3), "ect": (4000, 1e-3), "ct": (8000, 1e-3), "pd": (6000, 1e-3)}.get(
         method, (8000, 2e-3)
     )

@@ -1,6 +1,7 @@
 """Model cards: what a checkpoint says about itself, figures that are kept in it, and what it is not good for."""
 
 import json
+import re
 import shutil
 import threading
 
@@ -84,7 +85,14 @@ def test_every_bundled_checkpoint_has_a_card(name, capsys):
     assert main(["info", str(checkpoints.PRETRAINED / f"{name}.safetensors")]) == 0
     out = capsys.readouterr().out
     about = checkpoints.read_meta(name)["about"]
-    assert about["command"] in out and all(f"- {k}: {v}" in out for k, v in about["quality"].items())
+    assert about["command"] in out
+    tables = [row for measured in about.get("measured", {}).values() for row in measured["figures"]]
+    shown = re.findall(r"^\| (.+?) \| ([\d.]+) \+- ([\d.]+) \|", out, re.M)
+    assert [name for name, *_ in shown] == [row["name"] for row in tables]
+    for (_, value, error), row in zip(shown, tables, strict=True):
+        assert float(value) == pytest.approx(row["value"], abs=float(error) / 10)
+    for key, value in about["quality"].items():  # said once: in the tables, or as a list where there are none
+        assert (f"- {key}: {value}" in out) == (not tables)
 
 
 def test_a_checkpoint_that_says_nothing_has_a_card(tmp_path):
