@@ -42,8 +42,7 @@ def write_readme() -> None:
     lines = [
         "# Checkpoints that ship with cmlab",
         "",
-        "Written by `python benchmarks/ship.py`. Each was made by the command beside it, on one CPU thread, seed 0;",
-        "8gaussians-ict by the fields of an earlier preset: on fresh references its file is the better one (benchmarks/README.md).",
+        "Written by `python benchmarks/ship.py`. Each was made by the command beside it, on one CPU thread, seed 0.",
         "Seconds: as it was run, beside other jobs; alone it takes half or less (`benchmarks/speed.py`). 2D: sliced",
         "Wasserstein distance, 20,000 points, 256 directions, floor = data against data. Digits: share of 2,000 class-conditional",
         "samples that a classifier (accuracy on held-out scans beside it) puts into the class that was asked for. CIFAR-10:",

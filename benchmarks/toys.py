@@ -1,16 +1,20 @@
 """The README's 2D table: train every method on the ring of 8 and the two moons with three seeds, and print medians.
 
-    python benchmarks/toys.py [--seeds 3] [--data 8gaussians two-moons] [--runs NAME ...]
+    python benchmarks/toys.py [--seeds 3] [--data 8gaussians two-moons] [--runs NAME ...] [--fresh 8]
 
 Protocol: standard deviation 0.5, 5,000 steps of 512, one CPU thread, 20,000 points, 256 directions; every seed has its own
 reference draw, noise, teacher and floor (data against data). The ladder goes from the paper's CT towards the preset that ships, one
 change at a time (its end, from EDM's weights, are the rows of uniform pairs). Results are printed as they come and
 written to runs/toys.json, from which a stopped run goes on.
+
+--fresh N judges consistency models on N further references too, the same ones for every seed, and says how much of their distance
+lies above the floor. Distances of independent errors add as squares, so that part can be compared between references.
 """
 
 import argparse
 import copy
 import json
+import math
 import statistics
 import time
 from dataclasses import replace
@@ -25,9 +29,9 @@ from cmlab.denoiser import Denoiser
 from cmlab.distances import Distance
 from cmlab.evaluation import ToyTest, paired_rms, toy_report
 from cmlab.losses import ConsistencyLoss, ProgressiveLoss, ct, ict
-from cmlab.noise import karras_sigmas, sampling_sigmas
+from cmlab.noise import SIGMA_MAX, karras_sigmas, sampling_sigmas
 from cmlab.presets import Preset, build_model, get_preset
-from cmlab.samplers import euler, heun, last_state
+from cmlab.samplers import euler, heun, last_state, multistep
 from cmlab.schedules import DoublingN, FixedMu, GridPairs, ProgressiveN
 from cmlab.training import fit
 
@@ -45,18 +49,17 @@ def ladder(data: str) -> dict[str, Preset]:
     pairs = GridPairs(DoublingN(10, 160), "uniform")
     rungs["  N(k) doubling 10..160"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
     rungs["  lr 1e-3 -> 4e-3"] = replace(rungs["  N(k) doubling 10..160"], lr=4e-3)
-    shipped = get_preset(f"{data}-ict")
+    uniform, finer = get_preset("8gaussians-ict"), get_preset("two-moons-ict")
+    ict_of = replace(uniform, data=data, init=f"{data}-edm")
     return {
         "EDM": get_preset(f"{data}-edm"),
         "PD": get_preset(f"{data}-pd"),
         "CD (N = 80, Heun, 1/dt)": get_preset(f"{data}-cd"),
         "CD, continuous": get_preset(f"{data}-ccd"),
         "sCD": get_preset(f"{data}-scd"),
-        "iCT, uniform pairs, N to 1280, from EDM": shipped,
-        "iCT, uniform pairs, N to 160, from EDM": replace(
-            shipped, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"), lr=2e-3
-        ),
-        "iCT, lognormal pairs, from EDM": replace(shipped, loss=ict(10, 160), lr=2e-3),
+        "iCT, uniform pairs, N to 160, from EDM": ict_of,
+        "iCT, uniform pairs, N to 1280, from EDM": replace(ict_of, loss=finer.loss, lr=finer.lr),
+        "iCT, lognormal pairs, from EDM": replace(ict_of, loss=ict(10, 160)),
         "ECT, from EDM": get_preset(f"{data}-ect"),
         "CT, continuous, from EDM": get_preset(f"{data}-cct"),
         "sCT": get_preset(f"{data}-sct"),
@@ -89,6 +92,18 @@ def run(name: str, preset: Preset, seed: int, teacher: Denoiser | None) -> tuple
     return state.ema, {**report, "seconds": seconds}
 
 
+def fresh(model: Denoiser, tests: list[ToyTest]) -> dict[str, float]:
+    """Root mean square of the distances in one step and in two over ``tests``, and of their floors."""
+    rows: dict[str, list[float]] = {}
+    for test in tests:
+        one = last_state(multistep(model, test.noise, torch.tensor([SIGMA_MAX])))
+        two = last_state(multistep(model, test.noise, torch.tensor([SIGMA_MAX, 0.5]), noise=test.generator(4)))
+        found = {"fresh floor": test.floor, "fresh 1 step": test.distance(one), "fresh 2 steps": test.distance(two)}
+        for key, value in found.items():
+            rows.setdefault(key, []).append(value)
+    return {key: statistics.fmean(v * v for v in values) ** 0.5 for key, values in rows.items()}
+
+
 def progressive_report(one: Denoiser, two: Denoiser, data: str, teacher: Denoiser, seed: int) -> dict[str, float]:
     """As toy_report, for the students of progressive distillation with one and with two steps."""
     test = ToyTest(data, seed)
@@ -103,19 +118,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", nargs="+", default=["8gaussians", "two-moons"])
     parser.add_argument("--runs", nargs="+", help="only methods whose names start so (EDM is always trained)")
+    parser.add_argument("--fresh", type=int, default=0, help="number of further references to judge consistency models on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for data in arguments.data:
+        tests = [ToyTest(data, 10 + k) for k in range(arguments.fresh)]
         for seed in range(arguments.seeds):
             path = Path(f"runs/toys-{data}-edm-{seed}.safetensors")
             for name, preset in ladder(data).items():
                 key = f"{data}|{name}|{seed}"
                 chosen = not arguments.runs or any(name.strip().startswith(r) for r in arguments.runs) or name == "EDM"
-                if results.get(key, {}).get("preset") == repr(preset) or not chosen:
+                judge = bool(tests) and preset.consistency and not isinstance(preset.loss, ProgressiveLoss)
+                kept = results.get(key, {})
+                if not chosen or (kept.get("preset") == repr(preset) and (not judge or "fresh floor" in kept)):
                     continue
                 teacher = None if name == "EDM" else checkpoints.load(path)[0].requires_grad_(False)
                 model, report = run(name, preset, seed, teacher)
+                if judge:
+                    report |= fresh(model, tests)
                 results[key] = {"preset": repr(preset), **report}
                 if name == "EDM":
                     checkpoints.save(path, model)
@@ -138,6 +159,23 @@ def table(results: dict[str, dict[str, float]], datasets: list[str]) -> None:
                     "" if c is None else f"{c:.0f}" if n == "seconds" else f"{c:.4f}" for c, n in zip(cells, columns, strict=True)
                 ]
                 print(f"| {name} | " + " | ".join(shown) + " |")
+        judged = {name: kept for name, reports in rows.items() if (kept := [r for r in reports if "fresh floor" in r])}
+        if judged:
+            print("\non fresh references: mean and standard error of the trainings, and what lies above the floor")
+            print("| method | floor | 1 step | above | 2 steps | above |\n|" + "---|" * 6)
+        for name, reports in judged.items():
+            floor = reports[0]["fresh floor"]
+            cells = [f"{floor:.4f}"]
+            for way in ("fresh 1 step", "fresh 2 steps"):
+                found = [report[way] for report in reports]
+                above = [max(d * d - floor * floor, 0) ** 0.5 for d in found]
+                cells += [mean_and_error(found), mean_and_error(above)]
+            print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def mean_and_error(values: list[float]) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return f"{statistics.fmean(values):.4f} ± {error:.4f}"
 
 
 if __name__ == "__main__":
