@@ -1,10 +1,10 @@
-"""The README's 2D table: train every method on the ring of 8 and the two moons with three seeds, and print medians.
+"""The table of benchmarks/README.md: every method trained on the ring of 8 and the two moons with three seeds, and medians.
 
     python benchmarks/toys.py [--seeds 3] [--data 8gaussians two-moons] [--runs NAME ...] [--fresh 8]
 
 Protocol: standard deviation 0.5, 5,000 steps of 512, one CPU thread, 20,000 points, 256 directions; every seed has its own
 reference draw, noise, teacher and floor (data against data). The ladder goes from the paper's CT towards the preset that ships, one
-change at a time (its end, from EDM's weights, are the rows of uniform pairs). Results are printed as they come and
+change at a time (its end is the row of uniform pairs, N to 160, from EDM's weights). Results are printed as they come and
 written to runs/toys.json, from which a stopped run goes on.
 
 --fresh N judges consistency models on N further references too, the same ones for every seed, and says how much of their distance
@@ -29,10 +29,10 @@ from cmlab.denoiser import Denoiser
 from cmlab.distances import Distance
 from cmlab.evaluation import ToyTest, paired_rms, toy_report
 from cmlab.losses import ConsistencyLoss, ProgressiveLoss, ct, ict
-from cmlab.noise import SIGMA_MAX, karras_sigmas, sampling_sigmas
+from cmlab.noise import karras_sigmas, sampling_sigmas
 from cmlab.presets import Preset, build_model, get_preset
-from cmlab.samplers import euler, heun, last_state, multistep
-from cmlab.schedules import DoublingN, FixedMu, GridPairs, ProgressiveN
+from cmlab.samplers import euler, heun, last_state
+from cmlab.schedules import FixedMu, GridPairs, ProgressiveN
 from cmlab.training import fit
 
 RESULTS = Path("runs/toys.json")
@@ -46,20 +46,18 @@ def ladder(data: str) -> dict[str, Preset]:
     rungs["  weight 1 -> 1/dt"] = replace(paper, loss=replace(ct(), target=FixedMu(0.0), weight="1/dt"))
     pairs = GridPairs(ProgressiveN(2, 150), "uniform")
     rungs["  l2 -> pseudo-Huber"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
-    pairs = GridPairs(DoublingN(10, 160), "uniform")
-    rungs["  N(k) doubling 10..160"] = replace(paper, loss=ConsistencyLoss(pairs, "noise", Distance("huber"), "1/dt"))
+    rungs["  N(k) doubling 10..160"] = replace(paper, loss=ict(10, 160, "uniform"))
     rungs["  lr 1e-3 -> 4e-3"] = replace(rungs["  N(k) doubling 10..160"], lr=4e-3)
-    uniform, finer = get_preset("8gaussians-ict"), get_preset("two-moons-ict")
-    ict_of = replace(uniform, data=data, init=f"{data}-edm")
+    ict_preset = replace(get_preset("8gaussians-ict"), data=data, init=f"{data}-edm")
     return {
         "EDM": get_preset(f"{data}-edm"),
         "PD": get_preset(f"{data}-pd"),
         "CD (N = 80, Heun, 1/dt)": get_preset(f"{data}-cd"),
         "CD, continuous": get_preset(f"{data}-ccd"),
         "sCD": get_preset(f"{data}-scd"),
-        "iCT, uniform pairs, N to 160, from EDM": ict_of,
-        "iCT, uniform pairs, N to 1280, from EDM": replace(ict_of, loss=finer.loss, lr=finer.lr),
-        "iCT, lognormal pairs, from EDM": replace(ict_of, loss=ict(10, 160)),
+        "iCT, uniform pairs, N to 160, from EDM": ict_preset,
+        "iCT, uniform pairs, N to 1280, from EDM": replace(ict_preset, loss=ict(10, 1280, "uniform", 0.01), lr=1e-3),
+        "iCT, lognormal pairs, from EDM": replace(ict_preset, loss=ict(10, 160)),
         "ECT, from EDM": get_preset(f"{data}-ect"),
         "CT, continuous, from EDM": get_preset(f"{data}-cct"),
         "sCT": get_preset(f"{data}-sct"),
@@ -94,14 +92,9 @@ def run(name: str, preset: Preset, seed: int, teacher: Denoiser | None) -> tuple
 
 def fresh(model: Denoiser, tests: list[ToyTest]) -> dict[str, float]:
     """Root mean square of the distances in one step and in two over ``tests``, and of their floors."""
-    rows: dict[str, list[float]] = {}
-    for test in tests:
-        one = last_state(multistep(model, test.noise, torch.tensor([SIGMA_MAX])))
-        two = last_state(multistep(model, test.noise, torch.tensor([SIGMA_MAX, 0.5]), noise=test.generator(4)))
-        found = {"fresh floor": test.floor, "fresh 1 step": test.distance(one), "fresh 2 steps": test.distance(two)}
-        for key, value in found.items():
-            rows.setdefault(key, []).append(value)
-    return {key: statistics.fmean(v * v for v in values) ** 0.5 for key, values in rows.items()}
+    found = [{"floor": t.floor, **{way: t.distance(x) for way, x in t.few_steps(model).items()}} for t in tests]
+    squares = {f"fresh {key}": statistics.fmean(one[key] ** 2 for one in found) for key in found[0]}
+    return {"fresh": len(tests), **{key: square**0.5 for key, square in squares.items()}}
 
 
 def progressive_report(one: Denoiser, two: Denoiser, data: str, teacher: Denoiser, seed: int) -> dict[str, float]:
@@ -131,7 +124,7 @@ def main() -> None:
                 chosen = not arguments.runs or any(name.strip().startswith(r) for r in arguments.runs) or name == "EDM"
                 judge = bool(tests) and preset.consistency and not isinstance(preset.loss, ProgressiveLoss)
                 kept = results.get(key, {})
-                if not chosen or (kept.get("preset") == repr(preset) and (not judge or "fresh floor" in kept)):
+                if not chosen or (kept.get("preset") == repr(preset) and (not judge or kept.get("fresh") == len(tests))):
                     continue
                 teacher = None if name == "EDM" else checkpoints.load(path)[0].requires_grad_(False)
                 model, report = run(name, preset, seed, teacher)
@@ -159,17 +152,15 @@ def table(results: dict[str, dict[str, float]], datasets: list[str]) -> None:
                     "" if c is None else f"{c:.0f}" if n == "seconds" else f"{c:.4f}" for c, n in zip(cells, columns, strict=True)
                 ]
                 print(f"| {name} | " + " | ".join(shown) + " |")
-        judged = {name: kept for name, reports in rows.items() if (kept := [r for r in reports if "fresh floor" in r])}
+        judged = {name: kept for name, reports in rows.items() if (kept := [r for r in reports if "fresh" in r])}
         if judged:
             print("\non fresh references: mean and standard error of the trainings, and what lies above the floor")
             print("| method | floor | 1 step | above | 2 steps | above |\n|" + "---|" * 6)
         for name, reports in judged.items():
-            floor = reports[0]["fresh floor"]
-            cells = [f"{floor:.4f}"]
+            cells = [mean_and_error([report["fresh floor"] for report in reports])]
             for way in ("fresh 1 step", "fresh 2 steps"):
-                found = [report[way] for report in reports]
-                above = [max(d * d - floor * floor, 0) ** 0.5 for d in found]
-                cells += [mean_and_error(found), mean_and_error(above)]
+                above = [max(report[way] ** 2 - report["fresh floor"] ** 2, 0) ** 0.5 for report in reports]
+                cells += [mean_and_error([report[way] for report in reports]), mean_and_error(above)]
             print(f"| {name} | " + " | ".join(cells) + " |")
 
 

@@ -51,6 +51,12 @@ class ToyTest:
         """Sliced Wasserstein distance of ``samples`` (n, 2) to the reference; `floor` is that of fresh data."""
         return sliced_wasserstein(self.reference, samples)
 
+    def few_steps(self, model: Denoise) -> dict[str, Tensor]:
+        """Samples (n, 2) of a consistency model from the noise, in one step and in two (levels 80 and 0.5)."""
+        levels = {"1 step": [SIGMA_MAX], "2 steps": [SIGMA_MAX, 0.5]}
+        ways = {way: multistep(model, self.noise, torch.tensor(at), noise=self.generator(4)) for way, at in levels.items()}
+        return {way: last_state(steps) for way, steps in ways.items()}
+
 
 def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: int = 0, n: int = 20_000) -> dict[str, float]:
     """Sliced Wasserstein distances of a 2D model to its data, with the data-against-data floor beside them.
@@ -63,11 +69,10 @@ def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: 
     report = {"floor": test.floor, "exact score, 40 Heun steps": distance(last_state(heun(test.oracle, x, grid)))}
     if not is_consistency(model):
         return report | {"40 Heun steps": distance(last_state(heun(model, x, grid)))}
-    one = last_state(multistep(model, x, torch.tensor([SIGMA_MAX])))
-    two = last_state(multistep(model, x, torch.tensor([SIGMA_MAX, 0.5]), noise=test.generator(4)))
-    report |= {"1 step": distance(one), "2 steps": distance(two)}
+    drawn = test.few_steps(model)
+    report |= {way: distance(samples) for way, samples in drawn.items()}
     if teacher is not None:
-        report["paired rms to the teacher"] = paired_rms(one, last_state(heun(teacher, x, grid)))
+        report["paired rms to the teacher"] = paired_rms(drawn["1 step"], last_state(heun(teacher, x, grid)))
     return report
 
 

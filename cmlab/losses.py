@@ -308,9 +308,14 @@ def ct(s0: int = 2, s1: int = 150, mu0: float = 0.9) -> ConsistencyLoss:
     return ConsistencyLoss(GridPairs(ProgressiveN(s0, s1)), "noise", Distance("l2"), "1", AdaptiveMu(s0, mu0))
 
 
-def ict(s0: int = 10, s1: int = 1280) -> ConsistencyLoss:
-    """Improved consistency training (iCT, arXiv 2310.14189): lognormal pairs, pseudo-Huber, 1/dt, no target average."""
-    return ConsistencyLoss(GridPairs(DoublingN(s0, s1), "lognormal"), "noise", Distance("huber"), "1/dt")
+def ict(
+    s0: int = 10, s1: int = 1280, density: Literal["lognormal", "uniform"] = "lognormal", c: float | None = None
+) -> ConsistencyLoss:
+    """Improved consistency training (iCT, arXiv 2310.14189): lognormal pairs, pseudo-Huber, 1/dt, no target average.
+
+    ``density`` "uniform" draws each pair of the grid as often, as CT does; ``c`` is the pseudo-Huber's, by default the paper's.
+    """
+    return ConsistencyLoss(GridPairs(DoublingN(s0, s1), density), "noise", Distance("huber", c), "1/dt")
 
 
 def ect(q: float = 2.0, stages: int = 8) -> ConsistencyLoss:

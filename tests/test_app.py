@@ -70,7 +70,7 @@ def served(tmp_path_factory) -> Iterator[str]:
         # gradio_client leaves an empty folder of every download in the system's temporary folder
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("downloads")))
         patch.chdir(folder)  # the developer's own runs/ is not part of the test
-        untrained(folder / "runs", CIFAR, (3, 32, 32), ("edm", "cd", "ect"), THREE, 3)
+        untrained(folder / "runs", CIFAR, (3, 32, 32), ("edm", "cd", "ict"), THREE, 3)
         page = app.build_app()
         _, url, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **app.look())
         yield url
@@ -155,7 +155,7 @@ def test_many_frames_go_into_rows(client):
 
 def test_every_data_set_can_be_asked_for_its_own_methods_and_classes(client):
     """The page shows those of one set, and a program may ask for those of any."""
-    for data, method, kind in ((CIFAR, "ect", "ship"), (COLOR, "ict", "7"), ("digits", "ict", "9")):
+    for data, method, kind in ((CIFAR, "ict", "ship"), (COLOR, "ict", "7"), ("digits", "ict", "9")):
         options = {"data": data, "method": method, "class_name": kind}
         assert f"class {kind}" in client.predict(frames=2, api_name="/interpolate", **options)[2]
         assert view.METHODS[method] in client.predict(steps=1, api_name="/edit", **options)[3]
@@ -408,9 +408,9 @@ def test_the_class_of_an_upload_is_guessed_by_who_knows_the_data(tmp_path, monke
 
 def test_two_steps_of_a_student_take_its_searched_levels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no runs/ here
-    group, searched = view.groups()[CIFAR], checkpoints.read_meta(f"{CIFAR}-ect")["about"]["two_steps"]["sigmas"]
-    assert view.levels_of(group, "ect", "multistep", 2).tolist() == searched
-    for method, sampler, steps in (("ect", "multistep", 3), ("ect", "multistep", 1), ("edm", "heun", 2)):
+    group, searched = view.groups()[CIFAR], checkpoints.read_meta(f"{CIFAR}-ict")["about"]["two_steps"]["sigmas"]
+    assert view.levels_of(group, "ict", "multistep", 2).tolist() == searched
+    for method, sampler, steps in (("ict", "multistep", 3), ("ict", "multistep", 1), ("edm", "heun", 2)):
         assert torch.equal(view.levels_of(group, method, sampler, steps), default_sigmas(sampler, steps))
 
 
