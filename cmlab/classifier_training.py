@@ -374,7 +374,7 @@ CLASSIFIER_PRESETS = {
         ("cifar10",), ClassifierConfig((32, 64, 128, 256), 1), 12_000, shift=4, flip=True, smoothing=0.1, precision="auto"
     ),
     "cifar10-fast-classifier": ClassifierPreset(
-        ("cifar10",), ClassifierConfig((32, 128, 256), kind="fast"), 976, 512, "sgd", 0.75, 0.002 / 1.5, shift=2, flip=True,
+        ("cifar10",), ClassifierConfig((32, 128, 256), kind="fast"), 1074, 512, "sgd", 0.75, 0.002 / 1.5, shift=2, flip=True,
         smoothing=0.2, precision="auto",
     ),
 }  # fmt: skip
