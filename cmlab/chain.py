@@ -21,7 +21,7 @@ from .common import choose_device, run_facts, write_file
 from .denoiser import Denoiser
 from .features import extractor_for
 from .options import TrainCommand, TrainOptions, parse
-from .presets import get_preset
+from .presets import METHODS, get_preset
 from .processes import from_environment
 from .published import Preset
 from .report import Report, model_source, quick_fd, report
@@ -111,6 +111,8 @@ def _dealt_out(chain: Chain, words: list[str]) -> dict[str, list[str]]:
     for word in words:
         if word.startswith("--"):
             method, dot, field = word[2:].partition(".")
+            if dot and method in METHODS and method not in methods:
+                raise ValueError(f"{word}: the stages are {', '.join(methods)}, and --METHOD.FIELD belongs to one of them")
             whose = [methods[method]] if dot and method in methods else list(chain.names)
             word = f"--{field}" if dot and method in methods else word
             if word.partition("=")[0] in OWN:

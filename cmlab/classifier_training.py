@@ -307,7 +307,7 @@ def _run(
 
     state, saved_at, told = None, time.monotonic(), time.monotonic()
     first = resume.facts["step"] if resume else 0
-    with Stop().watching() as stop, tqdm(total=preset.steps, initial=first, unit="step", desc=name) as bar:
+    with Stop().watching() as stop, tqdm(total=preset.steps, initial=first, unit="step", desc=name, disable=None) as bar:
         for state in train_classifier([train for train, _, _ in divided.values()], preset, resume=resume, device=device):
             last = state.step == preset.steps
             if state.step % LOOK and not last and not stop.number:

@@ -113,6 +113,12 @@ def _source(
 def _report(o: EvaluateOptions, source: Source, extractor: Extractor, data: str, teacher: Source | None = None) -> Report | None:
     total = source.n + (teacher.n if teacher else 0)
     with tqdm(total=total, unit="image", desc="evaluate", disable=None) as bar:
+
+        def drawn(n: int) -> None:
+            bar.update(n)
+            if bar.n >= total:  # what is left counts as no sample, and takes a minute where nothing is cached
+                bar.set_postfix_str("next the real images, kept for the next time")
+
         return reports.report(
             source,
             extractor,
@@ -122,5 +128,5 @@ def _report(o: EvaluateOptions, source: Source, extractor: Extractor, data: str,
             replicates=o.replicates,
             teacher=teacher,
             cache=o.cache,
-            progress=bar.update,
+            progress=drawn,
         )

@@ -357,6 +357,9 @@ def info(o: InfoOptions) -> None:
     from .card import card, classifier_card
 
     if not o.checkpoint:
+        from .chain import CHAINS
+        from .classifier import classifier_names
+        from .classifier_training import CLASSIFIER_PRESETS
         from .data import DATASETS, FILE_DATASETS
         from .names import FOLDERS
 
@@ -367,12 +370,20 @@ def info(o: InfoOptions) -> None:
         print("data sets that need their files:", ", ".join([*FILE_DATASETS, *FOLDERS]), "(or --data with a folder of pictures)")
         print("presets, a line for each data set:")
         _print_presets()
+        print("chains of presets, by 'cmlab train':", ", ".join(CHAINS))
+        print("classifiers, for 'cmlab evaluate --features':", ", ".join(classifier_names()))
+        print("and what trains such ones:", ", ".join(CLASSIFIER_PRESETS))
         return
     try:
         print(card(find(o.checkpoint)))
     except checkpoints.CheckpointError as error:
+        from .chain import CHAINS
         from .classifier import load_classifier, resolve_classifier
+        from .classifier_training import CLASSIFIER_PRESETS
 
+        if o.checkpoint in (*CHAINS, *CLASSIFIER_PRESETS):
+            told = f"see 'cmlab train {o.checkpoint} --help', and 'cmlab info' for the checkpoints and classifiers that are there"
+            raise ValueError(f"{o.checkpoint} is no checkpoint but what 'cmlab train' makes some with: {told}") from error
         try:
             known = load_classifier(resolve_classifier(o.checkpoint))
         except ValueError:

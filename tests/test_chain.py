@@ -112,6 +112,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(tmp_path, monkeypatch, capsys)
         (["--cd.init", "x"], "--init: a chain decides that itself"),
         (["--stepz", "3"], "unknown option --stepz: did you mean --steps"),
         (["--ict.loss.pairs.q", "3"], "unknown option --loss.pairs.q"),
+        (["--ect.steps", "3"], "--ect.steps: the stages are edm, cd, ict"),
         (["--cd.out", "elsewhere"], "one --out"),
         (["--cd.data", "digits-color:1,2"], "learn the same data"),
         (["--n", "five"], "invalid int value: 'five'"),

@@ -229,6 +229,8 @@ WRONG = {
     "theory thm1 --checkpoint two-moons-edm": "choose a consistency model",
     "theory variance --checkpoint digits-cd": "choose a model of points",
     "info nothing-like-it": "choose one of",
+    "info cifar10-small-chain": "see 'cmlab train cifar10-small-chain --help'",
+    "info digits-classifier": "digits-classifier is no checkpoint",
 }
 
 
@@ -324,6 +326,7 @@ def test_info_lists_what_there_is(capsys):
     out = capsys.readouterr().out
     assert all(word in out for word in ("8gaussians-cd", "digits-color", "checkerboard"))
     assert "data sets that need their files: cifar10, imagenet64," in out
+    assert "train': cifar10-small-chain, digits-color-chain\n" in out and "--features': cifar10, cifar10-fast, digits\n" in out
     assert any(line.startswith("  rings-edm  ") and line.endswith("  rings-sct") for line in out.splitlines())
 
 
