@@ -124,7 +124,7 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
 def _training(about: dict[str, Any]) -> str:
     where = [str(about.get("machine") or about["device"])] if "device" in about else []
     where += [f"{about['threads']} thread{'s' * (about['threads'] != 1)}"] if "threads" in about else []
-    precision = about.get("precision") or about.get("options", {}).get("precision")
+    precision = about.get("options", about).get("precision")  # headers of earlier versions hold no options
     where += [precision] if precision else []
     seconds, images = about["seconds"], about.get("images")
     took = f"{seconds / 3600:.1f} hours" if isinstance(seconds, int | float) and seconds >= 5400 else f"{seconds} s"

@@ -62,6 +62,14 @@ def execute(name: str, options: Any) -> int:
     return 0
 
 
+def _other_runs() -> tuple[list[str], list[str]]:
+    """Names of the chains and of the classifiers that 'cmlab train' knows beside the presets."""
+    from .chain import CHAINS
+    from .classifier_training import CLASSIFIER_PRESETS
+
+    return list(CHAINS), list(CLASSIFIER_PRESETS)
+
+
 def train(args: list[str]) -> None:
     from . import presets, session
 
@@ -70,11 +78,9 @@ def train(args: list[str]) -> None:
         print("usage: cmlab train PRESET [--out DIR] [--overwrite] [--device D] [--threads N] [--FIELD VALUE ...]\n")
         print("PRESET, with what 'cmlab train PRESET --help' explains and lets you change, is one of:")
         _print_presets()
-        from .chain import CHAINS
-        from .classifier_training import CLASSIFIER_PRESETS
-
-        print(f"\nor a chain, from the teacher to the cards of its students: {'  '.join(CHAINS)}")
-        print(f"or a classifier, for 'cmlab evaluate --features': {'  '.join(CLASSIFIER_PRESETS)}")
+        chains, classifiers = _other_runs()
+        print(f"\nor a chain, from the teacher to the cards of its students: {'  '.join(chains)}")
+        print(f"or a classifier, for 'cmlab evaluate --features': {'  '.join(classifiers)}")
         if not args:
             raise ValueError("name a preset to train")
         return
@@ -88,16 +94,14 @@ def train(args: list[str]) -> None:
             raise ValueError(unknown("chain", name, chain.CHAINS))
         return chain.run(name, rest)
     if name.endswith("-classifier"):
-        from . import classifier_training as classifiers
+        from . import classifier_training
 
-        both = TrainCommand(classifiers.ClassifierOptions(), classifiers.get_classifier_preset(name))
+        both = TrainCommand(classifier_training.ClassifierOptions(), classifier_training.get_classifier_preset(name))
         command = parse(TrainCommand, rest, f"{prog} {name}", both)
-        return classifiers.run(name, command.preset, command.run, args, choose_device(command.run.device))
+        return classifier_training.run(name, command.preset, command.run, args, choose_device(command.run.device))
     if name not in presets.PRESETS:
-        from .chain import CHAINS
-        from .classifier_training import CLASSIFIER_PRESETS
-
-        raise ValueError(unknown("preset", name, [*presets.PRESETS, *CHAINS, *CLASSIFIER_PRESETS]))
+        chains, classifiers = _other_runs()
+        raise ValueError(unknown("preset", name, [*presets.PRESETS, *chains, *classifiers]))
     default = presets.get_preset(name)
     if any(word in ("-h", "--help") for word in rest):
         from .cost import cost
@@ -357,9 +361,7 @@ def info(o: InfoOptions) -> None:
     from .card import card, classifier_card
 
     if not o.checkpoint:
-        from .chain import CHAINS
         from .classifier import classifier_names
-        from .classifier_training import CLASSIFIER_PRESETS
         from .data import DATASETS, FILE_DATASETS
         from .names import FOLDERS
 
@@ -370,18 +372,17 @@ def info(o: InfoOptions) -> None:
         print("data sets that need their files:", ", ".join([*FILE_DATASETS, *FOLDERS]), "(or --data with a folder of pictures)")
         print("presets, a line for each data set:")
         _print_presets()
-        print("chains of presets, by 'cmlab train':", ", ".join(CHAINS))
+        chains, trainable = _other_runs()
+        print("chains of presets, by 'cmlab train':", ", ".join(chains))
         print("classifiers, for 'cmlab evaluate --features':", ", ".join(classifier_names()))
-        print("and what trains such ones:", ", ".join(CLASSIFIER_PRESETS))
+        print("and what trains such ones:", ", ".join(trainable))
         return
     try:
         print(card(find(o.checkpoint)))
     except checkpoints.CheckpointError as error:
-        from .chain import CHAINS
         from .classifier import load_classifier, resolve_classifier
-        from .classifier_training import CLASSIFIER_PRESETS
 
-        if o.checkpoint in (*CHAINS, *CLASSIFIER_PRESETS):
+        if any(o.checkpoint in names for names in _other_runs()):
             told = f"see 'cmlab train {o.checkpoint} --help', and 'cmlab info' for the checkpoints and classifiers that are there"
             raise ValueError(f"{o.checkpoint} is no checkpoint but what 'cmlab train' makes some with: {told}") from error
         try:

@@ -117,5 +117,7 @@ def _read_zip(path: Path) -> Any:
 
             budget = Budget(size)
             return Machine(memoryview(archive.read(pickles[0])), budget, Storages(budget, stored)).run()
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, struct.error) as error:
+        # zipfile raises RuntimeError for encrypted entries and NotImplementedError for kinds of compression that it does not know;
+        # the second is a RuntimeError too
+        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, struct.error) as error:
             raise UnreadableError(f"its zip structure is damaged or cut short ({short(error)})") from error
