@@ -104,6 +104,8 @@ def machine(device: torch.device) -> str:
 def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:
     """What a model card tells of a run of ``preset`` on ``device``: the data in words, the machine, the images that were seen."""
     facts = {"data_title": title_of(preset.data_name), "machine": machine(device), "images": preset.steps * preset.batch}
+    if preset.precision not in ("float32", "auto"):
+        facts["precision"] = preset.precision
     return facts | {role: getattr(preset, role) for role in ("init", "teacher") if getattr(preset, role)}
 
 
