@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from cmlab import checkpoints
-from cmlab.chain import measure, searched_levels, ways
-from cmlab.common import choose_device, data_of, machine, write_file
+from cmlab.commands.chain import measure, searched_levels, ways
+from cmlab.commands.common import choose_device, data_of, machine, write_file
 from cmlab.denoiser import Denoiser
-from cmlab.presets import find, get_preset
-from cmlab.runs import read_state
+from cmlab.formats import checkpoints
 from cmlab.samplers import sample
+from cmlab.training.presets import find, get_preset
+from cmlab.training.states import read_state
 
 FIGURES = ("FD-cls", "KD-cls", "class accuracy")
 TIMED = 1000  # samples that a time is taken of

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from cmlab.classifier import PRETRAINED, Split, classifier_names, load_classifier, resolve_classifier, splits
-from cmlab.classifier_training import CLASSIFIER_PRESETS
-from cmlab.features import ClassifierFeatures, batches_of, extract, spread
-from cmlab.metrics import Reference, figure, frechet_distance
+from cmlab.evaluation.classifier import PRETRAINED, Split, classifier_names, load_classifier, resolve_classifier, splits
+from cmlab.evaluation.classifier_training import CLASSIFIER_PRESETS
+from cmlab.evaluation.features import ClassifierFeatures, batches_of, extract, spread
+from cmlab.evaluation.metrics import Reference, figure, frechet_distance
 
 
 def damaged(name: str) -> tuple[Split, dict[str, Tensor]]:

@@ -21,9 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmlab.checkpoints import load
-from cmlab.classifier import Split, splits, to_pixels
-from cmlab.common import data_of
+from cmlab.commands.common import data_of
 from cmlab.data import DATASETS, luma
 from cmlab.denoiser import Denoiser
 from cmlab.editing import (
@@ -40,12 +38,14 @@ from cmlab.editing import (
     super_resolve,
 )
 from cmlab.evaluation import is_consistency
-from cmlab.features import Extractor, extractor_for
-from cmlab.metrics import Features, Reference, frechet_distance
+from cmlab.evaluation.classifier import Split, splits, to_pixels
+from cmlab.evaluation.features import Extractor, extractor_for
+from cmlab.evaluation.metrics import Features, Reference, frechet_distance
+from cmlab.formats.checkpoints import load
 from cmlab.noise import seeds_from
 from cmlab.plots import plot_images
-from cmlab.presets import find
 from cmlab.samplers import initial_noise, last_state, multistep
+from cmlab.training.presets import find
 
 Restore = Callable[[Tensor], Tensor]
 FIGURES = Path(__file__).parent / "figures"

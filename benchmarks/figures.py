@@ -7,8 +7,8 @@ import torch
 from matplotlib.figure import Figure
 
 from cmlab import editing
-from cmlab.checkpoints import load
 from cmlab.data import load_images
+from cmlab.formats.checkpoints import load
 from cmlab.plots import plot_images
 from cmlab.samplers import sample
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
-from cmlab import checkpoints
-from cmlab.runs import RunFolder, read_state
+from cmlab.formats import checkpoints
+from cmlab.training.states import RunFolder, read_state
 
 PRESET = "8gaussians-ct"  # a target average, two schedules: much to get wrong
 FILES = [f"{PRESET}{tail}.safetensors" for tail in ("", "-ema-0.5")]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from cmlab import checkpoints
 from cmlab.data import TOYS
 from cmlab.evaluation import digit_report, is_consistency, toy_report
-from cmlab.presets import find, get_preset
+from cmlab.formats import checkpoints
+from cmlab.training.presets import find, get_preset
 
 
 def measure(path: Path) -> dict[str, float]:

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from cmlab import checkpoints, presets
 from cmlab.evaluation import is_consistency
+from cmlab.formats import checkpoints
 from cmlab.samplers import sample
+from cmlab.training import presets
 
 
 def sampling(n: int = 256) -> None:

@@ -19,19 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmlab import presets
-from cmlab.common import choose_device
-from cmlab.continuous import attach_uncertainty
-from cmlab.cost import evaluations, forward_flops, sample_shape
+from cmlab.commands.common import choose_device
 from cmlab.data import ImageData
+from cmlab.data.pictures import PixelData
 from cmlab.denoiser import Denoiser
 from cmlab.distances import Distance
-from cmlab.images import PixelData
 from cmlab.losses import ConsistencyLoss
+from cmlab.methods.continuous import attach_uncertainty
 from cmlab.networks import build_network
 from cmlab.noise import global_seed
-from cmlab.presets import Preset
-from cmlab.trainer import PRECISIONS, usable_precision
+from cmlab.training import presets
+from cmlab.training.cost import evaluations, forward_flops, sample_shape
+from cmlab.training.presets import Preset
+from cmlab.training.trainer import PRECISIONS, usable_precision
 
 
 @dataclass(frozen=True)

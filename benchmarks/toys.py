@@ -22,18 +22,18 @@ from pathlib import Path
 
 import torch
 
-from cmlab import checkpoints
-from cmlab.continuous import sct
 from cmlab.data import load_data
 from cmlab.denoiser import Denoiser
 from cmlab.distances import Distance
 from cmlab.evaluation import ToyTest, paired_rms, toy_report
+from cmlab.formats import checkpoints
 from cmlab.losses import ConsistencyLoss, ProgressiveLoss, ct, ict
+from cmlab.methods.continuous import sct
 from cmlab.noise import karras_sigmas, sampling_sigmas
-from cmlab.presets import Preset, build_model, get_preset
 from cmlab.samplers import euler, heun, last_state
 from cmlab.schedules import FixedMu, GridPairs, ProgressiveN
 from cmlab.training import fit
+from cmlab.training.presets import Preset, build_model, get_preset
 
 RESULTS = Path("runs/toys.json")
 

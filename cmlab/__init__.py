@@ -3,6 +3,79 @@
 The names of ``__init__.pyi`` are imported when they are first used: to import torch takes seconds.
 """
 
+import importlib
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.1.0"
+# Modules that stand in a room now, by the names that they had before: those still import.
+_MOVED = {
+    "sde": "methods.sde",
+    "continuous": "methods.continuous",
+    "solvers": "methods.solvers",
+    "ablation": "methods.ablation",
+    "guidance": "methods.guidance",
+    "likelihood": "methods.likelihood",
+    "search": "methods.search",
+    "augment": "methods.augment",
+    "indicator": "methods.indicator",
+    "cifar10": "data.cifar10",
+    "sources": "data.sources",
+    "names": "data.names",
+    "images": "data.pictures",
+    "trainer": "training.trainer",
+    "processes": "training.processes",
+    "sharding": "training.sharding",
+    "experiment": "training.experiment",
+    "presets": "training.presets",
+    "published": "training.published",
+    "cost": "training.cost",
+    "runs": "training.states",
+    "metrics": "evaluation.metrics",
+    "features": "evaluation.features",
+    "report": "evaluation.report",
+    "card": "evaluation.card",
+    "cardpictures": "evaluation.cardpictures",
+    "classifier": "evaluation.classifier",
+    "classifier_training": "evaluation.classifier_training",
+    "checkpoints": "formats.checkpoints",
+    "convert": "formats.convert",
+    "unpickle": "formats.unpickle",
+    "stackmachine": "formats.stackmachine",
+    "theory_base": "theory.base",
+    "theory_ct": "theory.ct",
+    "theory_dirac": "theory.dirac",
+    "plots_theory": "theory.figures",
+    "plots_maps": "plots.maps",
+    "teach": "course.teach",
+    "options": "commands.options",
+    "chain": "commands.chain",
+    "cli": "commands.main",
+}
+_lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    return importlib.import_module(f"{__name__}.{_MOVED[name]}") if name in _MOVED else _lazy(name)
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds ``cmlab.OLD`` where it is now: one module under two names."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        old = fullname.removeprefix(f"{__name__}.")
+        return ModuleSpec(fullname, self) if old in _MOVED and old != fullname else None
+
+    def create_module(self, spec):
+        module = importlib.import_module(f"{__name__}.{_MOVED[spec.name.removeprefix(f'{__name__}.')]}")
+        self._own = module.__spec__  # the import system is about to replace it
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = self._own
+
+
+sys.meta_path.append(_Moved())

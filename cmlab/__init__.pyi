@@ -1,81 +1,27 @@
 """What ``cmlab`` exports: `lazy_loader` reads it when a name is used, type checkers when they look."""
 
 from . import (
-    augment as augment,
+    course,
+    data,
+    denoiser,
+    distances,
+    editing,
+    evaluation,
+    formats,
+    losses,
+    methods,
+    networks,
+    noise,
+    objective,
+    oracle,
+    plots,
+    samplers,
+    schedules,
+    steps,
+    theory,
+    training,
 )
-from . import (
-    checkpoints as checkpoints,
-)
-from . import (
-    continuous as continuous,
-)
-from . import (
-    data as data,
-)
-from . import (
-    denoiser as denoiser,
-)
-from . import (
-    distances as distances,
-)
-from . import (
-    editing as editing,
-)
-from . import (
-    evaluation as evaluation,
-)
-from . import (
-    guidance as guidance,
-)
-from . import (
-    images as images,
-)
-from . import (
-    likelihood as likelihood,
-)
-from . import (
-    losses as losses,
-)
-from . import (
-    networks as networks,
-)
-from . import (
-    noise as noise,
-)
-from . import (
-    objective as objective,
-)
-from . import (
-    oracle as oracle,
-)
-from . import (
-    presets as presets,
-)
-from . import (
-    samplers as samplers,
-)
-from . import (
-    schedules as schedules,
-)
-from . import (
-    sde as sde,
-)
-from . import (
-    search as search,
-)
-from . import (
-    solvers as solvers,
-)
-from . import (
-    steps as steps,
-)
-from . import (
-    training as training,
-)
-from ._version import __version__
-from .checkpoints import load, pretrained_names, save
-from .continuous import ContinuousLoss, SCMLoss
-from .data import DATASETS, load_data
+from .data.load import DATASETS, load_data
 from .denoiser import (
     CONSISTENCY,
     EDM,
@@ -92,17 +38,21 @@ from .denoiser import (
 )
 from .distances import Distance
 from .editing import EDITS, Edit, apply_edit, run_edit, slerp
-from .evaluation import sliced_wasserstein
-from .guidance import AutoGuidance, ClassifierFree, ClassifierGuidance
-from .likelihood import decode, encode, log_likelihood
+from .evaluation.points import sliced_wasserstein
+from .formats.checkpoints import load, pretrained_names, save
 from .losses import LOSSES, ConsistencyLoss, DenoisingLoss, EDMLoss, LossOut, ProgressiveLoss
+from .methods.continuous import ContinuousLoss, SCMLoss
+from .methods.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance
+from .methods.likelihood import decode, encode, log_likelihood
+from .methods.search import greedy_search
 from .networks import NETWORKS, MLPConfig, SongUNetConfig, UNetConfig, build_network
 from .noise import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, sampling_sigmas
 from .oracle import FiniteData, Gaussian, GaussianMixture
-from .presets import PRESETS, Preset, get_preset, run
 from .samplers import SAMPLERS, Step, default_sigmas, initial_noise, sample
-from .search import greedy_search
-from .training import TrainState, fit
+from .training.fit import TrainState, fit
+from .training.presets import PRESETS, Preset, get_preset, run
+
+__version__: str
 
 __all__ = [
     "AutoGuidance",
@@ -150,11 +100,18 @@ __all__ = [
     "apply_edit",
     "build_network",
     "conditioned",
+    "course",
+    "data",
     "decode",
     "default_sigmas",
+    "denoiser",
+    "distances",
+    "editing",
     "encode",
+    "evaluation",
     "expand",
     "fit",
+    "formats",
     "get_preset",
     "greedy_search",
     "initial_noise",
@@ -162,12 +119,24 @@ __all__ = [
     "load",
     "load_data",
     "log_likelihood",
+    "losses",
+    "methods",
+    "networks",
+    "noise",
+    "objective",
+    "oracle",
+    "plots",
     "pretrained_names",
     "run",
     "run_edit",
     "sample",
+    "samplers",
     "sampling_sigmas",
     "save",
+    "schedules",
     "slerp",
     "sliced_wasserstein",
+    "steps",
+    "theory",
+    "training",
 ]

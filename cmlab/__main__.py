@@ -1,5 +1,5 @@
 """``python -m cmlab`` is the command line."""
 
-from .cli import run
+from .commands.main import run
 
 run()

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from .methods.sde import VP, iddpm_table, vp_range
 from .noise import SIGMA_DATA, SIGMA_MIN, expand
-from .sde import VP, iddpm_table, vp_range
 
 
 class Denoise(Protocol):

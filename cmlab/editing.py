@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .data import LUMA, luma
+from .data.load import LUMA, luma
 from .denoiser import Denoise
 from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, state_dtype
 from .samplers import Step, last_state, multistep

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .continuous import CONTINUOUS
 from .denoiser import Denoise, IDDPMPrecond, Precond, Preconditioning, VEPrecond, VPPrecond
 from .distances import Distance
+from .methods.continuous import CONTINUOUS
+from .methods.solvers import midpoint_step
 from .noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas, replay_rng
 from .objective import LossOut
 from .schedules import (
@@ -29,7 +30,6 @@ from .schedules import (
     TableUniform,
     VPTime,
 )
-from .solvers import midpoint_step
 from .steps import euler_step, heun_step
 
 # Weights lambda(sigma, sigma_data) of the squared error of x0, under the names of openai/consistency_models (snr = 1/sigma^2).

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoise, Denoiser
+from .methods.solvers import deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
 from .noise import SIGMA_MAX, SIGMA_MIN, as_draws, karras_sigmas, sampling_sigmas, state_dtype, usable_device
-from .solvers import deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
 from .steps import (
     Churn,
     Noise,

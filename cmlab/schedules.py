@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .methods.sde import VP, iddpm_table
 from .noise import RHO, SIGMA_MAX, SIGMA_MIN, Draws, karras_sigmas
-from .sde import VP, iddpm_table
 
 
 def _clamp01(progress: float) -> float:

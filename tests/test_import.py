@@ -55,7 +55,7 @@ def test_import_alone_loads_neither_torch_nor_anything_heavy():
 
 @pytest.mark.parametrize("words", [["--help"], ["sample", "--help"], ["smaple"], ["edit", "x", "inpaint", "--msak", "left"]])
 def test_command_line_helps_and_refuses_without_torch(words):
-    loaded = modules_after(f"from cmlab.cli import main; main({words})")
+    loaded = modules_after(f"from cmlab.commands.main import main; main({words})")
     assert "tyro" in loaded
     assert "torch" not in loaded
 
@@ -64,6 +64,6 @@ def test_every_export_is_there():
     for name in dir(cmlab):
         assert getattr(cmlab, name) is not None
     assert isinstance(cmlab.noise, ModuleType)
-    assert cmlab.fit.__module__ == "cmlab.training"
+    assert cmlab.fit.__module__ == "cmlab.training.fit"
     with pytest.raises(AttributeError, match="smaple"):
         getattr(cmlab, "smaple")  # noqa: B009

@@ -6,6 +6,7 @@ Nothing is skipped in silence: an output that a runner does not mention fails th
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+HERE = Path(__file__).parents[1] / "reference"
+FOLDER = Path(os.environ.get("CMLAB_REFERENCE_DIR") or HERE)
 # Relative to the largest absolute value of the array: GOLDEN.md's recommendations.
 F64, F32_ELEMENTARY, F32_NETWORK, F32_GRADIENT, F32_UNET_SAMPLER = 1e-9, 1e-5, 2e-4, 1e-3, 2e-3
 

@@ -3,10 +3,10 @@
 import torch
 
 from cmlab.denoiser import Denoiser, Precond
+from cmlab.formats.layouts import LAYERS, dhariwal_value, from_edm, from_openai, openai_config
 from cmlab.networks import UNetConfig, build_network
 from cmlab.networks.adm import Attention, ResBlock
 from cmlab.networks.layers import positional_features
-from cmlab.networks.layouts import LAYERS, dhariwal_value, from_edm, from_openai, openai_config
 from cmlab.networks.song import Conv2d, UNetBlock
 
 from .base import F32_NETWORK, F64, Check, Skip, runs

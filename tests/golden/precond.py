@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmlab.denoiser import Denoiser, IDDPMPrecond, Precond, VEPrecond, VPPrecond
-from cmlab.sde import VP
+from cmlab.methods.sde import VP
 
 from .base import F32_ELEMENTARY, F32_NETWORK, Check, runs
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cmlab import editing
-from cmlab.ablation import ablation, design
 from cmlab.denoiser import Denoiser, Precond
+from cmlab.methods.ablation import ablation, design
 from cmlab.noise import karras_sigmas
 from cmlab.samplers import SAMPLERS, Step, multistep
 from cmlab.steps import round_level

@@ -1,0 +1,227 @@
+"""What the app's buttons do: generators that gradio streams, and that `gradio_client` calls by name. The page is in app.py."""
+
+import functools
+import inspect
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import torch
+
+from ..editing import EDIT_STEPS, run_edit
+from ..formats.checkpoints import pretrained_names
+from ..noise import SIGMA_MAX, seeds_from
+from ..training.presets import PRESETS
+from . import plane as plane
+from . import theory as theory
+from . import view as view
+
+DEVICE = "cpu"  # app.main() sets it
+MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
+MAX_PICTURES = 4000  # kept on disk, a few kB each
+_WRITTEN: dict[Path, None] = {}
+_WRITING = threading.Lock()
+
+
+def handler(fn):
+    """Show refusals of the library as messages; anything else is a bug and stays an exception.
+
+    ``turn``, if ``fn`` has it, is a list that the session's runs enter: one that is no longer in it ends at its next step.
+    """
+    parameters = inspect.signature(fn)
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        turn, run = parameters.bind(*args, **kwargs).arguments.get("turn"), object()
+        turn = [] if turn is None else turn
+        turn.append(run)
+        try:
+            for shown in fn(*args, **kwargs):
+                if run not in turn:
+                    return
+                yield shown
+        except (ValueError, FloatingPointError) as error:  # a traceback in the log is for bugs
+            raise gr.Error(str(error), title="Please check the input", print_exception=False) from error
+        finally:
+            turn[:] = [other for other in turn if other is not run]
+
+    return wrapped
+
+
+def png(pixels: np.ndarray) -> str:
+    """A picture as a file in gradio's cache, written once: gradio rewrites it at every yield, while the browser reads it."""
+    from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
+    from PIL import Image
+
+    data = encode_pil_to_bytes(Image.fromarray(pixels), "png")
+    path = Path(os.environ["GRADIO_TEMP_DIR"]) / hash_bytes(data) / "image.png"
+    with _WRITING:
+        _WRITTEN.pop(path, None)
+        _WRITTEN[path] = None  # the newest comes last
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, path)
+        while len(_WRITTEN) > MAX_PICTURES:  # gradio's own clean-up does not know these files
+            oldest = next(iter(_WRITTEN))
+            del _WRITTEN[oldest]
+            shutil.rmtree(oldest.parent, ignore_errors=True)
+    return str(path)
+
+
+def group_of(data: str | None, images: bool = False) -> view.Group:
+    """The group ``data``, or the first there is (of images)."""
+    known = {name: g for name, g in view.groups().items() if g.is_image or not images}
+    if data is not None and data not in known:
+        raise ValueError(f"Unknown data set {data!r}: choose one of {', '.join(known)}.")
+    return known[data] if data is not None else next(iter(known.values()))
+
+
+def source_picture(group: view.Group, image: str | None, example: float) -> tuple[torch.Tensor, str | None, list[str]]:
+    """The uploaded file or else a bundled example (1, C, H, W), its class where known, and what was changed to fit the model."""
+    if image is not None:
+        from ..plots.figures import read_picture
+
+        y, notes = read_picture(image, group.shape)
+        return y, None, notes
+    pictures, classes = view.examples(group)
+    k = view.whole("The example", example, 0, len(pictures) - 1)
+    return pictures[k][None], classes[k], []
+
+
+# --- handlers: their argument names are the parameters of the API --------------------------------------------------------
+
+
+@handler
+def sample(
+    data=None, seed=0, count=16, edm_steps=18, student_steps=1, student=None, class_name="all", sampler="heun", distilled=None,
+    turn=None,
+):  # fmt: skip
+    """The same noise through the diffusion model and two students (None: the data set's first); yields after every solver step."""
+    group, seed = group_of(data), view.seed_from(seed)
+    distilled, student = distilled or view.usual(group, view.DISTILLED), student or view.usual(group, view.FROM_DATA)
+    count = view.whole("The number of samples", count, 1, MAX_COUNT)
+    edm_steps = view.whole("The number of EDM's steps", edm_steps, 1, MAX_STEPS)
+    student_steps = view.whole("The number of student steps", student_steps, 1, MAX_STEPS)
+    walks = {"edm": (sampler, edm_steps)}
+    for method in (distilled, student):
+        k = view.steps_of(method, student_steps)
+        walks[method] = view.sampler_of(method, k), k
+    seeds, label = seeds_from(seed, count), view.class_labels(group, class_name, count, DEVICE)
+    panels: dict[str, tuple] = dict.fromkeys(walks, (None, "waits"))
+    film = None
+
+    def shown():
+        return (*(part for panel in panels.values() for part in panel), film, seed)
+
+    for method, (solver, k) in sorted(walks.items(), key=lambda walk: walk[0] == "edm"):  # what takes long comes last
+        try:
+            model = view.model_of(group, method, DEVICE)
+        except ValueError as error:
+            panels[method] = (None, str(error))
+            continue
+        walked, name = [], view.METHODS[method] + (f", {view.DIFFUSION_SAMPLERS.get(solver)}" if method == "edm" else "")
+        levels = view.levels_of(group, method, solver, k)
+        for step, ms in view.trail(model, group.shape, seeds, solver, levels, label, DEVICE):
+            walked.append(step)
+            done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
+            panels[method] = (png(view.picture(step.x0_hat)), f"**{name}, {done}** · {step.nfe} NFE · {ms:.0f} ms")
+            yield shown()
+        if method == "edm":
+            film = png(view.film(walked))
+    yield shown()
+
+
+@handler
+def interpolate(
+    data=None, method=None, seed_a=1, seed_b=2, frames=11, class_name="auto", example_a=None, example_b=None,
+    turn=None,
+):  # fmt: skip
+    """Pictures between two noises: the strip, its first frame, and the seeds used. The slider picks from the frames.
+
+    An example's number takes the place of a seed: then the noise is the one that this picture comes from.
+    """
+    group, seed_a, seed_b = group_of(data, images=True), view.seed_from(seed_a), view.seed_from(seed_b)
+    frames, method = view.whole("The number of frames", frames, 2, 33), method or view.usual(group, view.STUDENTS)
+    pictures = [None if k is None else source_picture(group, None, k) for k in (example_a, example_b)]
+    if class_name == "auto" and group.classes:
+        class_name = next((p[1] for p in pictures if p is not None and p[1] is not None), group.class_names[0])
+    label = view.class_labels(group, class_name, frames, DEVICE)
+    ends = [seed if p is None else p[0] for seed, p in zip((seed_a, seed_b), pictures, strict=True)]
+    x, step, ms = view.make_interpolation(group, method, (ends[0], ends[1]), frames, label, DEVICE)
+    tiles = [view.picture(one[None]) for one in x]
+    parts = [f"**{view.METHODS[method]}**", f"{frames} frames"] + ([f"class {class_name}"] if group.classes else [])
+    parts += [f"{step.nfe} NFE each · {ms:.0f} ms in all"]
+    parts += ["noises of pictures: EDM's PF-ODE run upwards"] if any(pictures) else []
+    slider = gr.Slider(maximum=frames - 1, value=0)
+    yield png(view.strip(x)), png(tiles[0]), " · ".join(parts), seed_a, seed_b, tiles, slider
+
+
+@handler
+def edit(
+    task="inpaint", image=None, example=3, mask="centre", painted=None, data=None, method=None, class_name="auto",
+    steps=EDIT_STEPS, patch=2, noise_level=0.5, seed=0, turn=None,
+):  # fmt: skip
+    """Edit a picture: the original, what the model is given, and the result; yields after every step of the sampler."""
+    group, seed = group_of(data, images=True), view.seed_from(seed)
+    steps, patch = view.whole("The number of steps", steps, 1, MAX_STEPS), view.whole("The block size", patch, 2, 16)
+    noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
+    method = method or view.usual(group, view.STUDENTS)
+    model, (y, own_class, notes) = view.model_of(group, method, DEVICE), source_picture(group, image, example)
+    class_name = own_class if class_name == "auto" else class_name
+    if class_name is None and group.classes:
+        class_name, why = view.likeliest_class(group, model, y.to(DEVICE))
+        notes.append(f"taken for class {class_name} ({why}): choose another if it is not")
+    label = None if class_name is None else view.class_labels(group, class_name, 1, DEVICE)
+    made, degraded = view.make_edit(
+        task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed
+    )
+    before = png(view.picture(y)), png(view.picture(degraded))
+    for step, ms in view.timed(run_edit(model, made, [seed], label, DEVICE)):
+        progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {ms:.0f} ms"
+        text = " · ".join([f"**{view.TASKS[task]}** with {view.METHODS[method]}", progress, *notes])
+        yield *before, png(view.picture(step.x0_hat)), text, seed
+
+
+@handler
+def trajectories(distribution="two-moons", drawing=None, count=24, steps=40, noise_level=1.0, seed=0):
+    """Exact PF-ODE paths of a 2D distribution, and its exact consistency function as arrows."""
+    data, seed = plane.plane_data(distribution, drawing), view.seed_from(seed)
+    count = view.whole("The number of paths", count, 1, 200)
+    steps = view.whole("The number of steps", steps, 2, 200)
+    noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
+    paths, arrows, solid = plane.exact_flow(data, count, steps, noise_level, seed)
+    yield png(paths), png(arrows), solid, seed
+
+
+@handler
+def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, batch=256, seed=0, turn=None):
+    """Train a small network in the plane; yields its samples from one fixed noise, and its loss, while it learns."""
+    data, seed = plane.plane_data(distribution, drawing), view.seed_from(seed)
+    steps = view.whole("The number of training steps", steps, 10, MAX_TRAINING)
+    batch = view.whole("The batch size", batch, 16, 2048)
+    preset = PRESETS.get(f"{distribution}-{method}")  # students start from the diffusion model where one is bundled
+    init = preset.init if preset is not None and preset.init in pretrained_names() else ""
+    yield None, None, "Starting ...", seed
+    for samples, curve, text in plane.train_live(data, method, steps, batch, seed, init, DEVICE):
+        yield png(samples), png(curve), text, seed
+
+
+@handler
+def theorems(
+    experiment="thm1", distribution="soft3", solver="heun", model=None, distance="l2", target="other", start="8gaussians-edm",
+    weight="1", seed=0,
+):  # fmt: skip
+    """Measure a theorem of the paper against exact scores: a figure, what it says, and its table."""
+    seed = view.seed_from(seed)
+    yield None, "Measuring, some seconds to half a minute ...", "", seed
+    clock = time.perf_counter()
+    found = theory.experiment(experiment, distribution, solver, model or None, distance, target, start, weight, seed)
+    text = " · ".join([f"**{found.title}**", *found.conclusions, f"{time.perf_counter() - clock:.1f} s"])
+    yield png(theory.figure_of(found)), text, theory.table_of(found), seed

@@ -1,0 +1,441 @@
+"""The app: sample, interpolate, edit, and a 2D playground. Thin over cmlab; run it with ``make app`` or ``python app.py``."""
+
+import argparse
+import atexit
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import warnings
+
+# Before gradio is imported: no usage reports, and temporary files in a folder that only this user can read, gone at the end.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "GRADIO_TEMP_DIR" not in os.environ:
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="cmlab-app-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+
+import gradio as gr
+import numpy as np
+import torch
+
+from ..data import TOYS
+from ..editing import EDIT_STEPS, EDITS, MASKS
+from ..losses import LOSSES
+from . import handlers, plane, theory, view
+from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
+from .paint import is_painted
+from .parts import QUIET, RUN, Page, caption_box, follows, free, gallery, halt, panel, seed_box, start
+from .style import look
+
+CANVAS = {
+    "type": "numpy",
+    "image_mode": "RGBA",
+    "format": "png",
+    "layers": False,
+    "fixed_canvas": True,
+    "transforms": (),
+    "sources": (),
+}
+
+
+# --- the page ----------------------------------------------------------------------------------------------------------------
+
+
+def model_choices(
+    data: str, method: str | None, kind: str | None, classes_first: tuple[str, ...], usual: str, students: bool
+) -> tuple[dict, dict]:
+    """Choices and values of the boxes for method and class: a choice that the data set has, too, stays; else ``usual``."""
+    group = view.groups()[data]
+    shown = [m for m in group.models if not (students and m in ("edm", "pd"))] or list(group.models)
+    known = [*classes_first, *group.class_names]
+    method = method if method in shown else view.usual(group, view.STUDENTS)
+    kind = kind if kind in known else usual if usual in known else next(iter(known), None)
+    methods = {"choices": [(view.METHODS[m], m) for m in shown], "value": method}
+    return methods, {"choices": known, "value": kind, "visible": group.classes > 0}
+
+
+def model_boxes(names: list[str], *classes_first: str, class_value: str, info: str | None = None, students: bool = False) -> tuple:
+    """Data set, method and class; the last two follow the first. ``students``: only consistency models, where there are any."""
+
+    def options(name: str, method: str | None, kind: str | None) -> tuple[dict, dict]:
+        return model_choices(name, method, kind, classes_first, class_value, students)
+
+    methods, classes = options(names[0], None, None)
+    data = gr.Dropdown(names, value=names[0], label="Data set")
+    method = follows(free(gr.Radio(label="Model", **methods)))
+    kind = free(gr.Dropdown(label="Class", info=info, **classes))
+    data.change(lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind], **QUIET)
+    return data, method, kind
+
+
+def sample_tab(page: gr.Blocks, names: list[str]) -> None:
+    gr.Markdown(
+        "**The same noise in, three models out.** Diffusion walks down the PF-ODE in many steps; a consistency model jumps to its "
+        "end in one. Where a student is good, its pictures are the diffusion model's. NFE counts network evaluations: the cost."
+    )
+    groups = view.groups()
+    first = groups[names[0]]
+
+    def student_box(label: str, order: tuple[str, ...]) -> gr.Radio:
+        known = [m for m in order if any(m in g.models for g in groups.values())] or [order[0]]
+        choices, value = [(view.METHODS[m], m) for m in known], view.usual(first, known)
+        return follows(gr.Radio(choices, value=value, label=label, visible=len(known) > 1))
+
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            data = gr.Dropdown(names, value=names[0], label="Data set")
+            about = "all: one after the other"
+            kind = gr.Dropdown(["all", *first.class_names], value="all", label="Class", info=about, visible=first.classes > 0)
+            free(kind)
+            seed, used = seed_box("Seed", 0)
+            with gr.Row():
+                go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), gr.Button("Stop", min_width=80)
+            count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
+            samplers = [(label, name) for name, label in view.DIFFUSION_SAMPLERS.items()]
+            sampler = gr.Dropdown(samplers, value="heun", label="EDM: sampler", elem_id="sampler")
+            edm_steps = gr.Slider(1, MAX_STEPS, 18, step=1, label="EDM: steps")
+            student_steps = gr.Slider(1, 16, 1, step=1, label="Students: steps")
+            distilled, student = student_box("Distilled", view.DISTILLED), student_box("Trained on data", view.FROM_DATA)
+        with gr.Column(scale=3):
+            outputs = []
+            titles = {
+                "EDM": "Diffusion: EDM",
+                "Distilled": "Distilled from it: CD family",
+                "Trained": "Trained on the data: CT family",
+            }
+            with gr.Row():
+                for k, (name, title) in enumerate(titles.items()):
+                    with gr.Column(min_width=240):
+                        outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}", name=f"{name} samples"))
+                        outputs.append(caption_box(f"{name} caption"))
+            title = "How EDM got there, step by step (pictures: above the noisy state, below the network's guess of the end)"
+            outputs.append(panel(title, "The way from noise to the first sample", "film", "wide", name="Film"))
+    inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
+    run = start(go, [page.load], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
+    captions = [output for output in outputs if isinstance(output, gr.Markdown)]
+    halt(run, [stop.click], lambda *texts: [t.replace("waits", "not run") for t in texts], captions, captions)
+    # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
+    halt(run, [data.change], lambda: ["" if output in captions else None for output in outputs], [], outputs)
+
+    def adapt(name: str, kind: str, count: float, *chosen: str):
+        """Class, students and number of samples stay as they are where the new set has them; points come in larger numbers."""
+        group = view.groups()[name]
+        known = ["all", *group.class_names]
+        kinds = gr.Dropdown(known, value=kind if kind in known else "all", visible=group.classes > 0)
+        usual = (16, MAX_COUNT) if group.is_image else (MAX_COUNT, 16)
+        orders = zip(chosen, (view.DISTILLED, view.FROM_DATA), strict=True)
+        radios = [view.usual(group, (m, *order)) for m, order in orders]
+        return kinds, usual[0] if count == usual[1] else count, *radios
+
+    data.change(adapt, [data, kind, count, distilled, student], [kind, count, distilled, student], **QUIET)
+
+
+def thumbnails(name: str) -> list[tuple[str, str]]:
+    """The examples of a data set for a gallery, each with its class."""
+    pictures, classes = view.examples(view.groups()[name])
+    return [(png(view.picture(x[None], size=132)), k or "") for x, k in zip(pictures, classes, strict=True)]
+
+
+def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
+    gr.Markdown(
+        "**A straight road through noise, a smooth one through pictures.** The noises of two seeds are joined by the great circle "
+        "between them (slerp: mixed noise keeps its length). The slider only picks a frame that is already there."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            about = "auto: the picture's own, else the first"
+            data, method, kind = model_boxes(names, "auto", class_value="auto", info=about)
+            (seed_a, used_a), (seed_b, used_b) = seed_box("Seed A", 1), seed_box("Seed B", 2)
+            with gr.Accordion("Pictures in place of seeds", open=False) as drawer:
+                gr.Markdown("The noise that a picture comes from: the PF-ODE, run upwards by the diffusion model.")
+                example_a, example_b = (gr.Number(None, visible=False, label=f"Example {end}") for end in "AB")
+                ends = []
+                for end, example in zip("AB", (example_a, example_b), strict=True):
+                    chosen = gr.Markdown(f"**{end}:** its seed", elem_classes="heading")
+                    ends.append((chosen, gallery(f"Examples {end}", f"examples-{end.lower()}"), example))
+                again = gr.Button("Seeds again", size="sm")
+            frames = gr.Slider(2, 33, 11, step=1, label="Frames")
+            go = gr.Button("Interpolate", variant="primary", elem_id="interpolate-go")
+        with gr.Column(scale=3):
+            strip = panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
+            position = gr.Slider(0, 10, 0, step=1, label="Frame", elem_id="position")
+            frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380, name="First frame")
+            caption, pictures = caption_box("Caption"), gr.State([])
+    inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
+    outputs = [strip, frame, caption, used_a, used_b, pictures, position]
+    run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
+    halt(run, [data.change], lambda: (None, None, "", []), [], [strip, frame, caption, pictures])
+    position.input(lambda p, k: png(p[min(int(k), len(p) - 1)]) if p else None, [pictures, position], frame, **QUIET)
+
+    def pick(end: str, event: gr.SelectData, name: str):
+        kind = view.examples(view.groups()[name])[1][event.index]
+        return event.index, f"**{end}:** picture {event.index}" + (f", {kind}" if kind else "")
+
+    def pick_a(event: gr.SelectData, name: str):
+        return pick("A", event, name)
+
+    def pick_b(event: gr.SelectData, name: str):
+        return pick("B", event, name)
+
+    for (chosen, shown, example), picked in zip(ends, (pick_a, pick_b), strict=True):
+        gr.on([drawer.expand, data.change], thumbnails, data, shown, **QUIET)
+        shown.select(picked, data, [example, chosen], **QUIET)
+    back = [example_a, example_b, ends[0][0], ends[1][0]]
+    gr.on([again.click, data.change], lambda: (None, None, "**A:** its seed", "**B:** its seed"), None, back, **QUIET)
+
+
+def edit_tab(tab: gr.Tab, names: list[str]) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            gr.Markdown("**Pick an example ...**", elem_classes="heading")
+            examples = gallery("Examples", "examples")
+            example = gr.Number(3, visible=False, label="Example")
+            gr.Markdown("**... or upload a picture**", elem_classes="heading")
+            image = gr.File(label="Picture", show_label=False, file_types=["image"], height=120, elem_id="upload")
+            data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own", students=True)
+            seed, used = seed_box("Seed", 0)
+        with gr.Column(scale=3):
+            task = gr.Radio([(view.TASKS[t], t) for t in EDITS], value="inpaint", label="Task", elem_id="task")
+            about = gr.Markdown(f"**Inpaint.** {view.TASK_HELP['inpaint']}")
+            with gr.Row():
+                original = panel("Original", "The picture before the edit", "original", name="Original")
+                degraded = panel("What the model is given", "What is left of the picture", "degraded", name="Given")
+                result = panel("Result", "The edited picture", "result")
+            caption = caption_box("Caption")
+            with gr.Row():
+                steps = gr.Slider(1, MAX_STEPS, EDIT_STEPS, step=1, label="Steps")
+                patch = gr.Radio([2, 4, 8], value=2, label="Block size", visible=False)
+                noise_level = gr.Slider(0.05, 10, 0.5, step=0.05, label="Noise level σ", visible=False)
+                go = gr.Button("Run", variant="primary", elem_id="edit-go")
+            mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
+            brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
+            size = (view.CANVAS, view.CANVAS)
+            painted = gr.ImageEditor(
+                label="Paint", canvas_size=size, visible=False, height=470, elem_id="painted", brush=brush, **CANVAS
+            )
+    inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed]
+    outputs = [original, degraded, result, caption, used]
+    shown = {"show_progress": "minimal", "show_progress_on": result}
+    run = start(go, [tab.select], edit, inputs, outputs, api_name="edit", **shown)
+
+    def announce(uploaded, data):
+        """Say, once for a file, what was changed to fit the model; drop what is no picture."""
+        try:
+            for note in handlers.source_picture(view.groups()[data], uploaded, 0)[2]:
+                gr.Info(f"Your picture was {note}.", title="Picture converted")
+        except ValueError as error:
+            gr.Warning(f"{error} The example is in use again.", title="Picture not used")
+            return None
+        return gr.skip()
+
+    @handler
+    def refresh(task, uploaded, example, mask, data):
+        """The controls follow the task, the original and the canvas follow the choice of picture."""
+        group = view.groups()[data]
+        try:
+            y, _, _ = handlers.source_picture(group, uploaded, example)
+        except ValueError:  # announce drops the file
+            y, _, _ = handlers.source_picture(group, None, example)
+        chosen = png(view.picture(y))
+        canvas = png(view.picture(y, size=view.CANVAS + view.CANVAS // y.shape[-2]))
+        paint = (task == "inpaint" and mask == view.PAINTED) or task == "stroke"
+        yield (
+            f"**{view.TASKS[task]}.** {view.TASK_HELP[task]}",
+            gr.Slider(visible=task in ("inpaint", "colorize", "super_resolve")),
+            gr.Radio(visible=task in ("super_resolve", "stroke")),
+            gr.Slider(visible=task in ("stroke", "denoise")),
+            gr.Radio(visible=task == "inpaint"),
+            gr.ImageEditor(value=canvas if paint else None, visible=paint),
+            chosen,
+        )
+
+    def pick(event: gr.SelectData):
+        return event.index, None
+
+    # Another task or picture: the result of the old one, finished or still on its way, must not stand beside it.
+    stale = [degraded, result, caption]
+    halt(run, [task.change, image.change, example.change, data.change], lambda: (None, None, ""), [], stale)
+    follow = [task.change, image.change, example.change, mask.change, data.change]
+    inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
+    gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
+    # In the queue, unlike the other small events: messages to the user travel with it.
+    image.change(announce, [image, data], image, show_progress="hidden", api_visibility="private")
+    gr.on([tab.select, data.change], thumbnails, data, examples, **QUIET)
+    examples.select(pick, None, [example, image], **QUIET)
+
+
+def plane_tab(tab: gr.Tab) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            distribution = gr.Radio([*TOYS, view.DRAWN], value="two-moons", label="Distribution", elem_id="distribution")
+            brush = gr.Brush(default_size=10, colors=["#0072B2"], color_mode="fixed")
+            drawing = gr.ImageEditor(
+                label="Draw it", canvas_size=(260, 260), visible=False, height=340, elem_id="drawing", brush=brush, **CANVAS
+            )
+            seed, used = seed_box("Seed", 0)
+        with gr.Column(scale=3), gr.Tabs():
+            with gr.Tab("Exact flow"):
+                gr.Markdown(
+                    "**Every noisy point lies on one path, and the consistency function maps it to that path's end.** The score of "
+                    "these distributions is known, so the arrows are exact, and the paths but for the steps of the solver: this is "
+                    "what networks try to learn."
+                )
+                with gr.Row():
+                    count = gr.Slider(1, 200, 24, step=1, label="Paths")
+                    steps = gr.Slider(2, 200, 40, step=1, label="Heun steps")
+                    level = gr.Slider(0.01, 10, 1.0, step=0.01, label="σ of the arrows")
+                go = gr.Button("Show paths", variant="primary", elem_id="paths-go")
+                with gr.Row():
+                    paths = panel("PF-ODE paths", "Paths from noise to data", "paths", "wide", scale=5)
+                    arrows = panel("Consistency function", "Arrows from noisy points to data", "arrows", scale=3)
+                with gr.Accordion("The same paths in 3D: drag to turn", open=False):
+                    solid = gr.Plot(label="Paths over the noise level")
+            with gr.Tab("Train live"):
+                gr.Markdown(
+                    "**Watch a network learn.** EDM learns to denoise; the others learn to do its many steps in one. Those that "
+                    "distil have the exact PF-ODE for a teacher."
+                )
+                methods = [(name, m) for m, name in view.METHODS.items() if m in LOSSES]
+                method = gr.Radio(methods, value="cd", label="Method", elem_id="train-method")
+                about = gr.Markdown(view.METHOD_HELP["cd"], elem_classes="caption")
+                with gr.Row():
+                    train_steps = gr.Slider(10, MAX_TRAINING, 2000, step=10, label="Training steps")
+                    batch = gr.Slider(16, 2048, 256, step=16, label="Batch size")
+                with gr.Row():
+                    train = gr.Button("Train", variant="primary", elem_id="train-go")
+                    stop = gr.Button("Stop", variant="stop", elem_id="train-stop")
+                status = caption_box("Status", elem_id="train-status")
+                with gr.Row():
+                    points = panel("Samples from one fixed noise", "Data and samples", "train-points", scale=5, name="Samples")
+                    curve = panel("Loss", "The loss over the training steps", "train-loss", scale=3)
+
+    def redraw(distribution, drawing, *rest):
+        """As trajectories, but a canvas that nobody has drawn on yet empties the panels instead of complaining."""
+        if distribution != view.DRAWN or is_painted(drawing):
+            yield from trajectories(distribution, drawing, *rest)
+        else:
+            yield None, None, None, gr.skip()
+
+    inputs, outputs = [distribution, drawing, count, steps, level, seed], [paths, arrows, solid, used]
+    latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
+    go.click(trajectories, inputs, outputs, api_name="trajectories", **latest)
+    follow = [tab.select, distribution.input, level.release]
+    gr.on(follow, redraw, inputs, outputs, api_visibility="private", **latest)
+    inputs = [distribution, drawing, method, train_steps, batch, seed]
+    run = start(train, [], train_2d, inputs, [points, curve, status, used], api_name="train_2d", show_progress="hidden")
+    method.change(lambda m: view.METHOD_HELP[m], method, about, **QUIET)
+    halt(run, [stop.click], lambda text: f"{text} · stopped", [status], [status])
+    # Another distribution: what was trained on the old one must not stand beside it.
+    halt(run, [distribution.input], lambda: (None, None, ""), [], [points, curve, status])
+    # Gradio offers its brush at once only over a background.
+    paper = png(np.full((260, 260, 3), 255, np.uint8))
+    distribution.change(lambda d: gr.ImageEditor(paper, visible=d == view.DRAWN), distribution, drawing, **QUIET)
+
+
+def theory_tab() -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            choices = [(name, e) for e, name in theory.EXPERIMENTS.items()]
+            experiment = gr.Radio(choices, value="thm1", label="Experiment", elem_id="experiment")
+            data = gr.Dropdown(list(theory.DATA), value="soft3", label="Distribution", info="soft3: three broad Gaussians")
+            solver = gr.Radio(list(theory.SOLVERS), value="heun", label="Solver", elem_id="solver")
+            beside = [("none", ""), *((name, name) for name in theory.models())]
+            model = gr.Dropdown(beside, value="", label="A trained model beside it", info="on its own distribution")
+            distance = gr.Radio(list(theory.DISTANCES), value="l2", label="Distance", visible=False)
+            target = gr.Radio(
+                [("another network", "other"), ("the online network", "online")], value="other", label="Target", visible=False
+            )
+            starts = theory.starts() or ["8gaussians-edm"]
+            usual = "8gaussians-edm" if "8gaussians-edm" in starts else starts[0]
+            start_from = gr.Dropdown(starts, value=usual, label="Gradient at", visible=False)
+            weight = gr.Radio(list(theory.WEIGHTS), value="1", label="Weight of the loss", visible=False)
+            seed, used = seed_box("Seed", 0)
+            go = gr.Button("Measure", variant="primary", elem_id="theorem-go")
+        with gr.Column(scale=3):
+            about = gr.Markdown(theory.HELP["thm1"])
+            picture = panel("Measured", "Errors or losses against the number of levels", "theorem", "wide", name="Figure")
+            caption = caption_box("Conclusion", elem_id="theorem-says")
+            with gr.Accordion("The numbers", open=False):
+                table = gr.Markdown("", label="Table", elem_classes="numbers")
+    inputs = [experiment, data, solver, model, distance, target, start_from, weight, seed]
+    outputs = [picture, caption, table, used]
+    latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
+    go.click(handlers.theorems, inputs, outputs, api_name="theorems", **latest)
+
+    def adapt(e: str):
+        """Each experiment's own controls; the figure of another must not stand below its words."""
+        shown = [e != "variance", e == "thm1", e == "thm1", e == "thm2", e == "thm2", e == "variance", e == "variance"]
+        return theory.HELP[e], *(gr.update(visible=v) for v in shown), None, "", ""
+
+    boxes = [data, solver, model, distance, target, start_from, weight]
+    experiment.change(adapt, experiment, [about, *boxes, picture, caption, table], **QUIET)
+
+
+def build_app() -> gr.Blocks:
+    """The whole page. Checkpoints are looked up here and loaded at their first use."""
+    known = view.groups()
+    names, images = list(known), [name for name, g in known.items() if g.is_image]
+    with Page(title="cmlab", delete_cache=(3600, 3600)) as page:
+        gr.Markdown("# cmlab: consistency models, hands on")
+        if images == [view.EXACT]:
+            gr.Markdown(
+                "**No trained image model was found** in cmlab/pretrained or runs. The exact denoiser of 300 digits stands in: it "
+                "can only return these digits. Train a model with `cmlab train digits-edm`, then start the app again.",
+                elem_classes="notice",
+            )
+        with gr.Tabs():
+            with gr.Tab("Sample"):
+                sample_tab(page, names)
+            with gr.Tab("Interpolate") as tab:
+                interpolate_tab(tab, images)
+            with gr.Tab("Edit") as tab:
+                edit_tab(tab, images)
+            with gr.Tab("2D playground") as tab:
+                plane_tab(tab)
+            with gr.Tab("Theorems"):
+                theory_tab()
+    return page.queue(max_size=16)
+
+
+def hush() -> None:
+    """Keep one warning from the terminal: forward-mode differentiation's first use imports what torch itself has deprecated."""
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning, r"torch\.jit\._script")
+
+
+def main() -> None:
+    """Serve the app until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", default=os.environ.get("PORT", "7860"), help="port to listen on (default: $PORT or 7860)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--device", default="cpu", help="where the models run, such as cuda (the small bundled ones like the CPU)")
+    parser.add_argument("--share", action="store_true", help="open a public tunnel (needs the network)")
+    options = parser.parse_args()
+    if not options.port.isdigit() or not 1 <= int(options.port) <= 65535:
+        sys.exit(f"The port must be a number from 1 to 65535, got {options.port!r}: use 'make app PORT=7861'.")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((options.host, int(options.port)))
+    except OSError as error:
+        sys.exit(f"Cannot use port {options.port} on {options.host} ({error.strerror}): choose another, 'make app PORT=7861'.")
+    try:
+        handlers.DEVICE = str(torch.zeros(1, device=options.device).device)
+    except (RuntimeError, AssertionError) as error:
+        sys.exit(f"The device {options.device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda.")
+    hush()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary files go
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(4, (os.cpu_count() or 2) // 2)))  # small networks lose time on more threads
+    page = build_app()
+    page.launch(server_name=options.host, server_port=int(options.port), share=options.share, prevent_thread_lock=True, **look())
+    time.sleep(5)  # imports would slow down the first paint
+    plane.warm_up()
+    page.block_thread()
+
+
+if __name__ == "__main__":
+    main()

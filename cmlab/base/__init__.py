@@ -1,0 +1,1 @@
+"""What every room stands on and no reader of the subject needs: words, files, registries."""

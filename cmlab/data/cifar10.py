@@ -1,0 +1,179 @@
+"""CIFAR-10 from its official archive of pickles, which are read without executing them (Krizhevsky, 2009)."""
+
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import tarfile
+import urllib.request
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .pictures import PixelData, load_pictures
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MD5 = "c58f30108f718f92721af3b95e74349a"
+ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+JPEG = "cifar10-jpeg.tar.xz"  # the same pictures as files, a tenth of the size: {train,test}/CLASS/*.jpg
+BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_TIMEOUT = 30.0  # seconds without an answer
+_MAX_BATCH = 2**26  # bytes of one pickle; the real ones have 31 million
+
+
+def data_folder() -> Path:
+    """Where data sets are looked for by name: $CMLAB_DATA, else ./data."""
+    return Path(os.environ.get("CMLAB_DATA") or "data").expanduser()
+
+
+def download_cifar10(folder: str | Path | None = None) -> Path:
+    """Fetch the official archive (170 MB) into ``folder``, by default `data_folder`; returns its path.
+
+    Raises OSError that says what to put where when it cannot be fetched, ValueError when what arrives has another md5.
+    """
+    target = Path(folder or data_folder()) / ARCHIVE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{ARCHIVE}.{os.getpid()}.part")
+    try:
+        try:
+            with urllib.request.urlopen(URL, timeout=_TIMEOUT) as answer, beside.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+        except (OSError, HTTPException) as error:  # urllib's are OSErrors, a broken transfer is not
+            raise OSError(
+                f"{URL} could not be fetched ({error}): fetch {ARCHIVE} where there is a network and put it in {target.parent}, or "
+                f"name the folder that has it with CMLAB_DATA"
+            ) from error
+        _check_md5(beside)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+    return target
+
+
+def _check_md5(path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != MD5:
+        raise ValueError(f"{path} has the md5 {found}, the official {ARCHIVE} {MD5}: fetch it again from {URL}")
+
+
+def is_cifar10(path: Path) -> bool:
+    """Whether ``path`` is the archive, its unpacked folder, or a folder that holds one of them."""
+    if path.is_dir():
+        return any(p.is_file() for p in (path / "batches.meta", path / FOLDER / "batches.meta", path / ARCHIVE))
+    try:
+        with tarfile.open(path) as archive:
+            first = archive.next()
+            return first is not None and first.name.removeprefix("./").startswith(FOLDER)
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+
+
+def load_cifar10(path: str | Path | None = None, *, split: Literal["train", "test"] | None = None) -> PixelData:
+    """CIFAR-10's 50,000 training images, or 10,000 for ``split="test"``: uint8 (N, 3, 32, 32), ten classes.
+
+    ``path`` is the official archive, its unpacked folder, or a folder with either, or with the archive of JPEGs; None looks in
+    `data_folder`. Raises FileNotFoundError that says what to put where, ValueError for a damaged archive.
+    """
+    if split not in (None, *BATCHES):
+        raise ValueError(f"unknown split {split!r}: choose one of train, test")
+    folder = data_folder() if path is None else Path(path).expanduser()
+    choices = [folder] if folder.is_file() else [folder / ARCHIVE, folder / FOLDER, folder]
+    for choice in choices:
+        if choice.is_file() or (choice / "batches.meta").is_file():
+            return _load(choice, split or "train", choice.stat().st_mtime_ns)
+    if (jpegs := folder / JPEG).is_file():
+        return load_pictures(jpegs, split=split or "train")
+    raise FileNotFoundError(
+        f"CIFAR-10 is not in {folder}: put {ARCHIVE} from {URL} there "
+        f"(python -c 'import cmlab.data.cifar10 as c; c.download_cifar10()' does), or name the folder that has it with CMLAB_DATA"
+    )
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, split: str, _stamp: int) -> PixelData:
+    wanted = ("batches.meta", *BATCHES[split])
+    files = _unpack(path, wanted) if path.is_file() else {name: _read(path / name) for name in wanted}
+    if missing := [name for name in wanted if name not in files]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: fetch {ARCHIVE} again from {URL}")
+    content = {name: _literal(data, f"{name} of {path}") for name, data in files.items()}
+    try:
+        pixels = [content[name][b"data"].array().reshape(-1, 3, 32, 32) for name in BATCHES[split]]
+        labels = torch.tensor([label for name in BATCHES[split] for label in content[name][b"labels"]], dtype=torch.int64)
+        class_names = tuple(name.decode() for name in content["batches.meta"][b"label_names"])
+        whole = PixelData(np.concatenate(pixels), labels, class_names)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold CIFAR-10's python version: {error!r}") from error
+    if len(whole) != len(labels) or not bool(((labels >= 0) & (labels < len(class_names))).all()):
+        raise ValueError(f"{path} does not pair every image with a class: {len(whole)} images, {len(labels)} labels")
+    return whole
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: fetch {ARCHIVE} again from {URL}")
+    return path.read_bytes()
+
+
+def _unpack(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
+    _check_md5(path)
+    files = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            name = member.name.rpartition("/")[2]
+            if name in wanted and member.isfile() and member.size <= _MAX_BATCH:
+                file = archive.extractfile(member)
+                assert file is not None
+                files[name] = file.read()
+    return files
+
+
+class _Array:
+    """What numpy's pickled state says, without numpy's own unpickling."""
+
+    state: tuple = ()
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = state
+
+    def array(self) -> np.ndarray:
+        _, shape, dtype, fortran, raw = self.state
+        if not isinstance(dtype, _Dtype) or dtype.code not in (b"u1", "u1") or fortran or not isinstance(raw, bytes):
+            raise TypeError("images should be uint8 in C order")
+        return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+class _Dtype:
+    def __init__(self, code=None, *_):
+        self.code = code
+
+    def __setstate__(self, state: tuple) -> None:
+        """Byte order and the like say nothing about bytes."""
+
+
+_STANDINS = {"ndarray": _Array, "dtype": _Dtype, "_reconstruct": lambda *_: _Array()}
+
+
+class _Literal(pickle.Unpickler):
+    """Builds dicts, lists, numbers, bytes and the above stand-ins for numpy arrays; everything else is refused."""
+
+    def find_class(self, module: str, name: str):
+        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in _STANDINS:
+            return _STANDINS[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 has no use for")
+
+
+def _literal(data: bytes, name: str) -> dict:
+    try:
+        content = _Literal(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(f"{name} is damaged or not CIFAR-10's: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} should hold a dict, and holds a {type(content).__name__}")
+    return content

@@ -1,0 +1,359 @@
+"""Images from files: folders, zips, tars, npz, LSUN's lmdb and CIFAR-10, as uint8 in memory, memory-mapped or read when asked for.
+
+Pictures are decoded once into an .npy in a cache folder ($CMLAB_CACHE, else ~/.cache/cmlab) and mapped from there; with
+``cache=False`` every batch is decoded anew, for sets that are too large to keep unpacked. Nothing in a file is ever executed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..noise import Draws, as_draws
+from . import sources
+from .sources import PICTURES, SPLITS, Source
+
+Resize = Literal["openai", "edm"]
+Labels = Literal["auto", "folder", "prefix", "none"]
+MAX_CLASSES = 2**17  # a network has weights for each
+MAX_PIXELS = 2**26  # of one picture: larger ones are mistakes or attacks
+SUFFIXES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz", ".tar.xz")
+_WORKERS = min(16, os.cpu_count() or 1)
+
+
+class Pixels(Protocol):
+    """uint8 (N, C, H, W): a numpy array, a memory map, or `LazyPixels`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray: ...
+
+
+def random_index(count: int, n: int, source: Draws) -> Tensor:
+    """``n`` uniform indices below ``count`` (n,); two uniforms each, for the 24 bits of one favour some of a million images."""
+    u = source.uniform((n, 2)).double()
+    return ((u[:, 0] + u[:, 1] * 2**-24) * count).long().clamp_(max=count - 1)
+
+
+def random_flip(x0: Tensor, source: Draws) -> Tensor:
+    """Images (n, C, H, W), each mirrored left to right with probability 1/2, in place."""
+    mirrored = source.uniform((len(x0),)) < 0.5
+    x0[mirrored] = x0[mirrored].flip(3)
+    return x0
+
+
+@dataclass(frozen=True, eq=False)
+class PixelData:
+    """Images as uint8: pixels (N, C, H, W), label (N,) int64 or None; they become float32 in [-1, 1] batch by batch."""
+
+    pixels: Pixels
+    label: Tensor | None
+    class_names: tuple[str, ...] = ()
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.pixels.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def x0(self) -> Tensor:
+        """All of them as float32: four times the memory of the pixels."""
+        return self.take(torch.arange(len(self)))
+
+    def take(self, index: Tensor) -> Tensor:
+        """The images at ``index`` (n,), float32 (n, C, H, W) in [-1, 1], never mirrored."""
+        return torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])).float().div_(127.5).sub_(1)
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+        source = as_draws(source)
+        i = random_index(len(self), n, source)
+        x0 = self.take(i)
+        return random_flip(x0, source) if self.flip else x0, None if self.label is None else self.label[i]
+
+
+class SomePixels:
+    """The images ``index`` (n,) of others, which are neither copied nor read before they are asked for."""
+
+    def __init__(self, pixels: Pixels, index: np.ndarray):
+        self.pixels, self.index, self.shape = pixels, index, (len(index), *pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return self.pixels[self.index[index]]
+
+
+class LazyPixels:
+    """Pictures that are decoded whenever they are asked for."""
+
+    def __init__(self, names: Sequence[str], decode: Callable[[str], np.ndarray], shape: tuple[int, ...]):
+        self.names, self.decode, self.shape = names, decode, (len(names), *shape)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        with ThreadPoolExecutor(_WORKERS) as pool:  # PIL decodes outside Python's lock
+            return np.stack(list(pool.map(self.decode, [self.names[i] for i in index])))
+
+
+# --- which pictures, and their labels --------------------------------------------------------------------------------------
+
+
+class NoSplit(ValueError):
+    """A set that is not divided into training and test pictures."""
+
+
+def _choose(path: Path, source: Source, split: str | None, rule: Labels) -> tuple[Source, list[int] | None, tuple[str, ...]]:
+    """The pictures of one split, their class numbers and the classes' names."""
+    if not source.names:
+        raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)})")
+    every = source.names  # classes keep their numbers in a split that lacks some
+    tops = {name.partition("/")[0] for name in source.names if "/" in name}
+    split_folders = {folder: s for s, folders in SPLITS.items() for folder in folders}
+    if tops and tops <= set(split_folders) and all("/" in name for name in source.names):
+        folders = [top for top in sorted(tops) if split_folders[top] == (split or "train")]
+        if not folders:
+            raise NoSplit(f"{path} has no {split or 'train'} pictures: it holds the folders {', '.join(sorted(tops))}")
+        cut = f"{folders[0]}/"
+        names = [name.removeprefix(cut) for name in source.names if name.startswith(cut)]
+        labels = {k.removeprefix(cut): v for k, v in source.labels.items()} if source.labels else source.labels
+        read, every = source.read, [name.partition("/")[2] for name in every]
+        source = Source(names, lambda name: read(cut + name), labels)
+    elif split is not None:
+        raise NoSplit(f"{path} is not split into folders train and test: leave out split={split!r}")
+    return source, *_labels(path, source, every, rule)
+
+
+def _labels(path: Path, source: Source, every: list[str], rule: Labels) -> tuple[list[int] | None, tuple[str, ...]]:
+    names = source.names
+    if rule == "none" or (rule == "auto" and source.labels == {}):
+        return None, ()
+    if rule == "auto" and source.labels is not None:
+        without = [name for name in names if name not in source.labels]
+        if without:
+            raise ValueError(f"dataset.json of {path} has no label for {len(without)} of {len(names)} pictures, first {without[0]}")
+        return [source.labels[name] for name in names], _numbered(path, list(source.labels.values()))
+    if rule == "prefix":
+        if bad := [name for name in names if "_" not in PurePosixPath(name).name]:
+            raise ValueError(f"labels='prefix' wants file names such as cat_0001.png, got {bad[0]}")
+        class_of = {name: PurePosixPath(name).name.partition("_")[0] for name in every}
+    elif rule == "folder" or (rule == "auto" and all("/" in name for name in names)):
+        if bad := [name for name in names if "/" not in name]:
+            raise ValueError(f"labels='folder' wants every picture in the folder of its class, and {bad[0]} lies in none")
+        class_of = {name: name.partition("/")[0] for name in every if "/" in name}
+    else:
+        return None, ()
+    order = tuple(sorted(set(class_of.values())))
+    number = {c: k for k, c in enumerate(order)}
+    return [number[class_of[name]] for name in names], order
+
+
+def _numbered(path: str | Path, numbers: list[int]) -> tuple[str, ...]:
+    """Names for classes that have none: "0", "1", ..."""
+    if max(numbers) >= MAX_CLASSES:
+        raise ValueError(f"{path} numbers a class {max(numbers)}: count them from 0, below {MAX_CLASSES:,}")
+    return tuple(str(k) for k in range(max(numbers) + 1))
+
+
+# --- from bytes to pixels --------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, name: str, channels: int = 3, resolution: int | None = None, resize: Resize = "openai") -> np.ndarray:
+    """An encoded picture as uint8 (C, H, W); raises a ValueError with its name for one that is broken, huge or transparent.
+
+    ``resize``, for a square of side ``resolution``: "openai" halves by a box filter, fits the short side bicubically and cuts out
+    the middle; "edm" cuts out the middle square and fits it by Lanczos' filter.
+    """
+    from PIL import Image
+
+    if len(data) > sources.MAX_BYTES:
+        raise ValueError(f"{name} has {len(data):,} bytes: more than a picture has")
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height <= MAX_PIXELS:
+            image.load()
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels: shrink it first") from None
+    except Exception as error:  # PIL's readers raise whatever a broken file leads them to
+        raise ValueError(f"{name} is broken or no picture: {error}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{name} is {image.width} x {image.height}, more than {MAX_PIXELS:,} pixels: shrink it first")
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{name} has {image.mode} pixels: save it with 8 bits per channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.asarray(image)[:, :, 3].min() < 255:
+            raise ValueError(f"{name} is partly transparent: save it without transparency, on a background such as white")
+    image = image.convert("RGB" if channels == 3 else "L")
+    if resolution is not None:
+        if max(image.size) * resolution**2 > MAX_PIXELS * min(image.size):
+            raise ValueError(f"{name} is {image.width} x {image.height}, too long and thin for a square of {resolution}")
+        image = RESIZE[resize](image, resolution)
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
+
+
+def _box_bicubic(image, side: int):
+    from PIL import Image
+
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _square_lanczos(image, side: int):
+    from PIL import Image
+
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    return image.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.LANCZOS)
+
+
+RESIZE = {"openai": _box_bicubic, "edm": _square_lanczos}
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------------
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where decoded pictures are kept: ``cache``, else $CMLAB_CACHE, else ~/.cache/cmlab."""
+    return Path(cache or os.environ.get("CMLAB_CACHE") or "~/.cache/cmlab").expanduser()
+
+
+def load_pictures(
+    path: str | Path,
+    *,
+    split: Literal["train", "test"] | None = None,
+    resolution: int | None = None,
+    resize: Resize | None = None,
+    channels: Literal[1, 3] = 3,
+    labels: Labels = "auto",
+    cache: str | Path | Literal[False] | None = None,
+) -> PixelData:
+    """Pictures of a folder, .zip, .tar(.gz, .xz) or LSUN's lmdb folder.
+
+    Args:
+        split: which of the top folders train and test (or val); None takes train, or everything where there is no split.
+        resolution: the side of the square that every picture is cut and resized to; None where all have one size already.
+        resize: how, see `decode`; None is "openai".
+        channels: 3, where grey pictures get three equal channels, or 1, where coloured ones become grey.
+        labels: "auto" reads dataset.json (EDM) or else takes the folders in which all pictures lie as classes; "folder" and
+            "prefix" (cat_0001.png, openai) insist; "none" ignores both.
+        cache: the folder for decoded pictures, see `cache_folder`; False decodes them batch by batch.
+    """
+    path = Path(path).expanduser()
+    choices = {
+        "labels": (labels, ("auto", "folder", "prefix", "none")),
+        "split": (split, (None, *SPLITS)),
+        "channels": (channels, (1, 3)),
+    }
+    for option, (value, known) in (choices | {"resize": (resize, (None, *RESIZE))}).items():
+        if value not in known:
+            raise ValueError(f"unknown {option} {value!r}: choose one of {', '.join(str(k) for k in known if k is not None)}")
+    if resolution is None and resize is not None:
+        raise ValueError(f"resize={resize!r} has no effect without resolution=")
+    if resolution is not None and resolution < 1:
+        raise ValueError(f"resolution must be at least 1, got {resolution}")
+    if cache is False and path.is_file() and path.suffix != ".zip":
+        raise ValueError(f"{path} can only be read from start to end: unpack it, or leave out cache=False")
+    how = {"channels": channels, "resolution": resolution, "resize": resize or "openai"}
+    if cache is False:
+        source, numbers, class_names = _choose(path, sources.open_source(path), split, labels)
+        first = decode(source.read(source.names[0]), source.names[0], **how)
+        return _data(LazyPixels(source.names, _same_size(source, first, how), first.shape), numbers, class_names)
+    key = hashlib.sha256(json.dumps([1, str(path.resolve()), sources.stamp(path), split, labels, how]).encode()).hexdigest()[:32]
+    pixels, about = (cache_folder(cache) / f"{key}{suffix}" for suffix in (".npy", ".json"))
+    if not about.is_file():
+        source, numbers, class_names = _choose(path, sources.open_source(path), split, labels)
+        _write(pixels, lambda file: _decode_all(source, how, file))
+        text = json.dumps({"from": str(path), "numbers": numbers, "class_names": class_names})
+        _write(about, lambda file: file.write_text(text))  # last: where it is, the pixels are complete
+    told = json.loads(about.read_text())
+    return _data(np.load(pixels, mmap_mode="r"), told["numbers"], tuple(told["class_names"]))
+
+
+def _data(pixels: Pixels, numbers: list[int] | None, class_names: tuple[str, ...]) -> PixelData:
+    return PixelData(pixels, None if numbers is None else torch.tensor(numbers), class_names)
+
+
+def _same_size(source: Source, first: np.ndarray, how: dict) -> Callable[[str], np.ndarray]:
+    def one(name: str) -> np.ndarray:
+        pixels = decode(source.read(name), name, **how)
+        if pixels.shape != first.shape:
+            (h, w), (height, width) = pixels.shape[1:], first.shape[1:]
+            raise ValueError(
+                f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: pass resolution= (for 'cmlab train' --resolution "
+                "32, or another side) to fit all to one size"
+            )
+        return pixels
+
+    return one
+
+
+def _decode_all(source: Source, how: dict, file: Path) -> None:
+    first = decode(source.read(source.names[0]), source.names[0], **how)
+    out = np.lib.format.open_memmap(file, "w+", np.uint8, (len(source.names), *first.shape))
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for start in range(0, len(out), 1024):
+            part = source.names[start : start + 1024]
+            out[start : start + len(part)] = np.stack(list(pool.map(_same_size(source, first, how), part)))
+    out.flush()
+
+
+def _write(file: Path, write: Callable[[Path], object]) -> None:
+    """Write beside ``file`` and rename, so that no one ever sees a part of it."""
+    beside = file.with_name(f"{file.stem}.{os.getpid()}-{threading.get_ident()}{file.suffix}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(beside)
+            os.replace(beside, file)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot keep decoded pictures in {file.parent} ({error}): name another folder with CMLAB_CACHE"
+        ) from error
+
+
+def load_npz(path: str | Path) -> PixelData:
+    """arr_0 uint8 (N, H, W, 3 or 1) and, if there, arr_1 the class numbers (N,): what openai's sampling script writes."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("arr_0", "arr_1") if name in file}
+    except Exception as error:  # of numpy, zipfile or its codecs
+        raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
+    pixels, numbers = arrays.get("arr_0"), arrays.get("arr_1")
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+        found = "nothing" if pixels is None else f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"{path} should hold arr_0, uint8 (N, H, W, 3), and holds {found} there")
+    if numbers is not None and (numbers.dtype.kind not in "iu" or numbers.shape != (len(pixels),) or numbers.min() < 0):
+        raise ValueError(f"arr_1 of {path} should hold one class number per image, and is {numbers.dtype} {numbers.shape}")
+    labels = None if numbers is None else numbers.tolist()
+    names = () if labels is None else _numbered(path, labels)
+    return _data(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, names)

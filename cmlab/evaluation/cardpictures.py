@@ -1,0 +1,160 @@
+"""The pictures of a model card: curves of the training, samples beside the teacher's, nearest training images."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import plots
+from ..commands.common import data_of, write_file
+from ..data.load import ImageData
+from ..data.pictures import PixelData
+from ..denoiser import Denoiser
+from ..formats import checkpoints
+from ..formats.checkpoints import CheckpointError
+from ..samplers import sample
+from ..training.presets import PRESETS, find
+from .card import CURVES, Picture, card
+from .classifier import Split, classifier_for, fit_channels, load_classifier, resolve_classifier, splits, to_pixels
+from .features import ClassifierFeatures, real_features
+from .report import Report
+
+COLUMNS, BANKS = 12, 2  # seeds 0 to 23
+POINTS = 1000  # of a model in the plane
+NEIGHBOURS, QUERIES = 3, 10
+HELD_OUT = 1000  # real images whose neighbours are looked for, to compare with
+PICTURES = ("curves-loss", "curves-fd", "samples", "neighbours")  # behind the card's own name
+
+
+def write_card(
+    checkpoint: str | Path,
+    out: Path,
+    report: Report | None = None,
+    *,
+    teacher: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    cache: str | Path | None = None,
+) -> list[Path]:
+    """Write the card of a checkpoint to ``out`` (.md) and its pictures beside it; returns all files.
+
+    ``teacher`` is a diffusion model whose samples from the same noise are shown; by default the one that the checkpoint was made
+    from, where it is at hand. Raises ValueError and FileNotFoundError for a model whose data cannot be loaded.
+    """
+    path = find(str(checkpoint))
+    model, meta = checkpoints.load(path, device)
+    about, pictures = dict(meta.get("about") or {}), []
+    for key, title in CURVES.items():
+        if len(about.get(key, [])) > 1:
+            name = f"{out.stem}-curves-{key.partition('_')[0]}.png"
+            x, y = zip(*about[key], strict=True)
+            log = "y" if min(y) > 0 else ""
+            _write(out.parent / name, plots.plot_curves({title: (x, y)}, "step", title, log=log))
+            pictures.append(Picture("Curves", name, f"{title} over {x[-1]:,} steps, at last {y[-1]:.4g}"))
+    name = f"{out.stem}-samples.png"
+    n = COLUMNS * BANKS if len(model.shape) == 3 else POINTS
+    own = draw(model, plans_of(model, about), n, device)
+    beside = _teacher(teacher, about, model, device)
+    rows = own | ({} if beside is None else draw(beside, {"teacher, 18 steps": ("heun", 18, None)}, n, device))
+    told = f"Seeds 0 to {n - 1}, the classes in turn; what stands in one column comes from the same noise."
+    _write(out.parent / name, _picture(rows))
+    pictures.append(Picture("Samples", name, "samples: " + "; ".join(rows), told if len(model.shape) == 3 else ""))
+    if len(model.shape) == 3:
+        name = f"{out.stem}-neighbours.png"
+        data, data_name = data_of(meta, None)
+        assert isinstance(data, ImageData | PixelData)
+        figure, remark = _neighbours(list(own.values())[-1], data, data_name, cache)
+        _write(out.parent / name, figure)
+        alt = f"{QUERIES} samples, each above its {NEIGHBOURS} nearest training images"
+        pictures.append(Picture("Nearest training images", name, alt, remark))
+    write_file(out, lambda file: file.write(f"{card(path, report, pictures)}\n".encode()))
+    return [out, *(out.parent / picture.name for picture in pictures)]
+
+
+def _write(path: Path, figure: Any) -> None:
+    write_file(path, lambda file: figure.savefig(file, format="png"))
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------------
+
+Plan = tuple[str, int, Tensor | None]
+
+
+def plans_of(model: Denoiser, about: dict[str, Any]) -> dict[str, Plan]:
+    """Sampler, steps and levels in which a card shows a model: two ways for a consistency model."""
+    if "sampler" in about:  # made for one sampler and number of steps
+        return {f"{about['steps']} step{'s' * (about['steps'] != 1)}": (about["sampler"], about["steps"], None)}
+    if not model.precond.consistency:
+        return {"18 steps": ("heun", 18, None)}
+    two = about.get("two_steps")
+    levels = None if two is None else torch.tensor(two["sigmas"], dtype=torch.float64)
+    return {"one step": ("multistep", 1, None), "two steps": ("multistep", 2, levels)}
+
+
+def draw(model: Denoiser, plans: dict[str, Plan], n: int, device: torch.device | str) -> dict[str, Tensor]:
+    """``n`` samples of each plan from the seeds 0 to n - 1 and the classes in turn, on the CPU."""
+    label = torch.arange(n, device=device) % model.classes if model.classes else None
+    return {
+        name: sample(model, model.shape, range(n), sampler, steps, label=label, sigmas=sigmas, device=device).cpu()
+        for name, (sampler, steps, sigmas) in plans.items()
+    }
+
+
+def _teacher(name: str | Path | None, about: dict[str, Any], model: Denoiser, device: torch.device | str) -> Denoiser | None:
+    """The diffusion model that a consistency model comes from, if it is at hand."""
+    if name is not None:
+        return checkpoints.load(find(str(name)), device)[0]
+    if not model.precond.consistency:
+        return None
+    preset = PRESETS.get(about.get("preset", ""))
+    for role in ("teacher", "init"):
+        known = about.get(role) or getattr(preset, role, "")
+        try:
+            found = checkpoints.load(find(known), device)[0] if known not in ("", "oracle") else None
+        except CheckpointError:
+            continue
+        if found is not None and not found.precond.consistency and (found.shape, found.classes) == (model.shape, model.classes):
+            return found
+    return None
+
+
+def _picture(rows: dict[str, Tensor]) -> Any:
+    if next(iter(rows.values())).ndim == 2:
+        return plots.plot_points(rows, size=3)
+    banks = {f" ({at} to {at + COLUMNS - 1})": slice(at, at + COLUMNS) for at in range(0, COLUMNS * BANKS, COLUMNS)}
+    return plots.plot_images({name + seeds: x[part] for seeds, part in banks.items() for name, x in rows.items()})
+
+
+# --- neighbours ------------------------------------------------------------------------------------------------------------
+
+
+def _neighbours(made: Tensor, data: ImageData | PixelData, name: str, cache: str | Path | None) -> tuple[Any, str]:
+    """The figure, and how near the nearest training images are, beside those of real images that were not trained on."""
+    known, training = classifier_for(name), Split(data, torch.arange(len(data)))
+    place = f"features of the classifier {known}" if known else "pixels"
+
+    def points(split: Split) -> Tensor:
+        if known is not None:
+            return real_features(ClassifierFeatures(known), split, cache=cache).features
+        return split.pixels(slice(None)).flatten(1).float()
+
+    with torch.no_grad():
+        pixels = to_pixels(made)
+        if known is None:
+            queries = pixels.flatten(1).float()
+        else:
+            classifier = load_classifier(resolve_classifier(known)).model
+            queries = classifier(fit_channels(pixels, classifier.shape))[0]
+    images = points(training)
+    distance, index = torch.cdist(queries, images).topk(NEIGHBOURS, largest=False)
+    near = {"sample": made[:QUERIES]}
+    near |= {f"nearest {k + 1}": data.take(index[:QUERIES, k]) for k in range(NEIGHBOURS)}
+    remark = (
+        f"In {place}; median distance of {len(made)} samples to the nearest training image {float(distance[:, 0].median()):.3g}"
+    )
+    _, test, how = splits(name)
+    if how == "train, test":  # else the model was trained on those too
+        some = Split(test.data, test.index[:HELD_OUT])
+        real = torch.cdist(points(some), images).amin(1).median()
+        remark += f", of {len(some)} real images that it was not trained on {float(real):.3g}"
+    return plots.plot_images(near), remark + "."

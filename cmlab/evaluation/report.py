@@ -1,0 +1,396 @@
+"""How good are the samples? Figures with error bars for a model or for pictures, and beside them those of real images."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.load import load_npz, load_pictures
+from ..denoiser import Denoise, Denoiser
+from ..noise import seeds_from
+from ..samplers import sample
+from ..training.processes import ALONE, Processes, from_environment, joined
+from .classifier import Split, classifier_for, classifier_names, splits
+from .features import ClassifierFeatures, Extractor, Rounding, batches_of, extract, real_features, spread, to_uint8
+from .metrics import METRICS, Features, Metric, Reference, error_bar, figure
+from .points import is_consistency, toy_report
+
+MIN_SAMPLES = 10  # every metric is a finite number from here on
+REPLICATES = 20  # of the bootstrap: its error bars are themselves known to a sixth
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of n samples and its bootstrap standard deviation; beside it the same figure of real held-out images.
+
+    ``same_n`` is the figure of only as many samples as there are held-out images, where these are fewer: most metrics depend on
+    the number. ``teacher`` is that of another model's samples.
+    """
+
+    name: str
+    value: float
+    error: float
+    floor: float | None = None
+    floor_error: float | None = None
+    same_n: float | None = None
+    teacher: float | None = None
+    teacher_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures and what they were measured on, in the words that a model card repeats."""
+
+    samples: str
+    features: str
+    reference: str
+    floor_n: int
+    rows: tuple[Row, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: numbers with six digits."""
+        figures = [
+            {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items() if v is not None} for row in self.rows
+        ]
+        return {
+            "samples": self.samples,
+            "features": self.features,
+            "reference": self.reference,
+            "floor_n": self.floor_n,
+            **self.facts,
+            "figures": figures,
+        }
+
+    def text(self) -> str:
+        """Lines for a terminal."""
+        table = figure_table(self.as_dict())
+        widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+        return "\n".join([f"{self.samples}", f"{self.features}; {self.reference}", *lines])
+
+
+def figure_table(measured: dict[str, Any]) -> list[list[str]]:
+    """A report as rows of words, the first of them the heading; columns that hold nothing are left out."""
+    n = measured["floor_n"]
+    rows, columns = measured["figures"], {"value": "samples", "same_n": f"first {n} samples", "teacher": "teacher's samples"}
+    columns["floor"] = f"{n} real held-out images" if n else "fresh data"
+    used = [c for c in ("value", "same_n", "floor", "teacher") if any(c in row for row in rows)]
+    table = [["metric", *(columns[c] for c in used)]]
+    for row in rows:
+        errors = [row.get("error" if c == "value" else f"{c}_error") for c in used]
+        cells = [_number(row[c], error) if c in row else "" for c, error in zip(used, errors, strict=True)]
+        table.append([row["name"], *cells])
+    return table
+
+
+def _number(value: float, error: float | None) -> str:
+    """Two digits of the error bar, and the value to the same place."""
+    if not error:
+        return f"{value:.4g}"
+    places = min(6, max(0, 1 - int(np.floor(np.log10(error)))))
+    return f"{value:.{places}f} +- {error:.{places}f}"
+
+
+# --- where samples come from -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """``n`` uint8 images in batches: ``draw(start, stop)`` gives images start to stop and their classes, or None."""
+
+    n: int
+    batch: int
+    shape: tuple[int, ...]
+    draw: Callable[[int, int], tuple[Tensor, Tensor | None]]
+    labelled: bool
+    title: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def model_source(
+    model: Denoise,
+    shape: Sequence[int],
+    classes: int,
+    *,
+    n: int,
+    seed: int = 0,
+    sampler: str = "heun",
+    steps: int = 18,
+    sigmas: Tensor | None = None,
+    batch: int = 256,
+    rounding: Rounding = "round",
+    device: torch.device | str = "cpu",
+    name: str = "model",
+) -> Source:
+    """Samples of a model: sample k has the seed ``seed`` + k and, where there are classes, the class k modulo their number."""
+    if n < MIN_SAMPLES or batch < 1:
+        raise ValueError(f"--n must be at least {MIN_SAMPLES} and --batch at least 1, got {n} and {batch}")
+
+    def draw(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        label = torch.arange(start, stop) % classes if classes else None
+        seeds = seeds_from(seed + start, stop - start)
+        on = None if label is None else label.to(device)
+        x = sample(model, shape, seeds, sampler, steps, label=on, sigmas=sigmas, device=device)
+        return to_uint8(x.cpu(), rounding), label
+
+    plan = f"{steps} step{'s' * (steps != 1)}"
+    if sigmas is not None:
+        plan += f" (levels {' '.join(f'{s:.5g}' for s in sigmas.tolist())})"
+    title = f"{name}: {n} samples, {sampler}, {plan}, seeds {seed} to {seed + n - 1}, {rounding}"
+    facts = {"n": n, "sampler": sampler, "steps": steps, "seed": seed, "rounding": rounding}
+    facts |= {} if sigmas is None else {"sigmas": sigmas.tolist()}
+    return Source(n, batch, tuple(shape), draw, classes > 0, title, facts)
+
+
+def picture_source(
+    path: Path, split: Split, n: int | None = None, batch: int = 256, rounding: Rounding = "round", cache: str | Path | None = None
+) -> Source:
+    """Pictures of a folder, archive or .npz (of 'cmlab sample' or OpenAI's) that shall resemble those of ``split``.
+
+    Raises ValueError for pictures of another size, none at all, or fewer than ``n``.
+    """
+    label = None
+    if path.suffix == ".npz" and (held := _own_samples(path)) is not None:
+        pixels, label = to_uint8(held[0], rounding), held[1]
+    else:
+        shape = split.data.shape
+        data = load_npz(path) if path.suffix == ".npz" else load_pictures(path, channels=1 if shape[0] == 1 else 3, cache=cache)
+        if path.suffix == ".npz" or data.class_names == split.data.class_names:
+            label = data.label
+        pixels = torch.from_numpy(np.ascontiguousarray(data.pixels[np.arange(len(data))]))
+    if tuple(pixels.shape[1:]) != split.data.shape:
+        raise ValueError(
+            f"the pictures of {path} have the shape {tuple(pixels.shape[1:])}, the data {split.data.shape}: resize them first"
+        )
+    n = len(pixels) if n is None else n
+    if not MIN_SAMPLES <= n <= len(pixels):
+        raise ValueError(f"{path} holds {len(pixels)} pictures, and --n {n} is not between {MIN_SAMPLES} and that")
+    if label is not None and split.data.classes:
+        wrong = label[(label < 0) | (label >= split.data.classes)]
+        if len(wrong):
+            raise ValueError(f"{path} has a class {int(wrong[0])}, the data have 0..{split.data.classes - 1}")
+
+    def draw(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        return pixels[start:stop], None if label is None else label[start:stop]
+
+    return Source(n, batch, tuple(pixels.shape[1:]), draw, label is not None, f"{path}: {n} pictures", {"n": n})
+
+
+def _own_samples(path: Path) -> tuple[Tensor, Tensor | None] | None:
+    """x and label of a file of 'cmlab sample', None for another kind."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if "x" not in file:
+                return None
+            x, label = file["x"], file["label"] if "label" in file else np.array([])
+    except Exception as error:  # of numpy, zipfile or its codecs
+        raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
+    if x.ndim != 4 or not np.issubdtype(x.dtype, np.floating) or not np.isfinite(x).all():
+        raise ValueError(f"{path} should hold x, finite images (N, C, H, W) in [-1, 1], and holds {x.dtype} {x.shape}")
+    if len(label) and (label.dtype.kind not in "iu" or label.shape != (len(x),)):
+        raise ValueError(f"label of {path} should hold one class number per image, and is {label.dtype} {label.shape}")
+    return torch.from_numpy(x), torch.from_numpy(label.astype(np.int64)) if len(label) else None
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------------
+
+
+def sample_features(
+    source: Source, extractor: Extractor, team: Processes = ALONE, progress: Callable[[int], object] = lambda n: None
+) -> Features | None:
+    """Features of all samples, whole batches dealt out over the processes: the same numbers for every number of processes.
+
+    Returns None in all processes but the first.
+    """
+    mine = {}
+    for k, start in enumerate(range(0, source.n, source.batch)):
+        if k % team.world == team.rank:
+            pixels, label = source.draw(start, min(start + source.batch, source.n))
+            found = extract(extractor, [pixels])
+            mine[k] = Features(found.features, found.logits, label)
+            progress(len(pixels))
+    if team.world > 1:
+        everyone: list[Any] | None = [None] * team.world if team.first else None
+        torch.distributed.gather_object(mine, everyone)
+        if everyone is None:
+            return None
+        mine = {k: part for parts in everyone for k, part in parts.items()}
+    parts = [mine[k] for k in sorted(mine)]
+    labels = [part.label for part in parts if part.label is not None]
+    label = torch.cat(labels) if labels else None
+    return Features(torch.cat([p.features for p in parts]), torch.cat([p.logits for p in parts]), label)
+
+
+def check_words(extractor: Extractor, words: Sequence[str], labelled: bool, known: bool = True) -> list[str]:
+    """The metrics that ``words`` ask for, by default all that can be had: no accuracy without labels of classes that are known."""
+    if "accuracy" in words and not labelled:
+        raise ValueError("accuracy needs the class that each sample was asked for: leave it out of --metrics")
+    if "accuracy" in words and not known:
+        raise ValueError(f"{extractor.title} does not know the classes of these data: leave accuracy out of --metrics")
+    labelled = labelled and known
+    return list(dict.fromkeys(words)) or [word for word in extractor.asked if labelled or word != "accuracy"]
+
+
+def figures(
+    extractor: Extractor, words: Sequence[str], fake: Features, reference: Reference, replicates: int = REPLICATES
+) -> list[Row]:
+    """The figures of samples with their error bars; of more than one sample each."""
+    rows = []
+    for word in words:
+        values = extractor.values(word, fake, reference.real)
+        for k, asked in enumerate(extractor.asked[word]):
+            if values is None:
+                rows.append(Row(asked.name, *figure(asked.metric, fake, reference, replicates)))
+            else:
+                rows.append(Row(asked.name, values[k], error_bar(asked.metric, fake, reference, replicates)))
+    return rows
+
+
+def report(
+    source: Source,
+    extractor: Extractor,
+    data: str | Path,
+    *,
+    words: Sequence[str] = (),
+    reference: int | None = None,
+    replicates: int = REPLICATES,
+    teacher: Source | None = None,
+    cache: str | Path | None = None,
+    progress: Callable[[int], object] = lambda n: None,
+) -> Report | None:
+    """Figures of ``source`` against the train images of ``data``, beside those of its test images; see `classifier.splits`.
+
+    Under torchrun the samples are dealt out over the processes; all but the first get None.
+    """
+    train, test, how = splits(data)
+    if source.shape != train.data.shape:
+        raise ValueError(
+            f"the samples have the shape {source.shape}, {data} {train.data.shape}: name the data they resemble with --data"
+        )
+    train, test = spread(train, reference), spread(test, min(source.n, len(test)))
+    numbers = extractor.numbers(train.data.class_names)
+    words = check_words(extractor, words, source.labelled and train.data.classes > 0, numbers is not None)
+    if replicates < 2:
+        raise ValueError(f"--replicates must be at least 2, got {replicates}")
+    started = time.perf_counter()
+    team = from_environment()
+    with joined(team, torch.device("cpu")):  # features are gathered on the CPU
+        fake = sample_features(source, extractor, team, progress)
+        seconds = time.perf_counter() - started
+        beside = None if teacher is None else sample_features(teacher, extractor, team, progress)
+    if fake is None:
+        return None
+    real = Reference(real_features(extractor, train, source.batch, cache))
+    held_out = _called(real_features(extractor, test, source.batch, cache), numbers)
+    fake, beside = _called(fake, numbers), None if beside is None else _called(beside, numbers)
+    rows = figures(extractor, words, fake, real, replicates)
+    floors = figures(extractor, words, held_out, real, replicates)
+    fewer = figures(extractor, words, fake[: len(held_out)], real, 2) if len(held_out) < len(fake) else rows
+    others = rows if beside is None else figures(extractor, words, beside, real, replicates)
+    told = f"against {len(train)} images of {data} ({how})"
+    return Report(
+        source.title,
+        extractor.title,
+        told,
+        len(held_out),
+        tuple(
+            Row(
+                row.name,
+                row.value,
+                row.error,
+                floor.value,
+                floor.error,
+                None if less is row else less.value,
+                None if other is row else other.value,
+                None if other is row else other.error,
+            )
+            for row, floor, less, other in zip(rows, floors, fewer, others, strict=True)
+        ),
+        {**source.facts, "seconds": round(seconds, 1)},
+    )
+
+
+def _called(features: Features, numbers: Tensor | None) -> Features:
+    """The same with the extractor's own numbers of the classes, which may be more than the data have."""
+    if features.label is None or numbers is None or not len(numbers):
+        return features
+    return replace(features, label=numbers[features.label])
+
+
+POINT_DRAWS = 4
+
+
+def points_report(model: Denoiser, data: str, name: str, n: int, seed: int = 0, teacher: Denoise | None = None) -> Report:
+    """Sliced Wasserstein distances of a 2D model (`evaluation.toy_report`): mean and deviation of 4 draws of n points each."""
+    started = time.perf_counter()
+    draws = [toy_report(model, data, teacher, seed + k, n) for k in range(POINT_DRAWS)]
+    spread_of = {key: torch.tensor([draw[key] for draw in draws], dtype=torch.float64) for key in draws[0]}
+    floor = spread_of.pop("floor")
+    rows = tuple(
+        Row(key, float(v.mean()), float(v.std()), *((float(floor.mean()), float(floor.std())) if "rms" not in key else ()))
+        for key, v in spread_of.items()
+    )
+    title = f"{name}: {POINT_DRAWS} x {n} points, seeds {seed} to {seed + POINT_DRAWS - 1}"
+    facts = {"n": n, "seed": seed, "seconds": round(time.perf_counter() - started, 1)}
+    return Report(title, "sliced Wasserstein distance", f"to {n} points of {data}", 0, rows, facts)
+
+
+@lru_cache(maxsize=4)
+def _quick_reference(classifier: str, data: str, device: torch.device) -> Reference:
+    return Reference(extract(ClassifierFeatures(classifier, device), batches_of(spread(splits(data)[0], None), 256)))
+
+
+def quick_fd(
+    model: Denoiser,
+    data: str,
+    n: int = 1000,
+    seed: int = 0,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    sigmas: Tensor | None = None,
+    batch: int = 256,
+) -> float:
+    """FD-cls of ``n`` samples of ``model`` (on its device) to the train images of ``data``: a curve to watch in a training.
+
+    By default one step of a consistency model, 18 of Heun's method for a diffusion model; ``sigmas`` are the levels in place of
+    the default ones. Nothing is drawn from global generators, and the model's mode comes back. Raises ValueError for data that no
+    shipped classifier knows (see `classifier_for`).
+    """
+    name = classifier_for(data)
+    if name is None:
+        raise ValueError(
+            f"no classifier that knows {data} ships ({', '.join(classifier_names())}): FD-cls cannot be measured on it"
+        )
+    if tuple(model.shape) != (shape := splits(data)[0].data.shape):
+        raise ValueError(f"the model makes samples of shape {tuple(model.shape)}, {data} has samples of shape {shape}")
+    consistency = is_consistency(model)
+    sampler, steps = sampler or ("multistep" if consistency else "heun"), steps or (1 if consistency else 18)
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        source = model_source(
+            model,
+            model.shape,
+            model.classes,
+            n=n,
+            seed=seed,
+            sampler=sampler,
+            steps=steps,
+            sigmas=sigmas,
+            batch=batch,
+            device=device,
+        )
+        draws = (source.draw(start, min(start + batch, n))[0] for start in range(0, n, batch))
+        fake = extract(ClassifierFeatures(name, device), draws)
+    finally:
+        model.train(training)
+    metric: Metric = METRICS["fd"]
+    return float(metric(fake, _quick_reference(name, data, device), torch.ones(1, n, dtype=torch.float64)))

@@ -1,0 +1,276 @@
+"""Checkpoints: one safetensors file that knows how to rebuild its model. Nothing in it is ever executed.
+
+The header's metadata holds a JSON text under "cmlab": format, network and its configuration, preconditioning, sample shape,
+classes, and whatever the training run wants to say about itself ("about").
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
+
+from ..base.suggest import unknown
+from ..denoiser import PRECONDS, Denoiser, Preconditioning, precond_name
+from ..networks import NETWORKS, build_network, network_name
+
+FORMAT = 1
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+SUFFIX = ".safetensors"
+MAX_SIDE = 1 << 16  # of an image; a header may claim anything
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written; the message says what to do."""
+
+
+def pretrained_names() -> list[str]:
+    """Names of the checkpoints that ship with the package."""
+    return sorted(p.stem for p in PRETRAINED.glob("*" + SUFFIX))
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file of a bundled name ("two-moons-cd") or a path, either with its suffix or without; CheckpointError for none."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    file = f"{str(name_or_path).removesuffix(SUFFIX)}{SUFFIX}"
+    if path.parent == Path(".") and (PRETRAINED / file).is_file():
+        return PRETRAINED / file
+    if Path(file).is_file():
+        return Path(file)
+    if path.is_dir():
+        if any(path.glob(f"state-*{SUFFIX}")):
+            raise CheckpointError(
+                f"{path} holds an unfinished run: end it with 'cmlab train {path.name} --resume', then name {file}"
+            )
+        raise CheckpointError(f"{path} is a folder: name the {SUFFIX} file in it")
+    if path.suffix or path.parent != Path("."):
+        near = sorted(other.name for other in path.parent.glob(f"*{SUFFIX}"))[:5] if path.parent.is_dir() else []
+        held = f" (its folder holds {', '.join(near)})" if near else ""
+        raise CheckpointError(
+            f"no checkpoint at {path}{held}: check the path, or take a bundled one ({', '.join(pretrained_names())})"
+        )
+    raise CheckpointError(unknown("checkpoint", str(name_or_path), pretrained_names()) + " (or give the path of a file)")
+
+
+def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
+    """Write ``model`` to ``path`` (beside it first, then renamed). ``dtype`` stores the matrices and filters in another precision.
+
+    ``about`` is any JSON-able dictionary: preset, quality, seconds. Raises CheckpointError where the folder cannot be written.
+    """
+    meta = {
+        "format": FORMAT,
+        "network": network_name(model.config),
+        "config": asdict(model.config),
+        "precond": {"kind": precond_name(model.precond), **asdict(model.precond)},  # pyright: ignore[reportArgumentType]
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "drops_labels": model.drops_labels,
+        "about": about or {},
+    }
+    weights = {}
+    for name, value in model.net.state_dict().items():
+        # Biases and frequencies are few and keep their precision: a rounded frequency is a wrong one at large noise levels.
+        to = dtype if dtype is not None and value.ndim > 1 else value.dtype
+        weights[name] = value.detach().cpu().to(to).contiguous()
+    return _write(Path(path), weights, meta)
+
+
+def keep_about(path: str | Path, about: dict[str, Any]) -> Path:
+    """Let a checkpoint say ``about`` of itself from now on; its weights keep their bits. Raises CheckpointError as `save` does."""
+    path = resolve(path)
+    return _write(path, _read_weights(path), {**read_meta(path), "about": about})
+
+
+def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+    from safetensors.torch import save as to_bytes
+
+    blob = to_bytes(weights, metadata={"cmlab": json.dumps(meta)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}. Choose another folder with --out") from error
+    return path
+
+
+def read_meta(name_or_path: str | Path) -> dict[str, Any]:
+    """The JSON header of a checkpoint without its weights. Raises CheckpointError for a damaged or foreign file."""
+    from safetensors import SafetensorError, safe_open
+
+    path = resolve(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {_one_line(error)}. "
+            "Copy or train it again"
+        ) from error
+    if "cmlab" not in header:
+        raise CheckpointError(f"{path} is a safetensors file of another program (no cmlab header): cmlab cannot rebuild its model")
+    try:
+        meta = json.loads(header["cmlab"])
+        version = meta["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has a damaged cmlab header ({_one_line(error)}): copy or train it again") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has format {version}, this cmlab reads format {FORMAT}: update cmlab")
+    return meta
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {_one_line(error)}. Copy or train it again") from error
+
+
+def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[str, Any]]:
+    """The model (float32, in eval mode) and its header. Takes a path or the name of a bundled checkpoint."""
+    path = resolve(name_or_path)
+    meta = read_meta(path)
+    weights = _read_weights(path)
+    try:
+        kind, _ = NETWORKS[meta["network"]]
+        known = {f.name for f in fields(kind)}
+        # Files from before the MLP's time_scale was a setting had 4.
+        settings = ({"time_scale": 4.0} if meta["network"] == "mlp" else {}) | meta["config"]
+        config = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known})
+        if set(settings) - known:
+            raise TypeError(f"unknown settings {sorted(set(settings) - known)}")
+        scalings = dict(meta["precond"])
+        precond = PRECONDS[scalings.pop("kind", "karras")](**scalings)
+        model = build(config, precond, meta["shape"], meta["classes"], weights, meta.get("drops_labels", False))
+    except WeightsError as error:
+        raise CheckpointError(
+            f"{path} holds weights that do not fit its own header: {_one_line(error)}. Copy or train it again"
+        ) from error
+    except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path} describes a model that this cmlab does not know ({_one_line(error)}): update cmlab"
+        ) from error
+    return model.to(device).eval(), meta
+
+
+class WeightsError(ValueError):
+    """Weights and the network that they are for differ."""
+
+
+def searched_sigmas(about: Mapping[str, Any], sampler: str, steps: int) -> Tensor | None:
+    """The levels that a search found for this way of sampling and left in the header's ``about``; None where there are none."""
+    found = about.get("two_steps")
+    if sampler != "multistep" or not isinstance(found, dict) or len(found["sigmas"]) != steps:
+        return None
+    return torch.tensor(found["sigmas"], dtype=torch.float64)
+
+
+def build(
+    config: Any,
+    precond: Preconditioning,
+    shape: Sequence[int],
+    classes: int,
+    weights: Mapping[str, Tensor],
+    drops_labels: bool = False,
+) -> Denoiser:
+    """A Denoiser (float32) with the network of ``config`` and ``weights``, none of which need be trusted.
+
+    The description is compared with the weights before memory is spent on it. Raises WeightsError where names, shapes or kinds of
+    numbers differ, or numbers are not finite; ValueError, TypeError or RuntimeError where there is no such network.
+    """
+    if not all(type(n) is int and 0 < n <= MAX_SIDE for n in shape):
+        raise ValueError(f"samples of shape {str(list(shape))[:80]}")
+    for value in asdict(precond).values():  # pyright: ignore[reportArgumentType]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"its preconditioning has a number that is {value}")
+    with skeleton(weights):
+        wanted = build_network(config, tuple(shape), classes).state_dict()
+    if unknown_names := wanted.keys() ^ weights.keys():
+        name = min(unknown_names)
+        raise WeightsError(f"{name} is {'missing' if name in wanted else 'one too many'}")
+    for name, value in weights.items():
+        if value.shape != wanted[name].shape:
+            raise WeightsError(f"{name} has the shape {tuple(value.shape)}, not {tuple(wanted[name].shape)}")
+        if not value.is_floating_point():
+            raise WeightsError(f"{name} has numbers of the kind {value.dtype}")
+        if not value.isfinite().all():
+            raise WeightsError(f"{name} has numbers that are not finite")
+    with _WithoutNumbers():  # the numbers come from the weights
+        net = build_network(config, tuple(shape), classes)
+    net.load_state_dict({k: v.float() for k, v in weights.items()})
+    return Denoiser(net, precond, shape, classes, drops_labels)
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Skips the initialisation of new layers."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        if func is torch.linspace and torch.get_default_device().type == "meta":
+            kwargs = {**(kwargs or {}), "device": "cpu"}  # on the meta device it takes a second to import its own compiler
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def skeleton(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Networks built inside have no numbers and take no memory; one that ``weights`` cannot be for is a WeightsError at once.
+
+    So a description of a billion channels or layers costs nothing.
+    """
+    sizes, left = {v.numel() for v in weights.values()}, 4 * len(weights)  # room to build it a few times
+
+    def check(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal left
+        if parameter is not None:
+            left -= 1
+            if left < 0 or parameter.numel() not in sizes:
+                shape = tuple(parameter.shape)
+                raise WeightsError(f"no weights fit the {name} of shape {shape} of a {type(module).__name__} of this network")
+
+    hook = register_module_parameter_registration_hook(check)
+    try:
+        with torch.device("meta"), _WithoutNumbers():
+            yield
+    finally:
+        hook.remove()
+
+
+def load_weights(model: Denoiser, name_or_path: str | Path) -> None:
+    """Start ``model`` (a Denoiser) from another checkpoint's weights; raises CheckpointError when the networks differ."""
+    source, meta = load(name_or_path)
+    # Equal shapes are not enough: another time_scale or number of heads loads without a murmur and means something else.
+    ours, theirs = ({**asdict(m.config), "dropout": 0} for m in (model, source))
+    if ours != theirs or type(model.net) is not type(source.net) or (model.shape, model.classes) != (source.shape, source.classes):
+        raise CheckpointError(
+            f"{resolve(name_or_path)} has another network ({meta['network']} {meta['config']}, samples {source.shape}, "
+            f"{source.classes} classes): give both the same --network options"
+        )
+    model.net.load_state_dict(source.net.state_dict())
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 200 else text[:197] + "..."

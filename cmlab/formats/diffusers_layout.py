@@ -1,0 +1,267 @@
+"""The ADM U-Net in the words of diffusers' UNet2DModel: its settings, and the names of its weights, in both directions.
+
+diffusers expresses a part of what a UNetConfig can: the functions here raise ValueError, with the reason, for the rest.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..networks.adm import UNetConfig
+
+_RES = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+# What UNet2DModel takes for a setting that is left out, and all that it may be for a setting that cmlab has no counterpart of.
+_DEFAULTS: dict[str, Any] = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "time_embedding_dim": None,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "resnet_time_scale_shift": "default",
+    "num_class_embeds": None,
+}
+_FIXED: dict[str, Any] = {
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "act_fn": "silu",
+    "norm_eps": 1e-5,
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_train_timesteps": None,
+}
+# (attention, resampling in a residual block) by the name of a block; None: "downsample_type" or "upsample_type" decides.
+_DOWN = {"DownBlock2D": (False, "conv"), "ResnetDownsampleBlock2D": (False, "block"), "AttnDownBlock2D": (True, None)}
+_UP = {"UpBlock2D": (False, "conv"), "ResnetUpsampleBlock2D": (False, "block"), "AttnUpBlock2D": (True, None)}
+_TYPES = {"conv": "conv", "resnet": "block"}
+
+
+def _attends(config: UNetConfig, size: int) -> list[bool]:
+    """Which levels have attention."""
+    return [size >> level in config.attention for level in range(len(config.mult))]
+
+
+def _modules(config: UNetConfig, size: int, classes: int) -> Iterator[tuple[str, str, str]]:
+    """(kind, cmlab's name, diffusers' name) of every module with weights: kind "res", "attention" or "" for a single layer."""
+    block = config.resample == "block"
+    levels, attends = len(config.mult), _attends(config, size)
+    yield "", "time_embed.0", "time_embedding.linear_1"
+    yield "", "time_embed.2", "time_embedding.linear_2"
+    if classes:
+        yield "", "label_emb", "class_embedding"
+    yield "", "input_blocks.0.0", "conv_in"
+    at = 0
+    for level in range(levels):
+        if level:
+            at += 1
+            ours, theirs = f"input_blocks.{at}.0", f"down_blocks.{level - 1}.downsamplers.0"
+            yield ("res", ours, theirs) if block else ("", f"{ours}.op", f"{theirs}.conv")
+        for i in range(config.blocks):
+            at += 1
+            yield "res", f"input_blocks.{at}.0", f"down_blocks.{level}.resnets.{i}"
+            if attends[level]:
+                yield "attention", f"input_blocks.{at}.1", f"down_blocks.{level}.attentions.{i}"
+    yield "res", "middle_block.0", "mid_block.resnets.0"
+    yield "attention", "middle_block.1", "mid_block.attentions.0"
+    yield "res", "middle_block.2", "mid_block.resnets.1"
+    at = 0
+    for up, level in enumerate(reversed(range(levels))):
+        for i in range(config.blocks + 1):
+            yield "res", f"output_blocks.{at}.0", f"up_blocks.{up}.resnets.{i}"
+            if attends[level]:
+                yield "attention", f"output_blocks.{at}.1", f"up_blocks.{up}.attentions.{i}"
+            if level and i == config.blocks:
+                ours, theirs = f"output_blocks.{at}.{1 + attends[level]}", f"up_blocks.{up}.upsamplers.0"
+                yield ("res", ours, theirs) if block else ("", f"{ours}.conv", f"{theirs}.conv")
+            at += 1
+    yield "", "out.0", "conv_norm_out"
+    yield "", "out.2", "conv_out"
+
+
+def to_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, classes: int) -> dict[str, Tensor]:
+    """cmlab's weights under diffusers' names; for a network that ``diffusers_settings`` accepts. Every bit is kept."""
+    out: dict[str, Tensor] = {}
+    for kind, ours, theirs in _modules(config, size, classes):
+        for end in ("weight", "bias"):
+            if kind == "attention":
+                q, k, v = state[f"{ours}.qkv.{end}"].chunk(3)
+                wide = {"to_q": q, "to_k": k, "to_v": v, "to_out.0": state[f"{ours}.proj_out.{end}"]}
+                out |= {f"{theirs}.{name}.{end}": value.reshape(value.shape[:2]) for name, value in wide.items()}
+                out[f"{theirs}.group_norm.{end}"] = state[f"{ours}.norm.{end}"]
+            elif kind == "res":
+                for mine, other in _RES.items():
+                    if f"{ours}.{mine}.{end}" in state:  # a skip_connection is there where the width changes
+                        out[f"{theirs}.{other}.{end}"] = state[f"{ours}.{mine}.{end}"]
+            elif f"{ours}.{end}" in state:  # an embedding has no bias
+                out[f"{theirs}.{end}"] = state[f"{ours}.{end}"]
+    return out
+
+
+def from_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, classes: int) -> dict[str, Tensor]:
+    """diffusers' weights under cmlab's names; raises ValueError for missing or surplus ones. Shapes are the caller's to check."""
+    left, out = dict(state), {}
+
+    def take(name: str) -> Tensor:
+        if name not in left:
+            raise ValueError(f"the weights {name} are missing")
+        return left.pop(name)
+
+    for kind, ours, theirs in _modules(config, size, classes):
+        for end in ("weight", "bias"):
+            if kind == "attention":
+                qkv = torch.cat([take(f"{theirs}.to_{name}.{end}") for name in "qkv"])
+                proj = take(f"{theirs}.to_out.0.{end}")
+                out[f"{ours}.qkv.{end}"] = qkv[..., None] if qkv.dim() == 2 else qkv
+                out[f"{ours}.proj_out.{end}"] = proj[..., None] if proj.dim() == 2 else proj
+                out[f"{ours}.norm.{end}"] = take(f"{theirs}.group_norm.{end}")
+            elif kind == "res":
+                for mine, other in _RES.items():
+                    if other != "conv_shortcut" or f"{theirs}.{other}.{end}" in left:
+                        out[f"{ours}.{mine}.{end}"] = take(f"{theirs}.{other}.{end}")
+            elif ours != "label_emb" or end == "weight":
+                out[f"{ours}.{end}"] = take(f"{theirs}.{end}")
+    if left:
+        raise ValueError(f"the weights {next(iter(left))} belong to no part of the network that the settings describe")
+    return out
+
+
+def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """UNet2DModel's settings for this network on images of ``shape``; raises ValueError where it has none."""
+    widths = [int(config.channels * m) for m in config.mult]
+    attends = _attends(config, shape[1])
+    attending = {w for w, a in zip(widths, attends, strict=True) if a} | {widths[-1]}
+    head_dims = {config.head_channels or w // config.heads for w in attending}
+    reasons = {
+        "its time_scale is not 1000": config.time_scale != 1000,
+        "its first level is not as wide as its embedding of the noise level (mult begins with another number than 1)": widths[0]
+        != config.channels,
+        "its number of normalisation groups differs between layers": not config.max_groups
+        or min(widths) // config.group < config.max_groups,
+        "its attention heads have different sizes in different layers": len(head_dims) > 1
+        or any(w % min(head_dims) for w in attending)
+        or (config.heads_up not in (0, config.heads) and any(attends)),
+        "it changes resolution without weights (resample pool)": config.resample == "pool" and len(widths) > 1,
+        "it predicts a variance": config.variance,
+        "it takes augmentation labels": config.augment > 0,
+        "it works on patches of pixels": config.patch > 1,
+        "its frequencies are NVlabs' (float32_freqs)": config.float32_freqs,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(f"diffusers' UNet2DModel cannot express this network: {reason}")
+    block = config.resample == "block"
+    down = ["AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" if block else "DownBlock2D" for a in attends]
+    up = ["AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" if block else "UpBlock2D" for a in reversed(attends)]
+    return {
+        "_class_name": "UNet2DModel",
+        **_FIXED,
+        "sample_size": shape[1] if shape[1] == shape[2] else list(shape[1:]),
+        "in_channels": shape[0],
+        "out_channels": shape[0],
+        "time_embedding_dim": None if config.emb in (0, 4 * config.channels) else config.emb,
+        "down_block_types": down,
+        "up_block_types": up,
+        "block_out_channels": widths,
+        "layers_per_block": config.blocks,
+        "downsample_type": "resnet" if block else "conv",
+        "upsample_type": "resnet" if block else "conv",
+        "dropout": config.dropout,
+        "attention_head_dim": min(head_dims),
+        "norm_num_groups": config.max_groups,
+        "attn_norm_num_groups": config.max_groups,
+        "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",
+        "num_class_embeds": classes or None,
+    }
+
+
+def read_diffusers_settings(settings: dict[str, Any]) -> tuple[UNetConfig, tuple[int, int, int], int]:
+    """(config, shape of an image, number of classes) of UNet2DModel's settings; ValueError for those cmlab has no network for."""
+    given = {k: v for k, v in settings.items() if not k.startswith("_")}
+    if settings.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise ValueError(f"the network is a {settings['_class_name']!s:.40}, not a UNet2DModel")
+    for name, value in given.items():
+        if name not in _DEFAULTS and (name not in _FIXED or (value != _FIXED[name] and (name, value) != ("act_fn", "swish"))):
+            raise ValueError(f"cmlab has no network with {name!s:.40} = {value!s:.40}")
+    s = _DEFAULTS | given
+    widths = [_count(s, "block_out_channels", w) for w in _sequence(s, "block_out_channels")]
+    size = s["sample_size"]
+    sides = [_count(s, "sample_size", n) for n in (size if isinstance(size, list) else [size, size])]
+    channels, blocks, groups = (_count(s, name) for name in ("in_channels", "layers_per_block", "norm_num_groups"))
+    if len(sides) != 2 or s["out_channels"] != channels:
+        raise ValueError("cmlab has no network whose output has another shape than its input")
+    if s["attn_norm_num_groups"] != groups and (s["attn_norm_num_groups"], s["resnet_time_scale_shift"]) != (None, "default"):
+        raise ValueError("attn_norm_num_groups must be norm_num_groups: other networks are not the published ones")
+    if s["resnet_time_scale_shift"] not in ("default", "scale_shift"):
+        raise ValueError(f"cmlab has no network with resnet_time_scale_shift = {s['resnet_time_scale_shift']!s:.40}")
+    head = None if s["attention_head_dim"] is None else _count(s, "attention_head_dim")
+    attends, resample = _block_types(s, len(widths))
+    config = UNetConfig(
+        channels=widths[0],
+        mult=tuple(w // widths[0] if w % widths[0] == 0 else w / widths[0] for w in widths),
+        blocks=blocks,
+        attention=tuple(sides[0] >> level for level, a in enumerate(attends) if a),
+        emb=0 if s["time_embedding_dim"] is None else _count(s, "time_embedding_dim"),
+        group=1,
+        max_groups=groups,
+        dropout=float(s["dropout"]),
+        time_scale=1000.0,
+        head_channels=head or 0,
+        scale_shift=s["resnet_time_scale_shift"] == "scale_shift",
+        resample=resample,
+    )
+    wrong = [w for w, a in zip(widths, [*attends[:-1], True], strict=True) if a and w % (head or 1)]
+    if wrong or [int(config.channels * m) for m in config.mult] != widths:
+        raise ValueError(f"block_out_channels {widths!s:.60} do not divide into heads of {head} or multiples of {widths[0]}")
+    return config, (channels, sides[0], sides[1]), 0 if s["num_class_embeds"] is None else _count(s, "num_class_embeds")
+
+
+def _block_types(s: dict[str, Any], levels: int) -> tuple[list[bool], str]:
+    """Which levels have attention, and how the network changes resolution."""
+    down, up = _sequence(s, "down_block_types"), _sequence(s, "up_block_types")
+    if not len(down) == len(up) == levels:
+        raise ValueError("block_out_channels, down_block_types and up_block_types must have one entry per level")
+    if any(name not in _DOWN for name in down) or any(name not in _UP for name in up):
+        raise ValueError(f"cmlab has no network with blocks other than {', '.join((*_DOWN, *_UP))}")
+    attends = [_DOWN[name][0] for name in down]
+    if [_UP[name][0] for name in reversed(up)] != attends:
+        raise ValueError("cmlab has no network with attention at other resolutions on the way up than on the way down")
+    ways = {_DOWN[name][1] or _TYPES.get(str(s["downsample_type"])) for name in down[:-1]}
+    ways |= {_UP[name][1] or _TYPES.get(str(s["upsample_type"])) for name in up[:-1]}
+    if len(ways) > 1 or None in ways:
+        raise ValueError("cmlab has no network that changes resolution in different ways at different levels")
+    return attends, ways.pop() or "block" if ways else "block"
+
+
+def _sequence(s: dict[str, Any], name: str) -> list[Any]:
+    if not isinstance(s[name], list | tuple) or not 1 <= len(s[name]) <= 16:
+        raise ValueError(f"{name} must be a list with one entry per level")
+    return list(s[name])
+
+
+def _count(s: dict[str, Any], name: str, value: Any = None) -> int:
+    value = s[name] if value is None else value
+    if type(value) is not int or not 1 <= value <= 1 << 20:
+        raise ValueError(f"{name} must be a whole number from 1 to {1 << 20}, not {value!s:.40}")
+    return value

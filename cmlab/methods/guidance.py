@@ -1,0 +1,143 @@
+"""Guidance: denoisers made of denoisers, so every sampler can be guided without knowing of it.
+
+    guided = ClassifierFree(model, weight=2.0)
+    sample(guided, model.shape, seeds, "heun", 18, label=labels)
+
+With e = (x - D) / sigma, the network's noise estimate, and the score s = (D - x) / sigma^2, adding w grad log p(y|x) to the score
+is the same as subtracting w sigma grad log p from e, and as adding w sigma^2 grad log p to D. The last is done here, once.
+
+The two algorithms of classifier guidance (Dhariwal and Nichol, 2105.05233) in these coordinates:
+
+* Algorithm 2 (DDIM) replaces e by e - sqrt(1 - abar) grad log p: exactly `ClassifierGuidance` under `euler` or `ddim` (gradients
+  with respect to the VP state are sqrt(1 + sigma^2) times those with respect to x, and sqrt(1 - abar) = sigma / sqrt(1 + sigma^2)).
+* Algorithm 1 (DDPM) draws from N(mu + w Sigma grad log p, Sigma): `guided_ancestral`. Under `ancestral` the mean moves by
+  (sigma^2 - sigma_next^2) per unit of score, while Sigma, the variance of q(x_next | x, x0), is (sigma_next / sigma)^2 times that.
+  So Algorithm 1 is `ClassifierGuidance` with the weight w (sigma_next / sigma)^2: a little weaker in steps of finite size, the same
+  in the limit of many steps, and nothing in a step to 0. Were Sigma the larger choice of DDPM (beta), both would be equal.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoise
+from ..noise import expand
+from ..samplers import ancestral_levels
+from ..steps import Noise, Project, Step, euler_step, need_noise, solver_levels
+
+LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""log p(label | x, sigma): x (B, *S), sigma (), label (B,) int64 -> (B,), differentiable in x."""
+
+
+def log_prob_gradient(log_prob: LogProb, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+    """Gradient of log p(label | x, sigma) with respect to x, (B, *S). Raises ValueError unless ``log_prob`` returns (B,)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        values = log_prob(x, sigma, label)
+        if values.shape != x.shape[:1]:
+            raise ValueError(f"the classifier must return one log-probability per sample, got {tuple(values.shape)} for {len(x)}")
+        return torch.autograd.grad(values.sum(), x)[0]
+
+
+def _need_label(label: Tensor | None) -> Tensor:
+    if label is None:
+        raise ValueError("guidance leads to a class: pass label=, one integer per sample")
+    return label
+
+
+class _Guided:
+    """Samplers ask a denoiser for its preconditioning: the levels it knows."""
+
+    denoise: Denoise
+
+    @property
+    def precond(self):
+        return getattr(self.denoise, "precond", None)
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance(_Guided):
+    """D(x) + weight sigma^2 grad log p(label | x, sigma): a classifier of noisy samples leads the denoiser to its class.
+
+    ``denoise`` is called without a label, or with it where ``conditional`` (ADM-G: a conditional model and a classifier).
+    ``weight`` 1 gives the conditional denoiser when classifier and denoiser are exact.
+    """
+
+    denoise: Denoise
+    log_prob: LogProb
+    weight: float = 1.0
+    conditional: bool = False
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        label = _need_label(label)
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        pull = log_prob_gradient(self.log_prob, x, sigma, label)
+        x0_hat = self.denoise(x, sigma, label) if self.conditional else self.denoise(x, sigma)
+        return x0_hat + self.weight * expand(sigma, x) ** 2 * pull
+
+
+@dataclass(frozen=True)
+class ClassifierFree(_Guided):
+    """D_u + weight (D_c - D_u): away from the unconditional estimate, past the conditional one (Ho and Salimans, 2207.12598).
+
+    ``denoise`` is conditional. ``unconditional`` is another model, called without a label; by default ``denoise`` itself without
+    one, which must have been trained so (``drops_labels``). 0 is unconditional, 1 conditional; the paper's w is weight - 1.
+    Every call evaluates two networks.
+    """
+
+    denoise: Denoise
+    weight: float = 2.0
+    unconditional: Denoise | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        label = _need_label(label)
+        free = (self.unconditional or self.denoise)(x, sigma)
+        return free + self.weight * (self.denoise(x, sigma, label) - free)
+
+
+@dataclass(frozen=True)
+class AutoGuidance(_Guided):
+    """D_weak + weight (D - D_weak): away from a worse version of the model, smaller or less trained (Karras et al., 2406.02507).
+
+    Both are called with the same label, or both without. Every call evaluates two networks.
+    """
+
+    denoise: Denoise
+    weak: Denoise
+    weight: float = 2.0
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        weak = self.weak(x, sigma, label)
+        return weak + self.weight * (self.denoise(x, sigma, label) - weak)
+
+
+@torch.no_grad()
+def guided_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    label: Tensor | None = None,
+    *,
+    noise: Noise = None,
+    project: Project | None = None,
+    log_prob: LogProb,
+    weight: float = 1.0,
+    conditional: bool = False,
+) -> Iterator[Step]:
+    """Classifier guidance as first printed (Algorithm 1): `ancestral`, its mean moved by weight Sigma grad log p.
+
+    The steps' x0_hat are those of ``denoise`` alone. The module's head says how this differs from `ClassifierGuidance`.
+    """
+    label = _need_label(label)
+    draws = need_noise(noise, "guided_ancestral")
+    levels = solver_levels(denoise, x, sigmas)
+    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        down, up = ancestral_levels(sigma, sigma_next)
+        pull = log_prob_gradient(log_prob, x, sigma, label)
+        x, x0_hat, _ = euler_step(denoise, x, sigma, down, label if conditional else None, project)
+        if sigma_next > 0:
+            x = x + weight * up**2 * pull + up * draws.normal(x.shape).to(x)
+        yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)

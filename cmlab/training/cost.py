@@ -1,0 +1,122 @@
+"""What a training will cost, before it starts: images, evaluations of the network, floating-point operations, memory."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..data.load import DATASETS, load_data
+from ..data.names import FOLDERS, split_name
+from ..denoiser import Denoiser
+from ..losses import ConsistencyLoss, ProgressiveLoss
+from ..methods.continuous import ContinuousLoss, SCMLoss
+from ..networks import build_network
+from .experiment import Preset
+from .processes import ALONE, Processes
+
+__all__ = ["cost", "evaluations", "forward_flops", "memory", "sample_shape"]
+
+
+def sample_shape(preset: Preset) -> tuple[int, ...] | None:
+    """The shape of one sample, without looking for files; None where only the files know it."""
+    name = split_name(preset.data)[0]
+    if name in DATASETS:
+        return tuple(load_data(name).shape)
+    if name == "cifar10":
+        return (3, 32, 32)
+    return (3, preset.resolution, preset.resolution) if name in FOLDERS and preset.resolution else None
+
+
+def forward_flops(preset: Preset, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of one evaluation for one sample; a multiplication and an addition are two. Nothing is computed."""
+    with torch.device("meta"):
+        net = build_network(preset.network, shape, 0).eval()
+        x, level = torch.zeros(1, *shape), torch.zeros(1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x, level)
+    return counter.get_total_flops()
+
+
+def evaluations(preset: Preset) -> int:
+    """What one sample of a step costs, in forward evaluations of the network: 3 for the gradient, more for target and teacher."""
+    loss = preset.loss
+    if isinstance(loss, ConsistencyLoss):
+        return 3 + 1 + {"noise": 0, "euler": 1, "heun": 2, "midpoint": 2}[loss.bridge]
+    if isinstance(loss, ProgressiveLoss):
+        return 3 + 2  # two steps of the teacher
+    if isinstance(loss, ContinuousLoss | SCMLoss):
+        return 3 + 2 + loss.needs_teacher  # the tangent is an evaluation and its derivative
+    return 3
+
+
+def cost(preset: Preset) -> str:
+    """One line for the help of 'cmlab train'; "" where the shape of the data is not known without its files."""
+    shape = sample_shape(preset)
+    if shape is None:
+        return ""
+    each, times, seen = forward_flops(preset, shape), evaluations(preset), preset.steps * preset.batch
+    total = each * times * seen
+    text = f"cost: {_short(seen)} samples x {times} evaluations of {_short(each)} operations = {_short(total)}"
+    if total < 1e17 or len(shape) == 1:
+        return text
+    hours = total / 1e14 / 3600
+    perceptual = ", without the perceptual distance" if "lpips" in str(preset.loss) else ""
+    return f"{text}{perceptual}: {hours:,.0f} hours of one GPU at 100 TFLOP/s, an assumption"
+
+
+def _short(n: float) -> str:
+    for unit, name in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if n >= unit:
+            return f"{n / unit:.3g} {name}"
+    return f"{n:.3g}"
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------------
+
+
+def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str:
+    """What a training will take, in words; "" for less than a gigabyte.
+
+    Weights, gradients, two moments of the optimizer, averages, target and teacher are counted; what one forward pass keeps for
+    the backward pass is measured on one sample without numbers. Work space of the kernels and a perceptual distance come on top.
+    """
+    count = sum(p.numel() for p in model.parameters())
+    copies = 4 + len(preset.averages) + preset.loss.needs_target + (preset.teacher not in ("", "oracle"))
+    fixed = 4 * count * copies
+    if fixed < 2**26:
+        return ""
+    rows = preset.batch // preset.accumulate
+    kept = kept_for_backward(model) // (1 if preset.precision == "float32" else 2) * rows
+    if fixed + kept < 2**30:
+        return ""
+    divided = f" (divided by {processes.world})" if processes.shard else ""
+    return (
+        f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers{divided}, and {kept / 2**30:.1f} "
+        f"GiB for the activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes "
+        "it smaller)"
+    )
+
+
+def kept_for_backward(model: Denoiser) -> int:
+    """Bytes that a forward pass of one sample keeps for the backward pass, in float32."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+            held.append(tensor)  # as long as it lives no other storage takes its place
+        return tensor
+
+    held: list[Tensor] = []
+    config: Any = replace(model.config, dropout=0.0)
+    with torch.device("meta"):
+        net = build_network(config, model.shape, model.classes)
+        x, level = torch.empty(1, *model.shape), torch.empty(1)
+        label = torch.zeros(1, dtype=torch.int64) if model.classes else None
+    weights = {p.untyped_storage()._cdata for p in net.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(x, level, label)
+    return sum(size for storage, size in sizes.items() if storage not in weights)

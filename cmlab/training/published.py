@@ -1,0 +1,201 @@
+"""The published experiments on images, number by number, and small ones that a CPU finishes in hours.
+
+Each entry is a preset and what is to be known about it. Sources: CM is Consistency Models (arXiv 2303.01469, Table 3 and appendix
+C; the commands in openai/consistency_models' launch.sh differ where it is said), EDM is arXiv 2206.00364 with NVlabs/edm, iCT
+arXiv 2310.14189, ECT arXiv 2406.14548 with its code, sCM arXiv 2410.11081. FID is by the authors' weights and code; cmlab has not
+trained the large ones.
+"""
+
+from dataclasses import replace
+
+from ..distances import Distance
+from ..losses import ConsistencyLoss, EDMLoss, cd, ect, ict
+from ..methods.continuous import SCMLoss, TrigLoss
+from ..networks import UNetConfig
+from ..networks.adm import IMAGENET64, LSUN256
+from ..networks.song import DDPMPP, NCSNPP
+from ..schedules import AdaptiveMu, EctPairs, FixedMu, FixedN, GridPairs, ProgressiveN
+from .experiment import Preset
+
+LPIPS = Distance("lpips")
+
+
+def _cd(mu: float, n: int) -> ConsistencyLoss:
+    return ConsistencyLoss(GridPairs(FixedN(n)), "heun", LPIPS, "1", FixedMu(mu))
+
+
+def _ct(s1: int, mu0: float) -> ConsistencyLoss:
+    return ConsistencyLoss(GridPairs(ProgressiveN(2, s1)), "noise", LPIPS, "1", AdaptiveMu(2, mu0))
+
+
+# --- CIFAR-10, 32 x 32 -----------------------------------------------------------------------------------------------------
+
+_PLAIN = replace(NCSNPP, dropout=0.0)
+# EDM on CIFAR-10: 200 million images, Adam 1e-3 that rises over 10 million, half-life of half a million.
+_EDM = Preset(
+    "cifar10", EDMLoss(), replace(DDPMPP, dropout=0.13, augment=9), 390_625, 512, "adam", 1e-3, "constant", 10.0,
+    ema=0.0, halflife=0.5, augment=0.12, labels=False, channels_last=True, half=False,
+)  # fmt: skip
+# The consistency models' own EDM: the pictures mirrored and nothing else, the same learning rate.
+_CM_EDM = replace(_EDM, network=replace(NCSNPP, dropout=0.13), steps=400_000, augment=0.0, flip=True)
+_CM = Preset(
+    "cifar10", _cd(0.0, 18), _PLAIN, 800_000, 512, "radam", 4e-4, "constant",
+    ema=0.9999, init="cifar10-edm-cm", teacher="cifar10-edm-cm", labels=False, flip=True, channels_last=True, half=False,
+)  # fmt: skip
+_ECT = replace(
+    _EDM, loss=ect(), network=replace(DDPMPP, dropout=0.2, augment=9), steps=200_000, batch=128, optimizer="radam", lr=1e-4,
+    rampup=0.0, ema=0.9999, halflife=0.0, augment=0.0, init="cifar10-edm-ddpmpp",
+)  # fmt: skip
+_TRIG = replace(_EDM, loss=TrigLoss(), network=DDPMPP, augment=0.0, flip=True)
+_SCM = replace(
+    _TRIG, loss=SCMLoss("noise", warmup=0.025), network=replace(DDPMPP, dropout=0.2), steps=400_000, optimizer="radam", lr=1e-4,
+    rampup=0.0, beta2=0.99, init="",
+)  # fmt: skip
+
+# --- small: three classes, conditional, work on 2 x 2 patches: hours on one core -------------------------------------------
+
+_SMALL = Preset(
+    "cifar10:automobile,horse,ship", EDMLoss(), UNetConfig(48, (1, 2), blocks=1, resample="pool", patch=2, time_scale=1.0),
+    31_250, 32, "adam", 2e-3, "wsd", 0.01, beta2=0.99, ema=0.0, halflife=0.03, flip=True, precision="auto",
+    channels_last=True,
+)  # fmt: skip
+_SMALL_STUDENT = replace(
+    _SMALL, steps=4000, optimizer="radam", lr=1e-3, lr_schedule="cosine", rampup=0.0, beta2=0.999, ema=0.998, halflife=0.0,
+    init="cifar10-small-edm",
+)  # fmt: skip
+
+# --- ImageNet 64 x 64 and LSUN 256 x 256 -----------------------------------------------------------------------------------
+
+_BIG_EMA, _LESS = 0.999943, (0.999, 0.9999)
+_IN64_EDM = Preset(
+    "imagenet64", EDMLoss(), replace(IMAGENET64, dropout=0.1, recompute=True), 600_000, 4096, "radam", 1e-4, "constant",
+    ema=0.999943, resolution=64, flip=True, precision="fp16", accumulate=8, channels_last=True, half=False,
+)  # fmt: skip
+_IN64 = replace(
+    _IN64_EDM, network=replace(IMAGENET64, recompute=True), batch=2048, lr=8e-6, ema=_BIG_EMA, emas=_LESS, accumulate=4,
+)  # fmt: skip
+_LSUN_EDM = replace(
+    _IN64_EDM, data="lsun-bedroom", network=replace(LSUN256, dropout=0.1, recompute=True), steps=1_000_000, batch=256, ema=0.9999,
+    resolution=256, labels=False, accumulate=1,
+)  # fmt: skip
+_LSUN = replace(_LSUN_EDM, network=replace(LSUN256, recompute=True), batch=2048, lr=1e-5, ema=_BIG_EMA, emas=_LESS, accumulate=8)
+
+
+def _lsun(data: str) -> dict[str, tuple[Preset, str]]:
+    fid = {
+        "lsun-bedroom": ("3.57 (Heun, 79 evaluations)", "7.80, 5.22", "16.0, 7.85"),
+        "lsun-cat": ("6.69 (Heun, 79 evaluations)", "11.0, 8.84", "20.7, 11.7"),
+    }[data]
+    edm = f"{data}-edm"
+    return {
+        edm: (
+            replace(_LSUN_EDM, data=data),
+            f"EDM teacher of the paper (CM, appendix C). Batch 256 and 1 M steps are our reading. FID {fid[0]}.",
+        ),
+        f"{data}-cd": (
+            replace(_LSUN, data=data, loss=_cd(0.95, 40), steps=600_000, init=edm, teacher=edm),
+            f"CD (CM, Table 3; launch.sh: batch 256). 64 GPUs. FID of one and two steps {fid[1]}.",
+        ),
+        f"{data}-ct": (
+            replace(_LSUN, data=data, loss=_ct(150, 0.95), steps=1_000_000),
+            f"CT (CM, Table 3; launch.sh: lr 5e-5, batch 256). 64 GPUs. FID of one and two steps {fid[2]}.",
+        ),
+    }
+
+
+PUBLISHED: dict[str, tuple[Preset, str]] = {
+    "cifar10-edm-ddpmpp": (
+        _EDM,
+        "EDM, configuration F, DDPM++ 55.7 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID "
+        "1.97 with 35 evaluations; conditional (--labels) 1.79.",
+    ),
+    "cifar10-edm-ncsnpp": (
+        replace(_EDM, network=replace(NCSNPP, dropout=0.13, augment=9)),
+        "EDM, configuration F, NCSN++ 56.4 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID: not measured yet.",
+    ),
+    "cifar10-edm-cm": (
+        _CM_EDM,
+        "The teacher of the consistency models: EDM on NCSN++ with flips alone (openai/consistency_models_cifar10, "
+        "cifar10_k_ve). FID 2.04 with 35 evaluations.",
+    ),
+    "cifar10-cd": (
+        _CM,
+        "CD: LPIPS, Heun, N = 18, mu = 0 (CM, Table 3). 8 GPUs. FID of one and two steps 3.55, 2.93.",
+    ),
+    "cifar10-ct": (
+        replace(_CM, loss=_ct(150, 0.9), init="", teacher=""),
+        "CT: LPIPS, N(k) from 2 to 150, mu0 = 0.9 (CM, Table 3; the authors evaluate step 740,000). 8 "
+        "GPUs. FID of one and two steps 8.70, 5.83.",
+    ),
+    "cifar10-ict": (
+        replace(
+            _CM,
+            loss=ict(),
+            network=replace(NCSNPP, dropout=0.3, fourier_scale=0.02),
+            steps=400_000,
+            batch=1024,
+            lr=1e-4,
+            ema=0.99993,
+            init="",
+            teacher="",
+        ),
+        "iCT: pseudo-Huber, lognormal pairs, N doubling from 10 to 1280 (iCT, Table 1). A week on 8 GPUs. FID of one "
+        "and two steps 2.83, 2.46.",
+    ),
+    "cifar10-ect": (
+        _ECT,
+        "ECT from EDM's weights (locuslab/ect, run_ecm.sh): q = 2 in 8 stages. FID of one and two steps 4.54, 2.20 "
+        "after 100,000 steps, 3.86, 2.15 after 200,000.",
+    ),
+    "cifar10-ect-1h": (
+        replace(_ECT, loss=ConsistencyLoss(EctPairs(256.0, 1), "noise", Distance("huber", 0.0), "1/dt"), steps=8000, ema=0.9993),
+        "ECT in an hour on one A100 (locuslab/ect, run_ecm_1hour.sh): q = 256 from the start. FID of two steps 2.73.",
+    ),
+    "cifar10-trigflow": (
+        replace(_TRIG, network=replace(DDPMPP, dropout=0.13)),
+        "The teacher of sCM in TrigFlow's coordinates (sCM, appendix G.2), trained as EDM is. FID 2.15.",
+    ),
+    "cifar10-sct": (
+        replace(_SCM, init="cifar10-trigflow"),
+        "sCT: RAdam 1e-4, beta2 0.99, dropout 0.2, proposal (-1, 1.4), warm-up of 10,000 steps (sCM, appendix G.2; "
+        "400,000 steps are our reading; GroupNorm in place of its double normalisation). FID of one and two steps 2.85, "
+        "2.06.",
+    ),
+    "cifar10-scd": (
+        replace(_SCM, loss=SCMLoss("teacher", warmup=0.025), network=DDPMPP, init="cifar10-trigflow", teacher="cifar10-trigflow"),
+        "sCD, as sCT without dropout (sCM, appendix G.2). FID of one and two steps 3.66, 2.52.",
+    ),
+    "cifar10-small-edm": (
+        _SMALL,
+        "A diffusion model of three classes for 1 million images, made for one core of a CPU: work on 2 x 2 patches. What came "
+        "out is on its card.",
+    ),
+    "cifar10-small-cd": (
+        replace(_SMALL_STUDENT, loss=cd(40), teacher="cifar10-small-edm"),
+        "CD of cifar10-small-edm: pseudo-Huber, Heun, N = 40. What came out is on its card.",
+    ),
+    "cifar10-small-ect": (
+        replace(_SMALL_STUDENT, loss=ect(2.0, 6)),
+        "ECT from cifar10-small-edm: q = 2 in 6 stages. FD-cls of one step 11.9 from a teacher of 560,000 images; a run of 5,000 "
+        "steps from the present one ended worse (pretrained/cards/README.md). FID: not measured yet.",
+    ),
+    "cifar10-small-ict": (
+        replace(_SMALL_STUDENT, loss=ict(10, 160, "uniform")),
+        "iCT from cifar10-small-edm: its pairs uniform on the grid, N doubling from 10 to 160. What came out is on its card.",
+    ),
+    "imagenet64-edm": (
+        _IN64_EDM,
+        "EDM teacher of the paper (launch.sh, first command: lognormal, dropout 0.1, fp16; 600,000 steps are our "
+        "reading). FID 2.44 with 79 evaluations.",
+    ),
+    "imagenet64-cd": (
+        replace(_IN64, loss=_cd(0.95, 40), init="imagenet64-edm", teacher="imagenet64-edm"),
+        "CD (CM, Table 3). 64 GPUs. FID of one and two steps 6.20, 4.70.",
+    ),
+    "imagenet64-ct": (
+        replace(_IN64, loss=_ct(200, 0.95), steps=800_000),
+        "CT (CM, Table 3; launch.sh: lr 1e-4). 64 GPUs. FID of one and two steps 13.0, 11.1.",
+    ),
+    **_lsun("lsun-bedroom"),
+    **_lsun("lsun-cat"),
+}

@@ -1,0 +1,348 @@
+"""What a training moves, and one optimisation step of it."""
+
+import copy
+import platform
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..denoiser import Denoise, Denoiser
+from ..methods.continuous import ContinuousLoss, SCMLoss
+from ..noise import Draws
+from ..objective import Averaging, Loss
+from .processes import ALONE, Processes
+
+Optimizer = Literal["radam", "adam", "adamw"]
+Precision = Literal["float32", "bf16", "fp16", "auto"]
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "radam": torch.optim.RAdam,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` computes in bfloat16 itself: emulated, it is slower than float32, on an AVX2 processor eight times."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def usable_precision(precision: Precision, device: torch.device) -> Precision:
+    """``precision``, and for "auto" what is fast on ``device``: bf16 where it `has_bf16`, else float32."""
+    return precision if precision != "auto" else "bf16" if has_bf16(device) else "float32"
+
+
+@dataclass(frozen=True)
+class HalfLife:
+    """An average in which weights of ``million`` images ago count half; at first of ``rampup`` times the images so far, if fewer.
+
+    EDM's and sCM's (EDM, appendix F.1; 0.5 and 0.05 there). ``rampup=0`` has the half-life from the start.
+    """
+
+    million: float = 0.5
+    rampup: float = 0.05
+
+    def __post_init__(self):
+        if not self.million > 0 or not self.rampup >= 0:
+            raise ValueError(f"a half-life is above 0 and its rampup at least 0, got {self}")
+
+    def decay(self, images: int, batch: int) -> float:
+        """Of the step that takes ``batch`` images after ``images`` others."""
+        life = self.million * 1e6
+        if self.rampup:
+            life = min(life, self.rampup * images)
+        return 0.5 ** (batch / life) if life > 0 else 0.0
+
+
+Ema = float | HalfLife
+
+
+class Part(NamedTuple):
+    """Some samples of a batch: x0 (n, *S), label (n,) or None, the draws that belong to them, and how they were augmented."""
+
+    x0: Tensor
+    label: Tensor | None
+    draws: Draws
+    augment: Tensor | None = None
+
+
+class Snapshot(NamedTuple):
+    """A training between two steps: every tensor that it moves, by name, and the rest as JSON can hold it."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+@torch.no_grad()
+def update_average(target: nn.Module, source: nn.Module, rate: float) -> None:
+    """target <- rate target + (1 - rate) source, every parameter; buffers are copied."""
+    # Of tensors that are divided over processes, the part that is here.
+    get_ema_multi_avg_fn(rate)(_here(target), _here(source), None)
+    for mean, buffer in zip(target.buffers(), source.buffers(), strict=True):
+        mean.copy_(buffer)
+
+
+def _here(module: nn.Module) -> list[Tensor]:
+    """The parameters; of those that are divided over processes the part that this one holds."""
+    return [getattr(p, "_local_tensor", p) for p in module.parameters()]
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` that takes no gradient, in the same mode."""
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+class _Objective(nn.Module):
+    """Model and loss as one module: many processes add up the gradients of what runs inside one forward call."""
+
+    def __init__(self, model: nn.Module, loss: Loss, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.loss, self.dtype = model, loss, dtype
+
+    def forward(self, part: Part, batch: int, progress: float, target: Denoise | None, teacher: Denoise | None) -> Tensor:
+        model = self.model if part.augment is None else partial(self.model, augment=part.augment)
+        with torch.autocast(part.x0.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext():
+            out = self.loss(model, part.x0, part.label, progress=progress, target=target, teacher=teacher, draws=part.draws)
+        return out.loss.sum() / batch
+
+
+class Trainer:
+    """Model, optimizer, weight averages and target average, and one optimisation step of them.
+
+    The averages start as copies of the model (Karras et al. 2022; CM, Algorithms 2 and 3). A step of which loss or gradient is not
+    finite moves nothing and is counted: ``skipped`` in all, ``in_a_row`` since the last good one.
+
+    Args:
+        model: trained in place, on the device where it is.
+        loss: the objective.
+        optimizer: "radam" (the consistency models'), "adam" (EDM's) or "adamw".
+        lr, beta2, weight_decay: of the optimizer, whose other settings are torch's own.
+        clip: largest norm of the gradient, longer ones are shortened; 0 for none.
+        ema: decay per step of the averaged weights, or its `HalfLife`; several give several averages.
+        teacher: the diffusion model of a distilling loss.
+        precision: in what the networks compute; weights, averages and optimizer stay in float32. "fp16" scales its losses, "auto"
+            is bf16 where the device computes in it (`has_bf16`), else float32.
+        compile: let torch compile the networks; not for losses that differentiate forwards.
+        processes: those that share each step; each is given its own rows, and with ``processes.shard`` its part of all weights.
+
+    Raises ValueError for a teacher that is missing or has no use, and options that do not exist or do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        optimizer: Optimizer = "radam",
+        lr: float = 1e-3,
+        beta2: float = 0.999,
+        weight_decay: float = 0.0,
+        clip: float = 0.0,
+        ema: Ema | tuple[Ema, ...] = 0.999,
+        teacher: Denoise | None = None,
+        precision: Precision = "float32",
+        compile: bool = False,
+        processes: Processes = ALONE,
+    ):
+        if loss.needs_teacher and teacher is None:
+            raise ValueError("this loss distils a teacher: pass teacher=, a trained diffusion model or an oracle")
+        if teacher is not None and not loss.needs_teacher:
+            raise ValueError("this loss has no use for a teacher: leave it out, or choose a loss that distils")
+        device = next(model.parameters()).device
+        precision = usable_precision(precision, device)
+        for name, value, known in (("optimizer", optimizer, OPTIMIZERS), ("precision", precision, PRECISIONS)):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+        if not 0 <= beta2 < 1 or clip < 0:
+            raise ValueError(f"beta2 must lie in [0, 1) and clip be at least 0, got {beta2} and {clip}")
+        if compile and isinstance(loss, ContinuousLoss | SCMLoss):
+            raise ValueError("a continuous-time loss differentiates forwards, which torch cannot compile: leave out compile")
+        if processes.shard:
+            _check_shard(loss, precision, compile)
+        self.model, self.loss, self.teacher, self.processes = model, loss, teacher, processes
+        self.rates = ema if isinstance(ema, tuple) else (ema,)
+        if not self.rates or not all(isinstance(rate, HalfLife) or 0 <= rate <= 1 for rate in self.rates):
+            raise ValueError(f"ema must be one or more decays in [0, 1] or half-lives, got {ema}")
+        self.options = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, beta2)}
+        self.kind, self.clip, self.compile = OPTIMIZERS[optimizer], clip, compile
+        self.shards = None
+        if processes.shard:
+            from .sharding import Shards
+
+            self.shards = Shards(model, processes.world, device)
+            if isinstance(teacher, Denoiser):
+                self.teacher = self.shards.divide(frozen_copy(teacher))
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.objective: nn.Module = _Objective(model, loss, PRECISIONS[precision])
+        if processes.world > 1 and not self.shards:
+            from torch.nn.parallel import DistributedDataParallel
+
+            # A network that could be told of augmentation has parameters that are idle without.
+            idle = isinstance(model, Denoiser) and getattr(model.config, "augment", 0) > 0
+            self.objective = DistributedDataParallel(self.objective, find_unused_parameters=idle)
+        self.skipped = self.in_a_row = self.stage = 0
+        self._compile(model)
+        self._compile(teacher)
+        self.restart()
+
+    def _compile(self, model: object) -> None:
+        if self.compile and isinstance(model, Denoiser):
+            # Dropout draws what it draws without a compiler, the same for the model and its target.
+            model.net.compile(options={"fallback_random": True})
+
+    def _copy(self, model: nn.Module) -> nn.Module:
+        return self.shards.copy(model) if self.shards else frozen_copy(model)
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """``model`` or, where it is divided over the processes, a whole copy of it on the CPU: all of them call this together."""
+        return self.shards.whole(model).train(model.training) if self.shards else model
+
+    def restart(self) -> None:
+        """Forget the optimizer's state; averages and target become copies of the model."""
+        self.emas = tuple(self._copy(self.model).eval() for _ in self.rates)
+        self.target = self._copy(self.model) if self.loss.needs_target else None
+        self._compile(self.target)
+        self.optimizer = self.kind(self.parameters, **self.options)
+        self.images = 0
+
+    def next_stage(self, source: Literal["model", "ema"]) -> None:
+        """Progressive distillation: the student, or its first average, becomes the teacher and the start of the next student."""
+        if source == "ema":
+            self.model.load_state_dict(self.emas[0].state_dict())
+        self.teacher = self._copy(self.model).eval()
+        self._compile(self.teacher)
+        self.stage += 1
+        self.restart()
+
+    def step(self, parts: Iterable[Part], batch: int, progress: float, lr: float | None = None) -> Tensor:
+        """One step on a batch of ``batch`` samples that comes in ``parts``; returns its mean loss before the step, ().
+
+        ``lr`` replaces the learning rate from now on. Of several processes each gives its own parts of the batch, and all return
+        the loss of the whole batch.
+        """
+        if lr is not None:
+            self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        total, parts = torch.zeros(()), list(parts)
+        for k, part in enumerate(parts):
+            with self._sending(k + 1 == len(parts)):
+                value = self.objective(part, batch, progress, self.target, self.teacher)
+                # Data parallelism takes the mean of the processes' gradients, each of which is a share of the sum.
+                self.scaler.scale(value * self.processes.world if self.processes.world > 1 else value).backward()
+            total = total.to(value.device) + value.detach()
+        total = self.processes.sum(total)
+        if self._gradient_is_finite(total):
+            self._move(batch, progress)
+        self.scaler.update()
+        self.images += batch
+        return total
+
+    def _sending(self, now: bool) -> AbstractContextManager:
+        """Gradients that are added up here first are not sent yet."""
+        if self.shards:
+            self.shards.send(self.model, now)
+        return nullcontext() if now or self.shards or self.processes.world == 1 else cast(Any, self.objective).no_sync()
+
+    def _gradient_is_finite(self, total: Tensor) -> bool:
+        """Whether the step can be made; counts it where not. The same in all processes, whose losses and gradients are shared."""
+        self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        whole = cast(Any, norm).full_tensor() if self.shards else norm
+        finite = bool(torch.isfinite(whole) & torch.isfinite(total))
+        if finite and self.clip:
+            clip_grads_with_norm_(self.parameters, self.clip, norm)
+        self.skipped, self.in_a_row = (self.skipped, 0) if finite else (self.skipped + 1, self.in_a_row + 1)
+        return finite
+
+    def _move(self, batch: int, progress: float) -> None:
+        self.scaler.step(self.optimizer)
+        for ema, rate in zip(self.emas, self.rates, strict=True):
+            update_average(ema, self.model, rate.decay(self.images, batch) if isinstance(rate, HalfLife) else rate)
+        if self.target is not None:
+            assert isinstance(self.loss, Averaging), "a loss with a target says how fast the target moves"
+            update_average(self.target, self.model, self.loss.target_decay(progress))
+
+    # --- to and from files -----------------------------------------------------------------------------------------------
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = {"model": self.model} | {f"ema{i}": ema for i, ema in enumerate(self.emas)}
+        if self.target is not None:
+            modules["target"] = self.target
+        if self.stage:  # the teacher is no longer the one that was given
+            modules["teacher"] = cast(nn.Module, self.teacher)
+        return modules
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next steps depend on; live tensors, that the next step changes.
+
+        Where they are divided over the processes, all call this together, and the first gets them.
+        """
+        tensors = {f"{role}.{k}": v for role, module in self._modules().items() for k, v in module.state_dict().items()}
+        names = {p: name for name, p in self.model.named_parameters()}
+        for p, values in self.optimizer.state.items():
+            tensors |= {f"optimizer.{names[cast(nn.Parameter, p)]}.{k}": v for k, v in values.items()}
+        if self.shards:
+            tensors = self.shards.gather(tensors, self.processes.first)
+        facts = {k: getattr(self, k) for k in ("stage", "images", "skipped", "in_a_row")}
+        return Snapshot(tensors, facts | {"scaler": self.scaler.state_dict()})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to where ``snapshot`` was taken; raises ValueError when it belongs to another model, loss or optimizer."""
+        facts = snapshot.facts
+        for k in ("stage", "images", "skipped", "in_a_row"):
+            setattr(self, k, facts[k])
+        if self.stage:
+            self.teacher = self._copy(self.model).eval()
+            self._compile(self.teacher)
+        left = dict(snapshot.tensors)
+        for role, module in self._modules().items():
+            for name, ours in module.state_dict().items():
+                _fill(ours, left.pop(f"{role}.{name}", None), f"{role}.{name}")
+        self.optimizer.state.clear()
+        for name, p in self.model.named_parameters():
+            mine = f"optimizer.{name}."
+            for key in [k for k in left if k.startswith(mine) and "." not in k.removeprefix(mine)]:
+                value = left.pop(key)
+                kept = torch.zeros(()) if key == f"{mine}step" else torch.empty_like(p, requires_grad=False)
+                _fill(kept, value, key)
+                self.optimizer.state[p][key.removeprefix(mine)] = kept
+        if left:
+            raise ValueError(f"the saved state has {min(left)} and this run does not: resume with the options it was started with")
+        self.scaler.load_state_dict(facts["scaler"])
+
+
+@torch.no_grad()
+def _fill(ours: Tensor, saved: Tensor | None, name: str) -> None:
+    if saved is None or saved.shape != ours.shape or saved.dtype != ours.dtype:
+        has = "nothing" if saved is None else f"{tuple(saved.shape)} {saved.dtype}"
+        raise ValueError(
+            f"the saved state has {has} for {name}, which is {tuple(ours.shape)} {ours.dtype}: resume with the options of its start"
+        )
+    if hasattr(ours, "full_tensor"):
+        from .sharding import part_of
+
+        saved = part_of(saved, ours)
+    ours.copy_(saved)
+
+
+def _check_shard(loss: Loss, precision: Precision, compile: bool) -> None:
+    if isinstance(loss, ContinuousLoss | SCMLoss):
+        raise ValueError("a continuous-time loss differentiates forwards, which divided weights cannot do: leave out shard")
+    if compile:
+        raise ValueError("compile is for whole weights: choose shard or compile")
+    if precision == "fp16":
+        raise ValueError("shard has no use for scaled losses: choose --precision bf16")

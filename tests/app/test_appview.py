@@ -1,0 +1,235 @@
+"""What the app's page is wired to do, and what its handlers, groups and picture reader do as plain functions."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+gr = pytest.importorskip("gradio", reason="the app is an extra: pip install cmlab[app]")
+pytest.importorskip("gradio_client", reason="the app is an extra: pip install cmlab[app]")
+from test_app import COLOR, THREE, pixels, untrained  # noqa: E402
+
+from cmlab import plots  # noqa: E402
+from cmlab.app import handlers, view  # noqa: E402
+from cmlab.app import page as app  # noqa: E402
+from cmlab.formats import checkpoints  # noqa: E402
+from cmlab.plots import read_picture  # noqa: E402
+from cmlab.samplers import sample  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("empty"))  # the developer's own runs/ is not part of the test
+        return app.build_app()
+
+
+# --- the page ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sample", "interpolate", "edit", "train_2d"])
+def test_a_press_and_another_data_set_end_the_run(page, name):
+    run = next(fn for fn in page.fns.values() if fn.api_name == name)
+    assert run.trigger_mode == "always_last"  # a press in mid-run is not lost, and waits for the end of the run ...
+    press = page.fns[run._id - 1]
+    assert press.targets == [run.targets[0]] and press.inputs == [run.inputs[-1]] and not press.queue
+    turn = [object()]
+    press.fn(turn)
+    assert turn == []  # ... which it brings about
+    data, event = (
+        (run.inputs[0], "input") if name == "train_2d" else (next(b for b in run.inputs if b.label == "Data set"), "change")
+    )
+    cancel = next(fn for fn in page.fns.values() if run._id in fn.cancels and (data._id, event) in fn.targets)
+    empty = page.fns[cancel._id + 1]  # after the cancelling: nothing of the run arrives any more
+    assert empty.targets == cancel.targets and set(empty.outputs) <= {*run.outputs, *run.inputs}
+    stale = {box for box in run.outputs if isinstance(box, (gr.Image, gr.Markdown)) and box.label != "Original"}
+    assert stale <= set(empty.outputs)
+    turn = [object()]
+    assert not any(empty.fn(turn)) and turn == []
+
+
+def test_what_follows_the_data_set_has_no_default_of_its_own(page):
+    endpoints = page.get_api_info()["named_endpoints"]
+    known = {(name, p["parameter_name"]): p for name, e in endpoints.items() for p in e["parameters"]}
+    for key in (("/sample", "student"), ("/sample", "distilled"), ("/interpolate", "method"), ("/edit", "method")):
+        assert known[key]["parameter_has_default"] and known[key]["parameter_default"] is None
+    assert known["/train_2d", "method"]["parameter_default"] == "cd"
+    assert all(known[name, "class_name"]["type"] == {"type": "string"} for name in ("/sample", "/interpolate", "/edit"))
+
+
+def test_torchs_own_deprecation_does_not_reach_the_terminal():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(FutureWarning):
+            torch.jit.script(torch.nn.Identity())
+        app.hush()
+        torch.jit.script(torch.nn.Identity())
+        with pytest.raises(FutureWarning, match="another"):
+            warnings.warn("another", FutureWarning, stacklevel=1)
+
+
+# --- handlers ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_lost_its_turn_shows_nothing_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options, turn = {"data": "digits", "count": 1, "edm_steps": 3}, []
+    walk = handlers.sample(**options, turn=turn)
+    next(walk)
+    turn.clear()
+    assert list(walk) == [] and turn == []
+    first, second = handlers.sample(**options, turn=turn), handlers.sample(**options, turn=turn)
+    next(first)
+    next(second)
+    assert len(turn) == 2
+    assert len(list(first)) == len(list(second)) == 1 + 3 + 1 and turn == []  # they leave each other alone
+
+
+def test_without_a_name_the_data_sets_own_students_are_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    *_, (_, _, cd, cd_text, student, text, _, _) = handlers.sample(data="digits", count=1, edm_steps=1)
+    assert cd and student and cd_text.startswith("**CD,") and text.startswith("**iCT,")
+    untrained(tmp_path / "runs", "zoo", (3, 8, 8), ("edm", "ccd", "sct"))
+    *_, (_, _, ccd, _, sct, _, _, _) = handlers.sample(data="zoo", count=1, edm_steps=1)
+    assert ccd and sct
+    *_, (_, _, text, *_) = handlers.interpolate(data="zoo", frames=2)
+    assert view.METHODS["ccd"] in text
+    *_, (*_, text, _) = handlers.edit("inpaint", data="zoo", steps=1)
+    assert view.METHODS["ccd"] in text
+
+
+@pytest.mark.parametrize("seed", [-view.MAX_SEED, -1, view.MAX_SEED])
+def test_every_seed_of_the_library_is_one_of_the_app(tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(tmp_path)
+    *_, (edm, *_, used) = handlers.sample(data="digits", seed=seed, count=1, edm_steps=2, class_name="3")
+    group = view.groups()["digits"]
+    model, label = view.model_of(group, "edm"), torch.tensor([3])
+    assert used == seed and edm == handlers.png(view.picture(sample(model, group.shape, [seed], "heun", 2, label=label)))
+    *_, (*_, used) = handlers.edit("inpaint", data="digits", mask="random", steps=1, seed=seed)
+    assert used == seed
+    *_, (*_, used) = handlers.trajectories(count=2, steps=2, seed=seed)
+    assert used == seed
+    *_, (*_, used) = handlers.train_2d(method="edm", steps=10, batch=16, seed=seed)
+    assert used == seed
+
+
+# --- groups ------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_own_model_of_another_kind_takes_nobodys_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundled, runs = tmp_path / "bundled", tmp_path / "runs"
+    monkeypatch.setattr(checkpoints, "PRETRAINED", bundled)
+    untrained(bundled, COLOR, (3, 8, 8), ("edm", "cd", "ict"))
+    untrained(runs, COLOR, (3, 8, 8), ("ict",))  # of the same kind: comes before the bundled one
+    untrained(runs, COLOR, (3, 16, 16), ("cd", "edm"))
+    untrained(runs, COLOR, (3, 8, 8), ("ect",), classes=4)
+    found = view.groups()
+    plain, own, alone = found[COLOR], found[f"{COLOR} (runs)"], found[f"{COLOR}-ect (runs)"]
+    assert len(found) == 3 and plain.shape == alone.shape == (3, 8, 8) and own.shape == (3, 16, 16)
+    assert (plain.classes, own.classes, alone.classes) == (10, 10, 4)
+    folders = {m: Path(path).parent.name for m, path in plain.models.items()}
+    assert folders == {"edm": "bundled", "cd": "bundled", "ict": "runs"} and list(own.models) == ["edm", "cd"]
+    for group in found.values():
+        for method in group.models:
+            model = view.model_of(group, method)
+            assert model(torch.zeros(1, *group.shape), torch.ones(()), torch.tensor([0])).shape[1:] == group.shape
+    with pytest.raises(ValueError, match=r"\(runs\) has no iCT checkpoint \(found: EDM, CD\)\.$"):
+        view.model_of(own, "ict")
+
+
+def test_a_damaged_checkpoint_hides_only_itself_and_a_new_one_appears(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "holidays", (3, 32, 32))
+    (tmp_path / "digits-edm.safetensors").write_bytes(b"cut short")
+    for k, strange in enumerate(({"data": ["x"]}, {"data": "a" * 9000}, {"class_names": 7}, {"data": "/"}, {"data": "two-moons"})):
+        untrained(tmp_path / "runs", f"strange{k}", (3, 32, 32), ("cd",), strange)
+        for group in view.groups().values():
+            assert view.examples(group)[0].shape[1:] == group.shape
+        (tmp_path / "runs" / f"strange{k}-cd.safetensors").unlink()
+    group = view.groups()["holidays"]
+    assert list(view.groups()) == ["holidays"] and group.shape == (3, 32, 32)
+    *_, (_, _, result, *_) = handlers.edit("super_resolve", data="holidays", steps=1, patch=4)
+    assert pixels(result).shape[0] % 32 == 0
+    (tmp_path / "holidays-cd.safetensors").unlink()
+    with pytest.raises(gr.Error, match=r"has no CD checkpoint"):
+        list(handlers.edit("inpaint", data="holidays", method="cd"))
+
+
+def test_colour_images_come_first_the_largest_of_them_before_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "digits", (1, 8, 8))
+    untrained(tmp_path, COLOR, (3, 8, 8))
+    assert list(view.groups()) == [COLOR, "digits"]  # as long as there are no others
+    untrained(tmp_path, "zoo", (3, 32, 32), ("cd",))
+    assert list(view.groups()) == ["zoo", COLOR, "digits"]
+
+
+def test_classes_have_the_names_that_the_header_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    for data, trained_on, classes in (("a", THREE, 3), ("b", "cifar10", 10), ("c", "cifar10", 4), ("d", "", 3)):
+        untrained(tmp_path, data, (3, 32, 32), ("cd",), trained_on, classes)
+    found = view.groups()
+    assert found["a"].class_names == ("automobile", "horse", "ship") and found["a"].origin == found["b"].origin == "cifar10"
+    assert found["b"].class_names[3] == "cat" and found["b"].classes == 10
+    assert found["c"].class_names == tuple("0123") and found["d"].class_names == tuple("012")
+    label = view.class_labels(found["a"], "ship", 2)
+    assert label is not None and label.tolist() == [2, 2]
+    for data, known in (("a", [12, 12, 12]), ("d", [0, 0, 0])):  # borrowed pictures have classes of their own
+        names = view.examples(found[data])[1]
+        assert len(names) == 36 and [names.count(k) for k in ("automobile", "horse", "ship")] == known
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 32, 32)])
+def test_pictures_of_every_mode_are_read(tmp_path, mode, shape):
+    ramp = Image.fromarray(np.linspace(0, 255, 16 * 24, dtype=np.uint8).reshape(16, 24))
+    image = ramp if mode == "L" else Image.fromarray(np.asarray(ramp).astype(np.uint16)) if mode == "I;16" else ramp.convert(mode)
+    path = tmp_path / f"ramp.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16') else 'tif'}"
+    image.save(path)
+    x, notes = read_picture(str(path), shape)
+    assert x.shape == (1, *shape) and x.abs().max() <= 1.001
+    assert x[..., 0, :].mean() < -0.5 and x[..., -1, :].mean() > 0.5
+    assert any("resized from 24 x 16" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "notes"),
+    [
+        ((240, 400), "RGB", ["cut to a square and resized from 240 x 400 to 8 x 8 pixels"]),
+        ((40, 40), "RGB", ["resized from 40 x 40 to 8 x 8 pixels"]),
+        ((8, 8), "P", ["converted to RGB colours"]),
+        ((8, 8), "RGBA", ["converted to RGB colours, on white where it is transparent"]),
+        ((8, 8), "RGB", []),
+    ],
+)
+def test_what_is_done_to_a_picture_is_said_in_words(tmp_path, size, mode, notes):
+    Image.new(mode, size).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png", (3, 8, 8))[1] == notes
+
+
+def test_of_moving_pictures_the_first_frame_is_taken_and_told(tmp_path):
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    for kind in ("gif", "webp", "png"):
+        red.save(tmp_path / f"a.{kind}", save_all=True, append_images=[blue, red])
+        x, notes = read_picture(tmp_path / f"a.{kind}", (3, 8, 8))
+        assert notes[0] == "reduced to the first of its 3 frames" and x[0, :, 0, 0].round().tolist() == [1, -1, -1]
+
+
+def test_a_picture_that_is_too_large_is_told_the_limit(tmp_path, monkeypatch):
+    Image.new("1", (40, 40)).save(tmp_path / "a.png")
+    message = r"^a\.png is too large a picture: choose one of at most \d+ million pixels\.$"
+    for limits in ((plots, "MAX_PIXELS", 1000), (Image, "MAX_IMAGE_PIXELS", 100)):  # ours, and Pillow's own
+        with monkeypatch.context() as patch:
+            patch.setattr(*limits)
+            with pytest.raises(ValueError, match=message):
+                read_picture(tmp_path / "a.png", (3, 8, 8))

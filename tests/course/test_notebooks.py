@@ -1,0 +1,264 @@
+"""The lessons: they run unsolved and solved, mistakes are caught, and what is committed keeps the rules of the series."""
+
+import ast
+import itertools
+import json
+import pkgutil
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from cmlab.course import teach
+from cmlab.course.exercises import EXERCISES, OPEN, QUIZZES, WRONG
+from cmlab.formats import checkpoints
+from cmlab.training import presets
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+MAKE = runpy.run_path(str(FOLDER / "make.py"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NEEDS = ("digits-color-edm", "digits-color-cd", "digits-color-ict")
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def functions(source: str) -> list[ast.FunctionDef]:
+    return [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+
+
+def exercises(notebook: nbformat.NotebookNode) -> list[str]:
+    """The names of the functions under @teach.check."""
+    found = [node for cell in code_cells(notebook) for node in functions(cell.source)]
+    return [node.name for node in found if [ast.unparse(d) for d in node.decorator_list] == ["teach.check"]]
+
+
+def solve(source: str, answers: dict[str, str]) -> str:
+    """``source`` with the exercises' functions replaced."""
+    lines = source.splitlines()
+    for node in reversed(functions(source)):
+        if node.name in answers and node.decorator_list:
+            lines[node.decorator_list[0].lineno - 1 : node.end_lineno] = ["@teach.check", *answers[node.name].splitlines()]
+    return "\n".join(lines)
+
+
+def texts(notebook: nbformat.NotebookNode) -> str:
+    """All plain-text outputs."""
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+@pytest.fixture
+def workplace(tmp_path) -> Path:
+    """A folder to run in; holds untrained models under the names of those that are not bundled (yet)."""
+    for name in NEEDS:
+        if name not in checkpoints.pretrained_names():
+            preset = presets.get_preset(name)
+            model = presets.build_model(presets.Preset(preset.data, preset.loss, preset.network))
+            checkpoints.save(tmp_path / "runs" / f"{name}.safetensors", model)
+    return tmp_path
+
+
+def solved(notebook: nbformat.NotebookNode, lesson: str) -> list[nbformat.NotebookNode]:
+    """Its code cells as a diligent reader leaves them: exercises solved, quiz answered, a guess at every prediction."""
+    answers = {name: teach.source(EXERCISES[name].answer, name) for name in exercises(notebook)}
+    right = ", ".join(repr(question.right) for question in QUIZZES[lesson])
+    cells = []
+    for cell in code_cells(notebook):
+        source = re.sub(r'teach\.quiz\(".*\)', f"teach.quiz({lesson!r}, {right})", solve(cell.source, answers))
+        for options in re.findall(r'(\{"[^{}]*\}), guess=""', source):
+            source = source.replace(f'{options}, guess=""', f"{options}, guess={next(iter(ast.literal_eval(options)))!r}")
+        cells.append(nbformat.v4.new_code_cell(source))
+    return cells
+
+
+@each_notebook
+def test_it_runs_unsolved_and_again_with_the_answers(path, workplace):
+    # Both in one kernel: starting one costs more than a fast run.
+    notebook, lesson = read(path), path.stem[:2]
+    names = exercises(notebook)
+    asked = notebook.copy()
+    asked.cells = [*notebook.cells, *solved(notebook, lesson)]
+    done = MAKE["execute"](asked, workplace, {"CMLAB_FAST": "1", "OMP_NUM_THREADS": "1"})
+    assert not [o for cell in code_cells(done) for o in cell.outputs if o.get("name") == "stderr"]
+
+    first, second = (texts(part) for part in halves(done, len(notebook.cells)))
+    assert names and all(f"{name}: {OPEN}" in first for name in names)
+    assert "You made no guess." in first and "You guessed" not in first and first.count("no answer yet") == len(QUIZZES[lesson])
+    assert all(f"{name}: {teach.RIGHT}" in second for name in names)
+    assert "You made no guess." not in second and "You guessed" in second
+    assert second.count("✓ right") == len(QUIZZES[lesson])
+
+
+def halves(notebook: nbformat.NotebookNode, count: int) -> tuple[nbformat.NotebookNode, nbformat.NotebookNode]:
+    """The first ``count`` cells and the others, as two notebooks."""
+    return nbformat.v4.new_notebook(cells=notebook.cells[:count]), nbformat.v4.new_notebook(cells=notebook.cells[count:])
+
+
+@each_notebook
+def test_every_typical_mistake_is_caught_in_the_cell_it_is_made_in(path, capsys):
+    notebook = read(path)
+    for name in exercises(notebook):
+        cell = next(cell for cell in code_cells(notebook) if any(node.name == name for node in functions(cell.source)))
+        for wrong, diagnosis in EXERCISES[name].wrong.items():
+            source = solve(cell.source, {name: teach.source(wrong, name)})
+            node = next(node for node in functions(source) if node.name == name)
+            scope = {"torch": torch, "teach": teach}
+            exec(compile(ast.Module([node], []), "cell", "exec"), scope)
+            said = capsys.readouterr().out
+            assert f"{name}: {WRONG}" in said and diagnosis in said and EXERCISES[name].hint in said
+            assert scope[name] is EXERCISES[name].answer
+
+
+def test_every_exercise_and_quiz_belongs_to_a_notebook():
+    used = [name for path in NOTEBOOKS for name in exercises(read(path))]
+    assert sorted(used) == sorted(EXERCISES)
+    assert sorted(QUIZZES) == [path.stem[:2] for path in NOTEBOOKS]
+
+
+# --- the rules of the series, on the committed files ---------------------------------------------------------------------
+
+
+@each_notebook
+def test_size_of_the_lesson(path):
+    cells = code_cells(read(path))
+    lines = [[line for line in cell.source.splitlines() if line.strip()] for cell in cells]
+    assert len(cells) <= 12
+    assert max(map(len, lines)) <= 15 and sum(map(len, lines)) <= 150
+    assert max(len(line) for cell in lines for line in cell) <= 132
+    assert path.stat().st_size <= 400_000
+
+
+@each_notebook
+def test_parts_of_the_lesson(path):
+    notebook = read(path)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for part in (
+        "**You will** (1)", "(2)", "(3)", "**You need**", "**Time** ", "minutes",
+        "laptop CPU, under 60 s of computation, nothing to download",
+        "Predict", "Exercise", "Explain", "Break it", "Explore", "Checkpoint", "## Go further", "Glossary",
+    ):  # fmt: skip
+        assert part.lower() in prose.lower(), part
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    for call in ("teach.predict(", "teach.outcome(", "@teach.check", "teach.explore(", "teach.quiz("):
+        assert call in code
+    assert len(re.findall(r"^\d\. ", prose.split("## Go further")[1], re.M)) == 2
+
+
+@each_notebook
+def test_every_output_is_followed_by_words(path):
+    cells = read(path).cells
+    for cell, following in itertools.pairwise(cells):
+        assert cell.cell_type == "markdown" or following.cell_type == "markdown"
+
+
+@each_notebook
+def test_no_algorithm_lives_in_the_notebook(path):
+    # Apart from exercises, a function may only draw for explore(); plotting code and installs live in the library.
+    for cell in code_cells(read(path)):
+        assert not re.search(r"pyplot|pip install|https?://|^class |^!|^%", cell.source, re.M)
+        for node in functions(cell.source):
+            assert node.decorator_list or f"teach.explore({node.name}," in cell.source
+
+
+@each_notebook
+def test_committed_outputs(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    for number, cell in enumerate(code_cells(notebook), 1):
+        assert cell.outputs and cell.execution_count == number, f"run 'make notebooks': {cell.source[:60]}"
+        for output in cell.outputs:
+            assert output.output_type in ("stream", "display_data") and output.get("name") != "stderr"
+            assert not any("widget" in mime for mime in output.get("data", {}))
+
+
+@each_notebook
+def test_figures_can_be_read_without_seeing_them(path):
+    seen = 0
+    for cell in code_cells(read(path)):
+        for output in cell.outputs:
+            html = output.get("data", {}).get("text/html", "")
+            assert "image/png" not in output.get("data", {})  # a picture without alt text
+            for tag in re.findall(r"<img[^>]*>", html):
+                seen += 1
+                alt = re.search(r'alt="([^"]*)"', tag)
+                assert alt and len(alt[1].split()) >= 4
+            if "<figure" in html:
+                assert "<figcaption>" in html
+    assert seen
+
+
+@each_notebook
+def test_nothing_of_the_machine_is_left(path):
+    notebook = json.loads(path.read_text())
+    assert notebook["metadata"] == MAKE["METADATA"]
+    assert all(cell["metadata"] == {} for cell in notebook["cells"])
+    without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text())
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|usr)/", without_pictures)
+    assert sys.prefix not in without_pictures and "<script" not in without_pictures and "cdn." not in without_pictures
+
+
+# --- the tables of notebooks/README.md -----------------------------------------------------------------------------------
+
+README = (FOLDER / "README.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading of the README; a formula may hold an escaped bar."""
+    lines = README.split(f"## {heading}")[1].split("\n## ")[0].splitlines()
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def sections(reference: str) -> list[tuple[str, str]]:
+    """(file, number of the section) of each lesson in "[01](01_from_noise_to_data.ipynb) §5, [05](...) §7"."""
+    found = re.findall(r"\[(\d\d)\]\((\1_\w+\.ipynb)\) §(\d+)(?:, |$)", reference)
+    assert ", ".join(f"[{number}]({file}) §{section}" for number, file, section in found) == reference
+    return [(file, section) for _, file, section in found]
+
+
+def assert_section_exists(reference: str) -> None:
+    for file, section in sections(reference):
+        prose = "\n".join(cell.source for cell in read(FOLDER / file).cells if cell.cell_type == "markdown")
+        assert re.search(rf"^## {section} · ", prose, re.M), f"{file} has no section {section}"
+
+
+def test_every_formula_slide_has_a_lesson_a_function_and_a_test():
+    rows = table("Where each formula of the lecture is")
+    assert len(rows) >= 60 and all(len(row) == 5 and all(row) for row in rows)
+    for _, _, lesson, function, test in rows:
+        assert sections(lesson)
+        assert_section_exists(lesson)
+        assert callable(pkgutil.resolve_name(function.strip("`"))) or pkgutil.resolve_name(function.strip("`"))
+        file, name = test.strip("`").split("::")
+        assert re.search(rf"^def {name}\(", (FOLDER.parent / file).read_text(), re.M), test
+
+
+def test_every_erratum_is_shown_in_a_lesson():
+    rows = table("Errata of the lecture's formulas")
+    assert len(rows) >= 8 and all(len(row) == 3 and all(row) for row in rows)
+    for _, _, lesson in rows:
+        assert sections(lesson)
+        assert_section_exists(lesson)
+
+
+def test_the_readme_lists_every_lesson_and_every_term():
+    listed = re.findall(r"^\| \[\d\d .*?\]\((.*?)\)", README, re.M)
+    assert listed == [path.name for path in NOTEBOOKS]
+    glossary = {row[0].lower(): row for row in table("용어 · Glossary")}
+    assert all(len(row) == 4 and all(row) for row in glossary.values())
+    for path in NOTEBOOKS:
+        last = [cell.source for cell in read(path).cells if "Glossary" in cell.source][-1].split("Glossary")[-1]
+        for line in [line for line in last.splitlines() if line.startswith("| ")][1:]:
+            term = re.split(r"(?<!\\)\|", line)[1].strip()
+            assert path.stem[:2] in glossary[term.lower()][3], f"{term} of {path.name}: run the glossary of README.md again"

@@ -1,0 +1,305 @@
+"""Exercises, predictions, quizzes, sliders and figures: what a reader types and what comes back."""
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from cmlab import plots
+from cmlab.course import teach
+from cmlab.course.exercises import EXERCISES, OPEN, QUIZZES, RIGHT, WRONG
+from cmlab.formats import checkpoints
+
+WRONGS = [(name, wrong) for name, exercise in EXERCISES.items() for wrong in exercise.wrong]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Everything that would have been displayed, as (html, text, extra)."""
+    outputs = []
+    monkeypatch.setattr(teach, "_emit", lambda html, text, extra=None: outputs.append((html, text, extra or {})))
+    return outputs
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(teach, "_results", {})
+    monkeypatch.setattr(teach, "_predictions", {})
+
+
+def figure(width: float = 3.0) -> Figure:
+    return plots.plot_curves({"a": ([1, 2], [1, 2])}, "x", f"y {width}")
+
+
+def named(name: str, function):
+    function.__name__ = name
+    return function
+
+
+def test_importing_stays_light():
+    code = (
+        "import sys, cmlab; assert 'cmlab.teach' not in sys.modules; import cmlab.teach; "
+        "print([m for m in ('IPython', 'ipywidgets', 'matplotlib', 'plotly', 'PIL') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# --- exercises -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_revealed_source_is_a_right_answer(name, shown):
+    scope: dict[str, Any] = {"torch": torch, "teach": teach}  # all that a notebook has to offer
+    exec(teach.source(EXERCISES[name].answer, name), scope)
+    assert teach.check(scope[name]) is scope[name]
+    assert f"{name}: {RIGHT}" in shown[-1][1]
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONGS, ids=[wrong.__name__ for _, wrong in WRONGS])
+def test_a_typical_mistake_is_named_and_the_hint_given(name, wrong, shown):
+    scope: dict[str, Any] = {"torch": torch}
+    exec(teach.source(wrong, name), scope)
+    assert teach.check(scope[name]) is EXERCISES[name].answer
+    html, text, _ = shown[-1]
+    assert f"{name}: {WRONG}" in text and EXERCISES[name].wrong[wrong] in text and EXERCISES[name].hint in text
+    assert "<details><summary>Hint</summary>" in html and "<summary>Reveal the answer</summary>" in html
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_has_a_mistake_and_a_hint_that_does_not_give_the_answer_away(name):
+    exercise = EXERCISES[name]
+    assert exercise.wrong and all(exercise.wrong.values())
+    steps = [
+        line.split("= ")[-1].removeprefix("    return ").strip() for line in inspect.getsource(exercise.answer).splitlines()[1:]
+    ]
+    assert not any(step in exercise.hint for step in steps if len(step) > 8)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("value", [None, ...])
+def test_an_unsolved_exercise_falls_back(name, value, shown):
+    count = len(inspect.signature(EXERCISES[name].answer).parameters)
+    attempt = named(name, (lambda a, b, c: value) if count == 3 else lambda *args: value)
+    assert teach.check(attempt) is EXERCISES[name].answer
+    assert f"{name}: {OPEN}" in shown[-1][1] and "not yet right" not in shown[-1][1]
+
+
+def test_an_ellipsis_left_in_the_middle_is_unsolved_not_wrong():
+    assert EXERCISES["tweedie"].judge(lambda x, sigma, score: x + ...)[0] == OPEN
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda x, sigma, score: 1 / 0, "ZeroDivisionError"),
+        (lambda x, sigma: x, "TypeError"),
+        (lambda x, sigma, score: (x + sigma**2 * score)[:1], "expected shape (6, 2), got (1, 2)"),
+        (lambda x, sigma, score: x * float("nan"), "not finite"),
+        (lambda x, sigma, score: "x", "got str"),
+        (lambda x, sigma, score: x + 1.01 * sigma**2 * score, "expected"),
+    ],
+)
+def test_other_mistakes_are_described(attempt, message):
+    verdict, text = EXERCISES["tweedie"].judge(attempt)
+    assert verdict == WRONG and message in text
+
+
+def test_rounding_and_another_order_of_operations_are_forgiven():
+    assert EXERCISES["tweedie"].judge(lambda x, sigma, score: x.float() + sigma.float() ** 2 * score.float())[0] == RIGHT
+
+
+def test_an_attempt_cannot_spoil_the_tests_by_writing_into_its_arguments():
+    def in_place(x, sigma, score):
+        return x.add_(sigma**2 * score)
+
+    exercise = EXERCISES["tweedie"]
+    assert exercise.judge(in_place)[0] == RIGHT and exercise.judge(in_place)[0] == RIGHT
+
+
+def test_help_and_unknown_names(shown):
+    teach.hint("tweedie")
+    teach.reveal("tweedie")
+    assert EXERCISES["tweedie"].hint in shown[0][1]
+    assert shown[1][1].startswith("def tweedie(x, sigma, score):")
+    for function in (teach.hint, teach.reveal):
+        with pytest.raises(ValueError, match="did you mean 'tweedie'"):
+            function("tweedy")
+    with pytest.raises(ValueError, match="unknown exercise"):
+        teach.check(named("my_function", lambda: 1))
+
+
+def test_outside_a_notebook_the_text_is_printed(capsys, monkeypatch):
+    monkeypatch.setattr(teach, "_shell", lambda: None)
+    teach.caption("The error halves.")
+    assert capsys.readouterr().out == "The error halves.\n"
+
+
+# --- predictions and quizzes ---------------------------------------------------------------------------------------------
+
+
+def test_a_prediction_is_held_against_the_run(shown):
+    options = {"a": "falls", "b": "rises"}
+    for guess, said in (("a", "You guessed a, as it happened"), ("b", "You guessed b (rises)"), ("", "You made no guess")):
+        teach.predict("error", "The error", options, guess=guess)
+        teach.outcome("error", "a", "It went from 2 to 1.")
+        assert said in shown[-1][1] and "The run says a: falls" in shown[-1][1] and "from 2 to 1" in shown[-1][1]
+    assert "a: falls" in shown[0][1] and "b: rises" in shown[0][1]
+
+
+def test_predictions_refuse_what_they_do_not_know(shown):
+    with pytest.raises(ValueError, match="unknown prediction"):
+        teach.outcome("error", "a", "")
+    with pytest.raises(ValueError, match="unknown option"):
+        teach.predict("error", "The error", {"a": "falls"}, guess="c")
+    teach.predict("error", "The error", {"a": "falls"})
+    with pytest.raises(ValueError, match="unknown option"):
+        teach.outcome("error", "c", "")
+
+
+def test_a_click_is_a_guess_where_widgets_are_live(shown, monkeypatch):
+    from ipywidgets import ToggleButtons
+
+    made = []
+    monkeypatch.setattr(teach, "live", lambda: True)
+    monkeypatch.setattr("IPython.display.display", made.append)
+    teach.predict("error", "The error", {"a": "falls", "b": "rises"})
+    buttons, said = made[0].children
+    assert isinstance(buttons, ToggleButtons) and buttons.value is None and said.value == ""
+    buttons.value = "b"
+    assert said.value.startswith("Your guess: b.")
+    teach.outcome("error", "b", "")
+    assert "You guessed b, as it happened" in shown[-1][1]
+
+
+@pytest.mark.parametrize("lesson", QUIZZES)
+def test_quizzes_judge_every_option(lesson, shown):
+    questions = QUIZZES[lesson]
+    for question in questions:
+        assert question.right in question.options and all(all(pair) for pair in question.options.values())
+    teach.quiz(lesson, *(question.right for question in questions))
+    assert shown[-1][1].count("✓ right") == len(questions)
+    teach.quiz(lesson, *(next(key for key in question.options if key != question.right) for question in questions))
+    assert shown[-1][1].count("✗ not yet") == len(questions)
+    teach.quiz(lesson)
+    assert shown[-1][1].count("no answer yet") == len(questions)
+    with pytest.raises(ValueError, match="questions, got"):
+        teach.quiz(lesson, *["a"] * (len(questions) + 1))
+    with pytest.raises(ValueError, match="question 1: unknown option"):
+        teach.quiz(lesson, "z")
+
+
+def test_an_unknown_quiz_is_an_error():
+    with pytest.raises(ValueError, match="unknown quiz"):
+        teach.quiz("99")
+
+
+def test_the_quiz_lists_the_exercises_so_far(shown):
+    teach.check(named("tweedie", lambda x, sigma, score: x + sigma**2 * score))
+    teach.check(named("diffuse", lambda x, sigmas, z: None))
+    teach.quiz("01")
+    assert shown[-1][1].endswith("Exercises so far: tweedie right, diffuse not solved yet.")
+
+
+# --- figures and sliders -------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_has_alt_text_and_a_caption(shown):
+    teach.show(figure(), 'Two points & a "line" between', "It rises.")
+    html, text, extra = shown[-1]
+    assert 'alt="Two points &amp; a &quot;line&quot; between"' in html and "<figcaption><i>It rises.</i>" in html
+    assert text == '[Two points & a "line" between]\nIt rises.' and not extra
+    with pytest.raises(ValueError, match="describe the figure"):
+        teach.show(figure(), "plot", "It rises.")
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    assert teach._png(figure(), 80) == teach._png(figure(), 80)
+
+
+def test_a_plotly_figure_travels_as_data_with_a_still_picture(shown):
+    path = torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0))
+    sigmas = torch.tensor([80.0, 5.0, 1.0, 0.1, 0.002])
+    interactive = plots.trajectories_3d(path, sigmas)
+    with pytest.raises(ValueError, match="needs static="):
+        teach.show(interactive, "Two paths in three dimensions", "They part.")
+    teach.show(interactive, "Two paths in three dimensions", "They part.", plots.trajectories_3d_static(path, sigmas))
+    html, _, extra = shown[0]
+    assert "<script" not in html and 'alt="Two paths in three dimensions"' in html
+    assert len(extra["application/vnd.plotly.v1+json"]["data"]) == 2
+    assert "They part." in shown[1][0]
+
+
+def test_explore_without_widgets_shows_small_multiples(shown, monkeypatch):
+    drawn = []
+
+    def draw(value):
+        drawn.append(value)
+        return figure(value)
+
+    teach.explore(draw, range(11), name="n", alt=lambda n: f"a line for n equal to {n}", caption="It grows.", panels=3)
+    assert drawn == [0, 5, 10]  # nothing is drawn in vain
+    html, text, _ = shown[-1]
+    assert html.count("<img alt=") == 3 and "n = 5" in html and "It grows." in html and "a line for n equal to 10" in text
+    with pytest.raises(ValueError, match="at least one value"):
+        teach.explore(draw, [], name="n", alt=str, caption="")
+    teach.explore(draw, [1], name="n", alt=lambda n: "a line for the only value", caption="It is there.")
+    assert shown[-1][0].count("<img alt=") == 1
+
+
+def test_explore_with_widgets_adds_a_slider_over_all_values(shown, monkeypatch):
+    made = []
+    monkeypatch.setattr(teach, "live", lambda: True)
+    monkeypatch.setattr("IPython.display.display", made.append)
+    teach.explore(figure, [1.0, 2.0, 3.0, 4.0], name="n", alt=lambda n: f"a line for n equal to {n}", caption="It grows.", panels=2)
+    assert shown[-1][0].count("<img alt=") == 2
+    slider, picture = made[0].children
+    assert [label for label, _ in slider.options] == ["1.0", "2.0", "3.0", "4.0"]
+    slider.index = 2
+    assert 'alt="a line for n equal to 3.0"' in picture.value
+
+
+def test_widgets_are_live_only_in_front_of_a_reader(monkeypatch):
+    class Shell:
+        kernel = object()
+
+    monkeypatch.delenv("CMLAB_STATIC", raising=False)
+    assert not teach.live()
+    monkeypatch.setattr(teach, "_shell", Shell)
+    assert teach.live()
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # not installed
+    assert not teach.live()
+    monkeypatch.delitem(sys.modules, "ipywidgets")
+    monkeypatch.setenv("CMLAB_STATIC", "1")
+    assert not teach.live()
+
+
+# --- the rest ------------------------------------------------------------------------------------------------------------
+
+
+def test_fast_mode_shrinks(monkeypatch):
+    monkeypatch.delenv("CMLAB_FAST", raising=False)
+    assert teach.scale(100, 5) == 100
+    monkeypatch.setenv("CMLAB_FAST", "1")
+    assert teach.fast() and teach.scale(100, 5) == 5
+
+
+def test_missing_checkpoints_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    with pytest.raises(checkpoints.CheckpointError, match="cmlab train two-moons-edm, cmlab train two-moons-cd"):
+        teach.models("two-moons-edm", "two-moons-cd")
+
+
+def test_models_are_the_bundled_ones_or_the_readers_own(tmp_path, monkeypatch):
+    from cmlab.training import presets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "bundled")
+    model = presets.build_model(presets.get_preset("two-moons-edm"))
+    checkpoints.save("runs/two-moons-edm.safetensors", model)
+    (own,) = teach.models("two-moons-edm")
+    assert own.shape == (2,) and not any(p.requires_grad for p in own.parameters())
