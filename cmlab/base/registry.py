@@ -1,0 +1,131 @@
+"""Registries: what exists under which name, and what a person is told of it. An entry stands beside its function:
+
+    @SAMPLERS.register("heun", "Heun", "second order, two evaluations a step", kind="ode")
+    def heun(denoise, x, sigmas, label=None, *, noise=None, project=None): ...
+
+The command line, the app's menus and the contract tests ask the registries, so one entry in one file is in all of them. Modules
+are imported when a value is asked for. Names and texts are read from the source without that, for help that starts without torch.
+"""
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from .suggest import unknown
+
+T = TypeVar("T")
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Record(Generic[T]):
+    """One entry: its ``value``, how a menu calls it, one line of help, its kind, and further facts of its registry."""
+
+    name: str
+    value: T
+    label: str
+    help: str = ""
+    kind: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Registry(Mapping[str, T]):
+    """Values by name, in the order of ``places``: modules and rooms of the package, all modules of which may add entries.
+
+    ``kind`` says what an entry is ("sampler"), ``variable`` what this registry is called in the code.
+    """
+
+    def __init__(self, kind: str, variable: str, *places: str):
+        self.kind, self.variable, self.places = kind, variable, places
+        self._records: dict[str, Record[T]] = {}
+        self._complete = False
+
+    def register(self, name: str, label: str = "", help: str = "", *, kind: str = "", **facts: Any) -> Callable[[Any], Any]:
+        """A decorator that adds what it decorates as ``name``; raises ValueError for a name that another value has."""
+
+        def add(value: Any) -> Any:
+            old = self._records.get(name)
+            if old is not None and (old.value.__module__, old.value.__qualname__) != (value.__module__, value.__qualname__):
+                raise ValueError(f"there is a {self.kind} {name!r} already, {old.value.__module__}: choose another name")
+            self._records[name] = Record(name, value, label or name, help, kind, facts)
+            return value
+
+        return add
+
+    def record(self, name: str) -> Record[T]:
+        """The entry ``name``; raises ValueError with the nearest name for an unknown one."""
+        if name not in self._records:
+            self._load()
+        if name not in self._records:
+            raise ValueError(unknown(self.kind, name, self._records))
+        return self._records[name]
+
+    def records(self, *kinds: str) -> list[Record[T]]:
+        """All entries, or those of some kinds."""
+        self._load()
+        return [record for record in self._records.values() if not kinds or record.kind in kinds]
+
+    def of_kind(self, *kinds: str) -> tuple[str, ...]:
+        """The names of all entries of some kinds."""
+        return tuple(record.name for record in self.records(*kinds))
+
+    def texts(self) -> dict[str, Record[None]]:
+        """All entries without their values, which are not imported for it."""
+        known = {record.name: record for path in self._files() for record in self._declared(path)}
+        added = {name: cast(Any, record) for name, record in self._records.items()}
+        return {**known, **{name: record for name, record in added.items() if name not in known}}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._records:
+            self._load()
+        return self._records[name].value
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._records
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(list(self._records))
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._records)
+
+    def _load(self) -> None:
+        if self._complete:
+            return
+        self._complete = True  # a module that is being imported may ask
+        for path in self._files():
+            importlib.import_module(".".join(["cmlab", *path.relative_to(PACKAGE).with_suffix("").parts]))
+        order = {name: k for k, name in enumerate(self.texts())}
+        self._records = dict(sorted(self._records.items(), key=lambda item: order[item[0]]))
+
+    def _files(self) -> list[Path]:
+        """The files that add entries, in the order of ``places``."""
+        files: list[Path] = []
+        for place in self.places:
+            folder = PACKAGE / place
+            names = [f"{place}/{m.name}" for m in pkgutil.iter_modules([str(folder)])] if folder.is_dir() else [place]
+            files += [PACKAGE / f"{name}.py" for name in names if (PACKAGE / f"{name}.py").is_file()]
+        return [path for path in files if f"{self.variable}.register(" in path.read_text(encoding="utf-8")]
+
+    def _declared(self, path: Path) -> Iterator[Record[None]]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"{self.variable}.register":
+                words = [ast.literal_eval(a) for a in node.args]
+                facts = {k.arg: k.value.value for k in node.keywords if k.arg and isinstance(k.value, ast.Constant)}
+                text = dict(zip(("name", "label", "help"), words, strict=False)) | facts
+                label, help, kind = text.get("label") or text["name"], text.get("help", ""), text.get("kind", "")
+                yield Record(text["name"], None, label, help, kind)
+
+
+DATASETS: Registry[Any] = Registry("data set", "DATASETS", "data")
+NETWORKS: Registry[Any] = Registry("network", "NETWORKS", "networks")
+LOSSES: Registry[Any] = Registry("loss", "LOSSES", "losses", "methods")
+SAMPLERS: Registry[Any] = Registry("sampler", "SAMPLERS", "samplers", "methods")
+EDITS: Registry[Any] = Registry("edit", "EDITS", "editing", "methods")
