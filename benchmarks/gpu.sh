@@ -16,7 +16,7 @@ limit=(timeout --signal TERM --kill-after 30 "${MINUTES:-8}m")
 
 case "${1:-}" in
 tests)
-    "${limit[@]}" "$python" -m pytest -m gpu tests/test_gpu.py 2>&1 | tee "$out/tests.log"
+    "${limit[@]}" "$python" -m pytest -m gpu tests/training/test_gpu.py 2>&1 | tee "$out/tests.log"
     ;;
 rates)
     presets=${PRESETS:-cifar10-edm-ddpmpp cifar10-edm-cm cifar10-cd cifar10-ct cifar10-ict cifar10-ect cifar10-sct cifar10-small-edm}

@@ -95,7 +95,7 @@ def untouched_rng():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The largest relative error of every reference file (tests/test_reference.py)."""
+    """The largest relative error of every reference file (tests/core/test_reference.py)."""
     worst: dict[str, tuple[float, str]] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -125,7 +125,7 @@ def test_distances_are_symmetric_and_zero_at_equality(name):
 
 # --- samplers ------------------------------------------------------------------------------------------------------------
 
-# Their orders: tests/test_solvers.py, which fails for an ODE sampler whose order it does not know.
+# Their orders: tests/methods/test_solvers.py, which fails for an ODE sampler whose order it does not know.
 
 
 @pytest.mark.parametrize(("name", "steps"), [(n, k) for n in SAMPLERS for k in ((1,) if n == "onestep" else (1, 2, 7))])
