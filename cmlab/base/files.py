@@ -1,0 +1,81 @@
+"""Files: written whole or not at all, and paths as a person gives them."""
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+PART = ".part"  # how files end that are being written
+
+
+@contextmanager
+def beside(path: str | Path) -> Iterator[Path]:
+    """A new path beside ``path`` to write a file to. It takes the place of ``path`` when the block ends, flushed to the disk before.
+
+    Where the block raises, it is removed, and what was at ``path`` stays. Its name is its own, so several processes may write one
+    file at once: the last to end wins, and nobody ever reads half a file. Folders that are missing are made. Raises OSError where
+    nothing can be written, and where ``path`` is a folder or a device.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "a folder or a device is in its place", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name[:100]}.{secrets.token_hex(4)}{PART}")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())  # so that the rename never outruns what it renames
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    with suppress(OSError):  # the rename itself; some systems cannot flush a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
+    """Write ``content``, or let it write into the open file, by way of `beside`; returns the path."""
+    with beside(path) as part, open(part, "xb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            content(file)
+    return Path(path)
+
+
+def user_path(
+    given: str | Path,
+    kind: Literal["any", "there", "file", "folder"] = "any",
+    *,
+    what: str = "file",
+    suffix: str = "",
+    way_out: str = "check the path",
+) -> Path:
+    """A path as a person gives it: a leading ``~`` is the home folder, and a relative path starts in the working folder.
+
+    Args:
+        kind: what must be there: "any" may be missing, "there" is a file or a folder.
+        what: what the path should lead to, for the message.
+        suffix: how the file's name must end.
+        way_out: what a person should do about a wrong path.
+
+    Raises FileNotFoundError where nothing is there, and ValueError where it is of another kind.
+    """
+    path = Path(given)
+    with suppress(RuntimeError):  # ~name where nobody is called that: a file may be
+        path = path.expanduser()
+    if kind != "any" and not path.exists():
+        raise FileNotFoundError(f"no {what} at {path}: {way_out}")
+    if kind == "file" and path.is_dir():
+        raise ValueError(f"{path} is a folder, not a {what}: {way_out}")
+    if kind == "folder" and not path.is_dir():
+        raise ValueError(f"{path} is a file, not a folder: {way_out}")
+    if not path.name.endswith(suffix):
+        raise ValueError(f"the name of a {what} ends in {suffix}, and {path} does not: {way_out}")
+    return path
