@@ -4,18 +4,16 @@
     def tweedie(x, sigma, score):
         return ...                    # unsolved: the library's answer takes over, so the notebook still runs to its end
 
-Everything shows up as HTML with a plain-text twin; nothing needs widgets. Where ipywidgets are live, `predict` and `explore`
-add buttons and a slider. CMLAB_FAST=1 shrinks the work (tests), CMLAB_STATIC=1 leaves widgets out (committed outputs).
+Everything is shown as HTML, with the same in plain text for readers without HTML; nothing needs widgets. Where ipywidgets
+work, `predict` and `explore` add buttons and a slider. Two environment variables: CMLAB_FAST=1 shrinks the work (for tests),
+CMLAB_STATIC=1 leaves widgets out (for committed outputs).
 """
 
 import base64
-import inspect
 import io
 import json
 import os
-import re
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -38,7 +36,7 @@ T = TypeVar("T")
 
 
 def fast() -> bool:
-    """True where the environment says CMLAB_FAST=1: do as little as still shows that the cell runs."""
+    """True where the environment says CMLAB_FAST=1: do the least work that still shows that a cell runs."""
     return os.environ.get("CMLAB_FAST", "") == "1"
 
 
@@ -48,7 +46,7 @@ def scale(full: T, small: T) -> T:
 
 
 def live() -> bool:
-    """True in a notebook with a reader in front of it and ipywidgets installed."""
+    """True in a running notebook with ipywidgets installed, unless the environment says CMLAB_STATIC=1."""
     if os.environ.get("CMLAB_STATIC", "") == "1" or not hasattr(_shell(), "kernel"):
         return False
     try:
@@ -72,27 +70,31 @@ def _emit(html: str, text: str, extra: Mapping[str, Any] | None = None) -> None:
     display({"text/html": html, "text/plain": text, **(extra or {})}, raw=True)
 
 
-def _box(title: str, *parts: str) -> str:
-    # No colours of our own: light and dark themes both stay readable, and nothing is said by colour alone.
-    return f'<div style="border-left:4px solid; padding:2px 12px"><b>{escape(title)}</b>{"".join(parts)}</div>'
+def _tag(name: str, text: str) -> str:
+    return f"<{name}>{escape(text)}</{name}>"
 
 
-def _fold(summary: str, inner: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{inner}</details>"
-
-
-def _p(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+def _list(options: Mapping[str, str]) -> str:
+    return "<ul>" + "".join(f"<li>{_tag('b', key)}: {escape(text)}</li>" for key, text in options.items()) + "</ul>"
 
 
 def _code(text: str) -> str:
-    return f"<pre><code>{escape(text)}</code></pre>"
+    return f"<pre>{_tag('code', text)}</pre>"
+
+
+def _figcaption(text: str) -> str:
+    return f"<figcaption>{_tag('i', text)}</figcaption>"
+
+
+def _box(title: str, *parts: str) -> str:
+    # No colours of our own: light and dark themes both stay readable, and nothing is said by colour alone.
+    return f'<div style="border-left:4px solid; padding:2px 12px">{_tag("b", title)}{"".join(parts)}</div>'
 
 
 # --- figures -------------------------------------------------------------------------------------------------------------
 
 
-PHOTOGRAPHS = 20_000  # bytes of a PNG; rows of digits take less
+PHOTOGRAPHS = 20_000  # bytes: a figure with a larger PNG holds photographs; rows of digits take less
 
 
 def _png(figure: "Figure", dpi: int) -> bytes:
@@ -102,11 +104,10 @@ def _png(figure: "Figure", dpi: int) -> bytes:
     figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
     pictures = any(ax.images for ax in figure.axes)
     if pictures and len(raw.getvalue()) <= PHOTOGRAPHS:
-        return raw.getvalue()  # pictures of few colours keep them
-    # 64 colours make a plot several times smaller. Maximum coverage keeps those of thin lines, which the default choice mixes.
+        return raw.getvalue()  # small pictures keep all their colours
+    # 64 colours make a plot several times smaller. Maximum coverage keeps the colours of thin lines; the default mixes them.
     colours, choice = (256, Image.Quantize.MEDIANCUT) if pictures else (64, Image.Quantize.MAXCOVERAGE)
-    palette = Image.open(raw).convert("RGB").quantize(colours, choice, dither=Image.Dither.NONE)
-    palette.save(small, "PNG", optimize=True)
+    Image.open(raw).convert("RGB").quantize(colours, choice, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
@@ -118,15 +119,11 @@ def _img(figure: "Figure", alt: str, dpi: int = 110) -> str:
     return f'<img alt="{escape(alt)}" width="{width}" style="max-width:100%;height:auto" src="data:image/png;base64,{data}">'
 
 
-def _figcaption(text: str) -> str:
-    return f"<figcaption><i>{escape(text)}</i></figcaption>"
-
-
 def show(figure: "Figure | go.Figure", alt: str, caption: str, static: "Figure | None" = None) -> None:
     """Display a figure with its alt text and, below it, the caption that states the conclusion.
 
-    A plotly figure needs ``static``, the matplotlib figure for readers without the plotly renderer. It travels as data for the
-    renderer that JupyterLab gets from plotly's own package: no copy of plotly.js inside the notebook, no network.
+    A plotly figure needs ``static``, a matplotlib figure for readers without the plotly renderer. The notebook stores its data
+    alone, and JupyterLab's renderer comes with the plotly package: no copy of plotly.js in the notebook, no network.
     """
     from matplotlib.figure import Figure
 
@@ -142,26 +139,30 @@ def show(figure: "Figure | go.Figure", alt: str, caption: str, static: "Figure |
 
 
 def caption(text: str) -> None:
-    """The conclusion of what stands above, in one sentence."""
+    """Display the conclusion of what stands above, in one sentence."""
     _emit(_figcaption(text), text)
 
 
 def explore(
     draw: Callable[[T], "Figure"], values: Sequence[T], *, name: str, alt: Callable[[T], str], caption: str, panels: int = 6
 ) -> None:
-    """Small multiples of ``draw(value)``, and where widgets are live a slider over all ``values`` below them.
+    """Show ``draw(value)`` for some values side by side, and where widgets work a slider over all ``values`` below them.
 
-    Every picture is drawn beforehand, so the slider follows the hand. ``name`` labels the slider; ``alt(value)`` describes a
-    picture. At most ``panels`` values, evenly spread, become small multiples.
+    Args:
+        draw: the figure of a value. All are drawn beforehand, so that the slider moves without delay.
+        name: what the values are called.
+        alt: describes the figure of a value in words.
+        caption: the conclusion.
+        panels: how many values, evenly spread, are shown side by side at most.
     """
     if not values:
         raise ValueError("explore needs at least one value")
     shown = min(panels, len(values))
     chosen = [round(k * (len(values) - 1) / max(shown - 1, 1)) for k in range(shown)]
-    wanted = range(len(values)) if live() else chosen
-    figures = {k: draw(values[k]) for k in wanted}
-    # The slider shows a picture at its full size; the small multiples alone, in a committed file, can do with fewer pixels.
-    images = {k: _img(figure, alt(values[k]), dpi=110 if live() else 72) for k, figure in figures.items()}
+    slider = live()
+    figures = {k: draw(values[k]) for k in (range(len(values)) if slider else chosen)}
+    # The slider shows a picture at its full size. Where there is none, as in a committed file, fewer pixels will do.
+    images = {k: _img(figure, alt(values[k]), dpi=110 if slider else 72) for k, figure in figures.items()}
     # A window 1280 pixels wide leaves 360 for each of three columns: too small for the words in a figure over 5.5 inches.
     wide = max(figure.get_figwidth() for figure in figures.values()) > 5.5
     style = f"margin:0;flex:1 1 {40 if wide else 30}%;max-width:{49 if wide else 33}%"
@@ -169,15 +170,15 @@ def explore(
     tiles = "".join(f'<figure style="{style}">{images[k]}<figcaption>{escape(labels[k])}</figcaption></figure>' for k in chosen)
     text = "\n".join(f"[{labels[k]}: {alt(values[k])}]" for k in chosen) + f"\n{caption}"
     _emit(f'<div style="display:flex;flex-wrap:wrap;gap:6px">{tiles}</div>{_figcaption(caption)}', text)
-    if live():
-        _slider(name, [str(v) for v in values], [images[k] for k in range(len(values))])
+    if slider:
+        _slider(name, [str(v) for v in values], list(images.values()))
 
 
 def _slider(name: str, labels: Sequence[str], pages: Sequence[str]) -> None:
     import ipywidgets
     from IPython.display import display
 
-    # As much room as the name needs: by default it is cut after some ten letters. The handle is white by default, on white too.
+    # By default the name is cut after some ten letters, and the handle is white on white.
     slider = ipywidgets.SelectionSlider(
         options=[(text, k) for k, text in enumerate(labels)],
         description=name,
@@ -195,9 +196,9 @@ _results: dict[str, str] = {}
 
 
 def check(attempt: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: test the exercise that has this function's name, show the verdict, return what the notebook goes on with.
+    """Decorator: test a function as the exercise of its name, and show the verdict.
 
-    That is the reader's function where it is right, the library's answer where it is not.
+    Returns the reader's function where it is right, and the library's answer where it is not.
     """
     name = attempt.__name__
     exercise = _exercise(name)
@@ -206,33 +207,27 @@ def check(attempt: Callable[..., Any]) -> Callable[..., Any]:
     if verdict == RIGHT:
         _emit(_box(f"✓ {name}: right. From here on the notebook runs on your function."), f"{name}: {RIGHT}")
         return attempt
-    way_out = "The library's answer stands in for it, so you can read on."
+    said = [message] if message else []
+    said.append("The library's answer stands in for it, so you can read on.")
+    folds = {"Hint": _tag("p", exercise.hint), "Reveal the answer": _code(exercise.source)}
+    html = [_tag("p", text) for text in said]
+    html += [f"<details>{_tag('summary', summary)}{inner}</details>" for summary, inner in folds.items()]
+    more = f"Hint: {exercise.hint}" if verdict == WRONG else f"Help: teach.hint('{name}'), teach.reveal('{name}')."
     mark = "✗" if verdict == WRONG else "○"
-    folds = _fold("Hint", _p(exercise.hint)) + _fold("Reveal the answer", _code(source(exercise.answer, name)))
-    spoken = _p(message) if message else ""
-    _emit(
-        _box(f"{mark} {name}: {verdict}.", spoken, _p(way_out), folds),
-        " ".join(filter(None, [f"{name}: {verdict}.", message, way_out]))
-        + (f" Hint: {exercise.hint}" if verdict == WRONG else f" Help: teach.hint('{name}'), teach.reveal('{name}')."),
-    )
+    _emit(_box(f"{mark} {name}: {verdict}.", *html), " ".join([f"{name}: {verdict}.", *said, more]))
     return exercise.answer
 
 
 def hint(name: str) -> None:
     """Show the hint of an exercise."""
     text = _exercise(name).hint
-    _emit(_box(f"Hint for {name}", _p(text)), f"Hint for {name}: {text}")
+    _emit(_box(f"Hint for {name}", _tag("p", text)), f"Hint for {name}: {text}")
 
 
 def reveal(name: str) -> None:
     """Show the reference answer of an exercise."""
-    text = source(_exercise(name).answer, name)
+    text = _exercise(name).source
     _emit(_box(f"One answer for {name}", _code(text)), text)
-
-
-def source(function: Callable[..., Any], name: str) -> str:
-    """The source of an answer, right or wrong, under the exercise's own name."""
-    return re.sub(r"^def \w+", f"def {name}", textwrap.dedent(inspect.getsource(function)).strip(), count=1)
 
 
 def _exercise(name: str) -> Exercise:
@@ -261,13 +256,13 @@ def predict(name: str, question: str, options: Mapping[str, str], guess: str = "
     if guess and guess not in options:
         raise ValueError(unknown("option", guess, options))
     prediction = _predictions[name] = Prediction(question, options, guess)
-    listed = "".join(f"<li><b>{escape(key)}</b>: {escape(text)}</li>" for key, text in options.items())
-    how = "Click your guess, or write its letter into guess= and run the cell."
-    if not live():
-        how = "No guess yet: write one letter into guess=, run the cell, then go on."
-    state = f"Your guess: {guess}." if guess else how
+    state = "Click your guess, or write its letter into guess= and run the cell."
+    if guess:
+        state = f"Your guess: {guess}."
+    elif not live():
+        state = "No guess yet: write one letter into guess=, run the cell, then go on."
     text = "\n".join([f"Predict: {question}", *(f"  {key}: {text}" for key, text in options.items()), state])
-    _emit(_box(f"Predict: {question}", f"<ul>{listed}</ul>", _p(state)), text)
+    _emit(_box(f"Predict: {question}", _list(options), _tag("p", state)), text)
     if live():
         _buttons(prediction)
 
@@ -288,21 +283,18 @@ def _buttons(prediction: Prediction) -> None:
 
 
 def outcome(name: str, result: str, evidence: str) -> None:
-    """After the run: guess against ``result`` (the option that the run computed), with the numbers that decide."""
+    """After the run: compare the guess with ``result``, the option that the run found; ``evidence`` gives the numbers."""
     if name not in _predictions:
         raise ValueError(unknown("prediction", name, _predictions))
     prediction = _predictions[name]
     if result not in prediction.options:
         raise ValueError(unknown("option", result, prediction.options))
-    guess = prediction.guess
-    if not guess:
-        verdict = "You made no guess."
-    elif guess == result:
-        verdict = f"✓ You guessed {guess}, as it happened."
-    else:
-        verdict = f"✗ You guessed {guess} ({prediction.options[guess]})."
-    found = f"The run says {result}: {prediction.options[result]}."
-    _emit(_box(prediction.question, _p(f"{verdict} {found}"), _p(evidence)), f"{prediction.question} {verdict} {found} {evidence}")
+    verdict = "You made no guess."
+    if guess := prediction.guess:
+        right = guess == result
+        verdict = f"✓ You guessed {guess}, as it happened." if right else f"✗ You guessed {guess} ({prediction.options[guess]})."
+    verdict += f" The run says {result}: {prediction.options[result]}."
+    _emit(_box(prediction.question, _tag("p", verdict), _tag("p", evidence)), f"{prediction.question} {verdict} {evidence}")
 
 
 # --- quizzes -------------------------------------------------------------------------------------------------------------
@@ -315,19 +307,20 @@ def quiz(lesson: str, *answers: str) -> None:
     questions = QUIZZES[lesson]
     if len(answers) > len(questions):
         raise ValueError(f"quiz {lesson} has {len(questions)} questions, got {len(answers)} answers")
+    answers += ("",) * (len(questions) - len(answers))
     html, text = [], []
-    for number, (question, answer) in enumerate(zip(questions, [*answers, *[""] * len(questions)], strict=False), 1):
+    for number, (question, answer) in enumerate(zip(questions, answers, strict=True), 1):
         if answer and answer not in question.options:
             raise ValueError(f"question {number}: " + unknown("option", answer, question.options))
-        listed = "".join(f"<li><b>{key}</b>: {escape(option)}</li>" for key, (option, _) in question.options.items())
+        options = {key: option for key, (option, _) in question.options.items()}
         verdict = "no answer yet"
         if answer:
             verdict = f"{'✓ right' if answer == question.right else '✗ not yet'}. {question.options[answer][1]}"
-        html.append(f"<p><b>{number}. {escape(question.text)}</b></p><ul>{listed}</ul>{_p(verdict)}")
-        options = "".join(f"\n   {key}: {option}" for key, (option, _) in question.options.items())
-        text.append(f"{number}. {question.text}{options}\n   {verdict}")
+        title = f"{number}. {question.text}"
+        html.append(f"<p>{_tag('b', title)}</p>{_list(options)}{_tag('p', verdict)}")
+        text += [title, *(f"   {key}: {option}" for key, option in options.items()), f"   {verdict}"]
     status = "Exercises so far: " + (", ".join(f"{name} {verdict}" for name, verdict in _results.items()) or "none") + "."
-    _emit(_box("Checkpoint", *html, _p(status)), "\n".join([*text, status]))
+    _emit(_box("Checkpoint", *html, _tag("p", status)), "\n".join([*text, status]))
 
 
 # --- models --------------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def workplace(tmp_path) -> Path:
 
 def solved(notebook: nbformat.NotebookNode, lesson: str) -> list[nbformat.NotebookNode]:
     """Its code cells as a diligent reader leaves them: exercises solved, quiz answered, a guess at every prediction."""
-    answers = {name: teach.source(EXERCISES[name].answer, name) for name in exercises(notebook)}
+    answers = {name: EXERCISES[name].source for name in exercises(notebook)}
     right = ", ".join(repr(question.right) for question in QUIZZES[lesson])
     cells = []
     for cell in code_cells(notebook):
@@ -110,13 +110,13 @@ def test_every_typical_mistake_is_caught_in_the_cell_it_is_made_in(path, capsys)
     notebook = read(path)
     for name in exercises(notebook):
         cell = next(cell for cell in code_cells(notebook) if any(node.name == name for node in functions(cell.source)))
-        for wrong, diagnosis in EXERCISES[name].wrong.items():
-            source = solve(cell.source, {name: teach.source(wrong, name)})
+        for message in EXERCISES[name].mistakes:
+            source = solve(cell.source, {name: EXERCISES[name].mistaken(message)})
             node = next(node for node in functions(source) if node.name == name)
             scope = {"torch": torch, "teach": teach}
             exec(compile(ast.Module([node], []), "cell", "exec"), scope)
             said = capsys.readouterr().out
-            assert f"{name}: {WRONG}" in said and diagnosis in said and EXERCISES[name].hint in said
+            assert f"{name}: {WRONG}" in said and message in said and EXERCISES[name].hint in said
             assert scope[name] is EXERCISES[name].answer
 
 

@@ -14,7 +14,11 @@ from cmlab.course import teach
 from cmlab.course.exercises import EXERCISES, OPEN, QUIZZES, RIGHT, WRONG
 from cmlab.formats import checkpoints
 
-WRONGS = [(name, wrong) for name, exercise in EXERCISES.items() for wrong in exercise.wrong]
+MISTAKES = [
+    pytest.param(exercise, message, id=f"{name}-{number}")
+    for name, exercise in EXERCISES.items()
+    for number, message in enumerate(exercise.mistakes)
+]
 
 
 @pytest.fixture
@@ -54,28 +58,41 @@ def test_importing_stays_light():
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_revealed_source_is_a_right_answer(name, shown):
     scope: dict[str, Any] = {"torch": torch, "teach": teach}  # all that a notebook has to offer
-    exec(teach.source(EXERCISES[name].answer, name), scope)
+    exec(EXERCISES[name].source, scope)
     assert teach.check(scope[name]) is scope[name]
     assert f"{name}: {RIGHT}" in shown[-1][1]
 
 
-@pytest.mark.parametrize(("name", "wrong"), WRONGS, ids=[wrong.__name__ for _, wrong in WRONGS])
-def test_a_typical_mistake_is_named_and_the_hint_given(name, wrong, shown):
+@pytest.mark.parametrize(("exercise", "message"), MISTAKES)
+def test_a_typical_mistake_changes_each_of_its_places_once(exercise, message):
+    lines = exercise.source.splitlines()
+    assert exercise.mistakes[message] and all(exercise.source.count(old) == 1 for old in exercise.mistakes[message])
+    one_by_one = exercise.source
+    for number, old in enumerate(exercise.mistakes[message]):
+        one_by_one = one_by_one.replace(old, f"<{number}>")
+    for number, new in enumerate(exercise.mistakes[message].values()):
+        assert one_by_one.count(f"<{number}>") == 1  # it overlaps with no other
+        one_by_one = one_by_one.replace(f"<{number}>", new)
+    assert exercise.mistaken(message) == one_by_one != exercise.source
+    assert one_by_one.splitlines()[0] == lines[0]  # the same function to call
+
+
+@pytest.mark.parametrize(("exercise", "message"), MISTAKES)
+def test_a_typical_mistake_is_named_and_the_hint_given(exercise, message, shown):
+    name = exercise.name
     scope: dict[str, Any] = {"torch": torch}
-    exec(teach.source(wrong, name), scope)
-    assert teach.check(scope[name]) is EXERCISES[name].answer
+    exec(exercise.mistaken(message), scope)
+    assert teach.check(scope[name]) is exercise.answer
     html, text, _ = shown[-1]
-    assert f"{name}: {WRONG}" in text and EXERCISES[name].wrong[wrong] in text and EXERCISES[name].hint in text
+    assert f"{name}: {WRONG}" in text and message in text and exercise.hint in text
     assert "<details><summary>Hint</summary>" in html and "<summary>Reveal the answer</summary>" in html
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_every_exercise_has_a_mistake_and_a_hint_that_does_not_give_the_answer_away(name):
     exercise = EXERCISES[name]
-    assert exercise.wrong and all(exercise.wrong.values())
-    steps = [
-        line.split("= ")[-1].removeprefix("    return ").strip() for line in inspect.getsource(exercise.answer).splitlines()[1:]
-    ]
+    assert exercise.mistakes and all(exercise.mistakes)
+    steps = [line.split("= ")[-1].removeprefix("    return ").strip() for line in exercise.source.splitlines()[1:]]
     assert not any(step in exercise.hint for step in steps if len(step) > 8)
 
 
@@ -124,7 +141,7 @@ def test_help_and_unknown_names(shown):
     teach.hint("tweedie")
     teach.reveal("tweedie")
     assert EXERCISES["tweedie"].hint in shown[0][1]
-    assert shown[1][1].startswith("def tweedie(x, sigma, score):")
+    assert shown[1][1] == "def tweedie(x, sigma, score):\n    return x + sigma**2 * score"
     for function in (teach.hint, teach.reveal):
         with pytest.raises(ValueError, match="did you mean 'tweedie'"):
             function("tweedy")

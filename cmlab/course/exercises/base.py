@@ -1,5 +1,10 @@
-"""What an exercise and a quiz of the lessons are, and how an attempt is judged."""
+"""What an exercise and a quiz of the lessons are, and how an attempt is judged.
 
+Reference answers have no type hints: students read their source and paste it into a notebook that has imported torch alone.
+"""
+
+import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +22,31 @@ class Exercise:
     """A function that the reader writes.
 
     Args:
-        answer: the reference; its source is what `reveal` shows and what replaces an unsolved attempt.
-        wrong: functions with typical mistakes, and what to say to whoever makes them.
+        answer: the reference, named like the exercise. `teach.reveal` shows its source, and it replaces an unsolved attempt.
         hint: the way to the answer, without the answer.
-        cases: gives the arguments of each test; built when needed, so that importing costs nothing.
+        cases: gives the arguments of each test; called when needed, so that importing costs nothing.
+        mistakes: typical mistakes. What to say to whoever makes one -> how the answer's source changes, as old text -> new text.
+            Each old text occurs exactly once in the source; all are replaced at the same time.
     """
 
     answer: Callable[..., Any]
-    wrong: Mapping[Callable[..., Any], str]
     hint: str
     cases: Callable[[], Iterable[tuple[Any, ...]]]
+    mistakes: Mapping[str, Mapping[str, str]]
+
+    @property
+    def name(self) -> str:
+        return self.answer.__name__
+
+    @property
+    def source(self) -> str:
+        """The source of the answer."""
+        return inspect.getsource(self.answer).strip()
+
+    def mistaken(self, message: str) -> str:
+        """The source of the answer with the mistake that ``message`` explains."""
+        changes = self.mistakes[message]
+        return re.sub("|".join(map(re.escape, changes)), lambda old: changes[old[0]], self.source)
 
     def judge(self, attempt: Callable[..., Any]) -> tuple[str, str]:
         """RIGHT, WRONG or OPEN, and what to tell the reader."""
@@ -43,9 +63,14 @@ class Exercise:
                 return OPEN, ""
             problem = _difference(got, want)
             if problem:
-                known = (text for mistake, text in self.wrong.items() if not _difference(got, mistake(*_copies(case))))
+                known = (text for text in self.mistakes if not _difference(got, self._run(self.mistaken(text), case)))
                 return WRONG, " ".join([f"Test {number}: {problem}.", *known][:2])
         return RIGHT, ""
+
+    def _run(self, source: str, case: tuple[Any, ...]) -> Any:
+        scope: dict[str, Any] = {"torch": torch}
+        exec(source, scope)
+        return scope[self.name](*_copies(case))
 
 
 def _copies(case: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -53,7 +78,7 @@ def _copies(case: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _difference(got: Any, want: Any) -> str:
-    """What distinguishes an answer from the right one, or "": float32 rounding passes, a missing factor does not."""
+    """How ``got`` differs from ``want``, in words; "" where it is equal up to float32 rounding."""
     try:
         a, b = (torch.as_tensor(v).detach().double() for v in (got, want))
     except (TypeError, ValueError, RuntimeError):
@@ -71,11 +96,11 @@ def _difference(got: Any, want: Any) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """``options``: key -> (what it says, what to answer to whoever picks it); ``right`` is the correct key."""
+    """A multiple-choice question. ``options``: key -> (what it says, what to answer to whoever picks it); ``right`` is a key."""
 
     text: str
-    options: Mapping[str, tuple[str, str]]
     right: str
+    options: Mapping[str, tuple[str, str]]
 
 
 # --- what the tests of many exercises are made of --------------------------------------------------------------------------

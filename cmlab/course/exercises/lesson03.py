@@ -1,60 +1,22 @@
-"""Exercises and quiz of lesson 03: reference answers, typical mistakes, hints."""
+"""Exercises and quiz of lesson 03."""
 
 import torch
 
 from .base import Exercise, Question, blob, normal
 
-# Untyped on purpose: their source is shown to the reader and pasted into a notebook that has imported torch alone.
 
-
-def _self_consistency(f, path, sigmas):
+def self_consistency(f, path, sigmas):
     answers = torch.stack([f(path[k], sigmas[k]) for k in range(len(sigmas))])
     return (answers - answers[-1]).square().mean((1, 2)).sqrt()
 
 
-def _self_consistency_against_the_end(f, path, sigmas):
-    answers = torch.stack([f(path[k], sigmas[k]) for k in range(len(sigmas))])
-    return (answers - path[-1]).square().mean((1, 2)).sqrt()
-
-
-def _self_consistency_one_level(f, path, sigmas):
-    answers = torch.stack([f(path[k], sigmas[-1]) for k in range(len(sigmas))])
-    return (answers - answers[-1]).square().mean((1, 2)).sqrt()
-
-
-def _indicator_f(F, x, sigma, eps):
+def indicator_f(F, x, sigma, eps):
     return x if sigma == eps else F(x, sigma)
 
 
-def _indicator_f_turned(F, x, sigma, eps):
-    return F(x, sigma) if sigma == eps else x
-
-
-def _indicator_f_without_if(F, x, sigma, eps):
-    return F(x, sigma)
-
-
-def _skip_f(F, x, sigma, eps, sigma_data):
+def skip_f(F, x, sigma, eps, sigma_data):
     c_skip = sigma_data**2 / ((sigma - eps) ** 2 + sigma_data**2)
     c_out = sigma_data * (sigma - eps) / (sigma**2 + sigma_data**2) ** 0.5
-    return c_skip * x + c_out * F(x, sigma)
-
-
-def _skip_f_of_edm(F, x, sigma, eps, sigma_data):
-    c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
-    c_out = sigma_data * sigma / (sigma**2 + sigma_data**2) ** 0.5
-    return c_skip * x + c_out * F(x, sigma)
-
-
-def _skip_f_without_root(F, x, sigma, eps, sigma_data):
-    c_skip = sigma_data**2 / ((sigma - eps) ** 2 + sigma_data**2)
-    c_out = sigma_data * (sigma - eps) / (sigma**2 + sigma_data**2)
-    return c_skip * x + c_out * F(x, sigma)
-
-
-def _skip_f_shifted_root(F, x, sigma, eps, sigma_data):
-    c_skip = sigma_data**2 / ((sigma - eps) ** 2 + sigma_data**2)
-    c_out = sigma_data * (sigma - eps) / ((sigma - eps) ** 2 + sigma_data**2) ** 0.5
     return c_skip * x + c_out * F(x, sigma)
 
 
@@ -63,66 +25,58 @@ def _network(x, sigma):
     return torch.sin(3 * x) + sigma
 
 
-EXERCISES: dict[str, Exercise] = {
-    "self_consistency": Exercise(
-        _self_consistency,
-        {
-            _self_consistency_against_the_end: "You compared with the path's end. Self-consistency compares f's answers with each "
-            "other, answers[-1] among them; that they equal the end is the boundary condition.",
-            _self_consistency_one_level: "f must be told the level that each point has, sigmas[k], not the same one for all.",
-        },
+EXERCISES = (
+    Exercise(
+        self_consistency,
         "Ask f about path[k] at sigmas[k] for every k and stack the answers; then root of the mean, over points and coordinates, "
         "of the squared difference to the last.",
         lambda: [(blob().denoise, normal(5, 4, 2), torch.linspace(3, 0.1, 5, dtype=torch.float64))],
-    ),
-    "indicator_f": Exercise(
-        _indicator_f,
         {
-            _indicator_f_without_if: "Without the if nothing ties F at eps to x: the boundary condition is missing.",
-            _indicator_f_turned: "The branches are turned round: x itself belongs to sigma == eps alone.",
+            "You compared with the path's end. Self-consistency compares f's answers with each other, answers[-1] among them; "
+            "that they equal the end is the boundary condition.":
+                {"- answers[-1]": "- path[-1]"},
+            "f must be told the level that each point has, sigmas[k], not the same one for all.":
+                {"path[k], sigmas[k]": "path[k], sigmas[-1]"},
         },
+    ),
+    Exercise(
+        indicator_f,
         "One line of Python with an if: x at the level eps, F(x, sigma) everywhere else.",
         lambda: [(_network, normal(4, 2), torch.tensor(s, dtype=torch.float64), 0.002) for s in (1.0, 0.002)],
-    ),
-    "skip_f": Exercise(
-        _skip_f,
         {
-            _skip_f_of_edm: "Those are EDM's own scalings. They reach 1 and 0 at sigma = 0; shift sigma by eps where it must.",
-            _skip_f_without_root: "c_out lacks its square root, as in the lecture's get_scalings: ** 0.5 is missing.",
-            _skip_f_shifted_root: "The shift is in c_skip and in c_out's numerator only: the root keeps sigma itself.",
+            "Without the if nothing ties F at eps to x: the boundary condition is missing.": {"x if sigma == eps else ": ""},
+            "The branches are turned round: x itself belongs to sigma == eps alone.": {"==": "!="},
         },
-        "c_skip = sigma_data^2 / ((sigma - eps)^2 + sigma_data^2); "
-        "c_out = sigma_data (sigma - eps) / sqrt(sigma^2 + sigma_data^2).",
+    ),
+    Exercise(
+        skip_f,
+        "c_skip = sigma_data^2 / ((sigma - eps)^2 + sigma_data^2); c_out = sigma_data (sigma - eps) / sqrt(sigma^2 + "
+        "sigma_data^2).",
         lambda: [(_network, normal(4, 2), torch.tensor(s, dtype=torch.float64), 0.1, 0.5) for s in (0.1, 0.3, 5.0)],
+        {
+            "Those are EDM's own scalings. They reach 1 and 0 at sigma = 0; shift sigma by eps where it must.":
+                {"(sigma - eps) ** 2": "sigma**2", "* (sigma - eps)": "* sigma"},
+            "c_out lacks its square root, as in the lecture's get_scalings: ** 0.5 is missing.": {" ** 0.5": ""},
+            "The shift is in c_skip and in c_out's numerator only: the root keeps sigma itself.":
+                {"(sigma**2 +": "((sigma - eps) ** 2 +"},
+        },
     ),
-}  # fmt: skip
+)  # fmt: skip
 
-QUIZ: tuple[Question, ...] = (
-    Question(
-        "A network gives the same answer everywhere. Which condition does it break?",
-        {
-            "a": ("self-consistency", "It keeps it perfectly: the answers along any path are equal."),
-            "b": ("the boundary condition", "Yes, and only that one. Built into f, it cannot be broken."),
-            "c": ("both", "Look at the table of candidates: one of its two numbers is 0."),
-        },
-        "b",
-    ),
-    Question(
-        "Why does Eq. 5 make less of a network's error at small noise than Eq. 4?",
-        {
-            "a": ("It has more weights.", "The two networks are the same; only what is done with their output differs."),
-            "b": ("It is trained for longer.", "Same steps, same draws."),
-            "c": ("It multiplies the error by c_out, which vanishes at eps.", "Yes: near eps hardly anything is left to learn."),
-        },
-        "c",
-    ),
-    Question(
-        "Where in the plane is a trained consistency model worst?",
-        {
-            "a": ("between the regions that go to different spots", "Yes: there the exact f is steep, and a network is smooth."),
-            "b": ("in the middle of each region", "There f hardly changes, and the maps are dark."),
-            "c": ("equally everywhere", "The star in the maps says otherwise."),
-        },
-        "a",
-    ),
+QUIZ = (
+    Question("A network gives the same answer everywhere. Which condition does it break?", "b", {
+        "a": ("self-consistency", "It keeps it perfectly: the answers along any path are equal."),
+        "b": ("the boundary condition", "Yes, and only that one. Built into f, it cannot be broken."),
+        "c": ("both", "Look at the table of candidates: one of its two numbers is 0."),
+    }),
+    Question("Why does Eq. 5 make less of a network's error at small noise than Eq. 4?", "c", {
+        "a": ("It has more weights.", "The two networks are the same; only what is done with their output differs."),
+        "b": ("It is trained for longer.", "Same steps, same draws."),
+        "c": ("It multiplies the error by c_out, which vanishes at eps.", "Yes: near eps hardly anything is left to learn."),
+    }),
+    Question("Where in the plane is a trained consistency model worst?", "a", {
+        "a": ("between the regions that go to different spots", "Yes: there the exact f is steep, and a network is smooth."),
+        "b": ("in the middle of each region", "There f hardly changes, and the maps are dark."),
+        "c": ("equally everywhere", "The star in the maps says otherwise."),
+    }),
 )  # fmt: skip

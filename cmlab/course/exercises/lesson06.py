@@ -1,47 +1,22 @@
-"""Exercises and quiz of lesson 06: reference answers, typical mistakes, hints."""
+"""Exercises and quiz of lesson 06."""
 
 import torch
 
 from ...oracle import Gaussian
 from .base import Exercise, Question, blob, normal
 
-# Untyped on purpose: their source is shown to the reader and pasted into a notebook that has imported torch alone.
 
-
-def _score_from_pair(x, x0, sigma):
+def score_from_pair(x, x0, sigma):
     return (x0 - x) / sigma**2
 
 
-def _score_from_pair_uphill(x, x0, sigma):
-    return (x - x0) / sigma**2
-
-
-def _score_from_pair_first_power(x, x0, sigma):
-    return (x0 - x) / sigma
-
-
-def _ct_loss(f, f_target, x0, z, sigma, sigma_next):
+def ct_loss(f, f_target, x0, z, sigma, sigma_next):
     online = f(x0 + sigma[:, None] * z, sigma)
     target = f_target(x0 + sigma_next[:, None] * z, sigma_next)
     return (online - target).square().sum(1)
 
 
-def _ct_loss_same_point(f, f_target, x0, z, sigma, sigma_next):
-    x = x0 + sigma[:, None] * z
-    return (f(x, sigma) - f_target(x, sigma_next)).square().sum(1)
-
-
-def _ct_loss_to_the_data(f, f_target, x0, z, sigma, sigma_next):
-    return (f(x0 + sigma[:, None] * z, sigma) - x0).square().sum(1)
-
-
-def _ct_loss_averaged(f, f_target, x0, z, sigma, sigma_next):
-    online = f(x0 + sigma[:, None] * z, sigma)
-    target = f_target(x0 + sigma_next[:, None] * z, sigma_next)
-    return (online - target).square().mean(1)
-
-
-def _algorithm_3(f, theta, x0, z, sigma, sigma_next, mu, lr):
+def algorithm_3(f, theta, x0, z, sigma, sigma_next, mu, lr):
     target, path = theta, [theta]
     for k in range(len(x0)):
         weights = torch.clone(theta).requires_grad_()
@@ -50,45 +25,6 @@ def _algorithm_3(f, theta, x0, z, sigma, sigma_next, mu, lr):
         loss = (online - goal).square().sum(1).mean()
         theta = theta - lr * torch.autograd.grad(loss, weights)[0]
         target = mu[k] * target + (1 - mu[k]) * theta
-        path.append(theta)
-    return torch.stack(path)
-
-
-def _algorithm_3_uphill(f, theta, x0, z, sigma, sigma_next, mu, lr):
-    target, path = theta, [theta]
-    for k in range(len(x0)):
-        weights = torch.clone(theta).requires_grad_()
-        online = f(weights, x0[k] + sigma[k][:, None] * z[k], sigma[k])
-        goal = f(target, x0[k] + sigma_next[k][:, None] * z[k], sigma_next[k])
-        loss = (online - goal).square().sum(1).mean()
-        theta = theta + lr * torch.autograd.grad(loss, weights)[0]
-        target = mu[k] * target + (1 - mu[k]) * theta
-        path.append(theta)
-    return torch.stack(path)
-
-
-def _algorithm_3_swapped(f, theta, x0, z, sigma, sigma_next, mu, lr):
-    target, path = theta, [theta]
-    for k in range(len(x0)):
-        weights = torch.clone(theta).requires_grad_()
-        online = f(weights, x0[k] + sigma[k][:, None] * z[k], sigma[k])
-        goal = f(target, x0[k] + sigma_next[k][:, None] * z[k], sigma_next[k])
-        loss = (online - goal).square().sum(1).mean()
-        theta = theta - lr * torch.autograd.grad(loss, weights)[0]
-        target = (1 - mu[k]) * target + mu[k] * theta
-        path.append(theta)
-    return torch.stack(path)
-
-
-def _algorithm_3_late(f, theta, x0, z, sigma, sigma_next, mu, lr):
-    target, path = theta, [theta]
-    for k in range(len(x0)):
-        weights = torch.clone(theta).requires_grad_()
-        online = f(weights, x0[k] + sigma[k][:, None] * z[k], sigma[k])
-        goal = f(target, x0[k] + sigma_next[k][:, None] * z[k], sigma_next[k])
-        loss = (online - goal).square().sum(1).mean()
-        target = mu[k] * target + (1 - mu[k]) * theta
-        theta = theta - lr * torch.autograd.grad(loss, weights)[0]
         path.append(theta)
     return torch.stack(path)
 
@@ -105,71 +41,61 @@ def _trainings():
         yield _three_weights, start, normal(4, 3, 2), normal(2, 3, 4).permute(2, 1, 0), levels, levels / 2, decay, 0.2
 
 
-EXERCISES: dict[str, Exercise] = {
-    "score_from_pair": Exercise(
-        _score_from_pair,
-        {
-            _score_from_pair_uphill: "The sign is turned: the estimate must point from x back towards its data point.",
-            _score_from_pair_first_power: "One factor sigma is missing: x - x0 is sigma z, and a score is z / sigma in size.",
-        },
+EXERCISES = (
+    Exercise(
+        score_from_pair,
         "It is the gradient of log N(x; x0, sigma^2 I) with respect to x. Differentiate -|x - x0|^2 / (2 sigma^2).",
         lambda: [(normal(6, 2), normal(2, 6).T, torch.tensor(s, dtype=torch.float64)) for s in (0.3, 3.0)],
-    ),
-    "ct_loss": Exercise(
-        _ct_loss,
         {
-            _ct_loss_same_point: "The target got the point of level sigma but was told sigma_next: build its own point.",
-            _ct_loss_to_the_data: "That is a denoising loss: it makes the model return means. Compare with the target network.",
-            _ct_loss_averaged: "A squared distance is a sum over the coordinates, not their mean: it comes out half as large.",
+            "The sign is turned: the estimate must point from x back towards its data point.": {"x0 - x": "x - x0"},
+            "One factor sigma is missing: x - x0 is sigma z, and a score is z / sigma in size.": {"sigma**2": "sigma"},
         },
-        "Eq. 10: noise x0 twice with the same z, once with sigma and once with sigma_next; call f and f_target; "
-        "subtract, square, sum.",
+    ),
+    Exercise(
+        ct_loss,
+        "Eq. 10: noise x0 twice with the same z, once with sigma and once with sigma_next; call f and f_target; subtract, "
+        "square, sum.",
         lambda: [
             (blob().consistency, blob().denoise, normal(6, 2), normal(2, 6).T, levels, 0.6 * levels)
             for levels in (torch.linspace(0.1, 2, 6, dtype=torch.float64), torch.linspace(9, 3, 6, dtype=torch.float64))
         ],
-    ),
-    "algorithm_3": Exercise(
-        _algorithm_3,
         {
-            _algorithm_3_uphill: "The step goes up the gradient: theta minus lr times the gradient.",
-            _algorithm_3_swapped: "mu is the share that the target keeps of itself; 1 - mu comes from theta.",
-            _algorithm_3_late: "The target took theta from before the step. The algorithm updates theta first.",
+            "The target got the point of level sigma but was told sigma_next: build its own point.":
+                {"x0 + sigma_next": "x0 + sigma"},
+            "That is a denoising loss: it makes the model return means. Compare with the target network.":
+                {"online - target": "online - x0"},
+            "A squared distance is a sum over the coordinates, not their mean: it comes out half as large.": {"sum(1)": "mean(1)"},
         },
+    ),
+    Exercise(
+        algorithm_3,
         "The loss is that of ct_loss, averaged, with weights for f and target for f_target. Then a step down, then the average.",
         _trainings,
+        {
+            "The step goes up the gradient: theta minus lr times the gradient.": {"theta - lr": "theta + lr"},
+            "mu is the share that the target keeps of itself; 1 - mu comes from theta.":
+                {"mu[k] * target + (1 - mu[k])": "(1 - mu[k]) * target + mu[k]"},
+            "The target took theta from before the step. The algorithm updates theta first.":
+                {"(1 - mu[k]) * theta": "(1 - mu[k]) * path[-1]"},
+        },
     ),
-}  # fmt: skip
+)  # fmt: skip
 
-QUIZ: tuple[Question, ...] = (
-    Question(
-        "The estimate (x0 - x) / sigma^2 of the score is unbiased. Given x, what does that say?",
-        {
-            "a": ("Its mean over all x0 that could belong to x is the score.", "Yes; one estimate alone may point anywhere."),
-            "b": ("It becomes exact when the network is trained.", "No network takes part in it. It stays as noisy as it is."),
-            "c": ("It is exact for small sigma.", "The table says the opposite: there it misses by more than the score is large."),
-        },
-        "a",
-    ),
-    Question(
-        "Why do the two points of a CT pair share one z?",
-        {
-            "a": ("to save a draw", "The cost of a draw is nothing; section 4 shows what it would cost."),
-            "b": ("because both then lie on one path of the PF-ODE", "Not quite: they lie on the line x0 + sigma z. "
-                  "On average over x0 "
-                  "that is a step along the path."),
-            "c": ("because it is one Euler step with the estimated score", "Yes: the step from x0 + sigma z ends in "
-                  "x0 + sigma' z."),
-        },
-        "c",
-    ),
-    Question(
-        "A CT run shows a loss of 0.0001. What do you know about its samples?",
-        {
-            "a": ("They are good.", "The run of section 7 with the smallest loss had the worst samples."),
-            "b": ("Nothing yet: look at the samples.", "Yes: N, weight, distance and target all change the number."),
-            "c": ("They are better than at 0.01.", "Even within one run N(k) and the target move the number."),
-        },
-        "b",
-    ),
+QUIZ = (
+    Question("The estimate (x0 - x) / sigma^2 of the score is unbiased. Given x, what does that say?", "a", {
+        "a": ("Its mean over all x0 that could belong to x is the score.", "Yes; one estimate alone may point anywhere."),
+        "b": ("It becomes exact when the network is trained.", "No network takes part in it. It stays as noisy as it is."),
+        "c": ("It is exact for small sigma.", "The table says the opposite: there it misses by more than the score is large."),
+    }),
+    Question("Why do the two points of a CT pair share one z?", "c", {
+        "a": ("to save a draw", "The cost of a draw is nothing; section 4 shows what it would cost."),
+        "b": ("because both then lie on one path of the PF-ODE",
+             "Not quite: they lie on the line x0 + sigma z. On average over x0 that is a step along the path."),
+        "c": ("because it is one Euler step with the estimated score", "Yes: the step from x0 + sigma z ends in x0 + sigma' z."),
+    }),
+    Question("A CT run shows a loss of 0.0001. What do you know about its samples?", "b", {
+        "a": ("They are good.", "The run of section 7 with the smallest loss had the worst samples."),
+        "b": ("Nothing yet: look at the samples.", "Yes: N, weight, distance and target all change the number."),
+        "c": ("They are better than at 0.01.", "Even within one run N(k) and the target move the number."),
+    }),
 )  # fmt: skip

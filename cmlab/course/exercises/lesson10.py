@@ -1,49 +1,17 @@
-"""Exercises and quiz of lesson 10: reference answers, typical mistakes, hints."""
+"""Exercises and quiz of lesson 10."""
 
 import torch
 
 from .base import Exercise, Question, normal
 
-# Untyped on purpose: their source is shown to the reader and pasted into a notebook that has imported torch alone.
 
-
-def _spherical(z1, z2, a):
+def spherical(z1, z2, a):
     psi = torch.acos((z1 * z2).sum() / (z1.norm() * z2.norm()))
     return (torch.sin((1 - a) * psi) * z1 + torch.sin(a * psi) * z2) / torch.sin(psi)
 
 
-def _spherical_linear(z1, z2, a):
-    return (1 - a) * z1 + a * z2
-
-
-def _spherical_swapped(z1, z2, a):
-    psi = torch.acos((z1 * z2).sum() / (z1.norm() * z2.norm()))
-    return (torch.sin(a * psi) * z1 + torch.sin((1 - a) * psi) * z2) / torch.sin(psi)
-
-
-def _spherical_undivided(z1, z2, a):
-    psi = torch.acos((z1 * z2).sum() / (z1.norm() * z2.norm()))
-    return torch.sin((1 - a) * psi) * z1 + torch.sin(a * psi) * z2
-
-
-def _replace_kept(A, A_inv, y, x0_hat, free):
+def replace_kept(A, A_inv, y, x0_hat, free):
     return A_inv(A(y) * (1 - free) + A(x0_hat) * free)
-
-
-def _replace_kept_flipped(A, A_inv, y, x0_hat, free):
-    return A_inv(A(y) * free + A(x0_hat) * (1 - free))
-
-
-def _replace_kept_half(A, A_inv, y, x0_hat, free):
-    return A_inv(A(y) * (1 - free) + x0_hat * free)
-
-
-def _replace_kept_outside(A, A_inv, y, x0_hat, free):
-    return y * (1 - free) + x0_hat * free
-
-
-def _replace_kept_stays(A, A_inv, y, x0_hat, free):
-    return A(y) * (1 - free) + A(x0_hat) * free
 
 
 def _rotations():
@@ -53,55 +21,46 @@ def _rotations():
     yield lambda x: x, lambda x: x, normal(5, 4), normal(1, 5, 4)[0], 1 - free
 
 
-EXERCISES: dict[str, Exercise] = {
-    "spherical": Exercise(
-        _spherical,
-        {
-            _spherical_linear: "That is the straight line: half way the vector is too short to be noise of its level.",
-            _spherical_swapped: "The ends are swapped: a = 0 must give z1.",
-            _spherical_undivided: "Divide by sin(psi), or a = 0 gives sin(psi) z1 instead of z1.",
-        },
+EXERCISES = (
+    Exercise(
+        spherical,
         "psi = arccos of z1.z2 / (|z1| |z2|); then (sin((1-a) psi) z1 + sin(a psi) z2) / sin(psi).",
         lambda: [(normal(12), normal(3, 4).flatten(), a) for a in (0.0, 0.3, 1.0)],
-    ),
-    "replace_kept": Exercise(
-        _replace_kept,
         {
-            _replace_kept_flipped: "The mask is turned round: free = 1 means that the model decides.",
-            _replace_kept_half: "x0_hat must be put into the coordinates of A as well before the two are mixed.",
-            _replace_kept_outside: "The mask marks coordinates of A: mix A(y) and A(x0_hat), then go back by A_inv.",
-            _replace_kept_stays: "The result is still in the coordinates of A: go back by A_inv.",
+            "That is the straight line: half way the vector is too short to be noise of its level.":
+                {"torch.sin((1 - a) * psi)": "(1 - a)", "torch.sin(a * psi)": "a", " / torch.sin(psi)": ""},
+            "The ends are swapped: a = 0 must give z1.": {"psi) * z1": "psi) * z2", "psi) * z2": "psi) * z1"},
+            "Divide by sin(psi), or a = 0 gives sin(psi) z1 instead of z1.": {" / torch.sin(psi)": ""},
         },
+    ),
+    Exercise(
+        replace_kept,
         "Go to the coordinates of A with both, take y's where free is 0 and x0_hat's where it is 1, come back by A_inv.",
         _rotations,
+        {
+            "The mask is turned round: free = 1 means that the model decides.":
+                {"* (1 - free)": "* free", "* free": "* (1 - free)"},
+            "x0_hat must be put into the coordinates of A as well before the two are mixed.": {"A(x0_hat)": "x0_hat"},
+            "The mask marks coordinates of A: mix A(y) and A(x0_hat), then go back by A_inv.":
+                {"A_inv(A(y)": "(y", "A(x0_hat)": "x0_hat"},
+            "The result is still in the coordinates of A: go back by A_inv.": {"A_inv(": "("},
+        },
     ),
-}  # fmt: skip
+)  # fmt: skip
 
-QUIZ: tuple[Question, ...] = (
-    Question(
-        "Why does interpolation follow the sphere and not the straight line?",
-        {
-            "a": ("Noise vectors have nearly equal lengths, and the line leaves that shell", "Yes: see the printed lengths."),
-            "b": ("The straight line is slower to compute", "It is the cheaper of the two."),
-            "c": ("f is linear on the sphere", "f is nowhere linear."),
-        },
-        "a",
-    ),
-    Question(
-        "What distinguishes inpainting, colourisation and super-resolution in Algorithm 4?",
-        {
-            "a": ("each needs a model of its own", "Zero-shot means the contrary: one model, trained for none of them."),
-            "b": ("the change of coordinates A and the mask, nothing else", "Yes: pixels, a rotated colour space, patch means."),
-            "c": ("the number of steps", "All three walk down the same grid."),
-        },
-        "b",
-    ),
-    Question(
-        "Kept values are exact. Are the free ones exact draws from p(free | kept)?",
-        {
-            "a": ("Yes: the projection makes them so", "It makes the kept coordinates exact, no more."),
-            "b": ("No: replacing is not conditioning", "Yes: section 7 measures the difference where the truth is known."),
-        },
-        "b",
-    ),
+QUIZ = (
+    Question("Why does interpolation follow the sphere and not the straight line?", "a", {
+        "a": ("Noise vectors have nearly equal lengths, and the line leaves that shell", "Yes: see the printed lengths."),
+        "b": ("The straight line is slower to compute", "It is the cheaper of the two."),
+        "c": ("f is linear on the sphere", "f is nowhere linear."),
+    }),
+    Question("What distinguishes inpainting, colourisation and super-resolution in Algorithm 4?", "b", {
+        "a": ("each needs a model of its own", "Zero-shot means the contrary: one model, trained for none of them."),
+        "b": ("the change of coordinates A and the mask, nothing else", "Yes: pixels, a rotated colour space, patch means."),
+        "c": ("the number of steps", "All three walk down the same grid."),
+    }),
+    Question("Kept values are exact. Are the free ones exact draws from p(free | kept)?", "b", {
+        "a": ("Yes: the projection makes them so", "It makes the kept coordinates exact, no more."),
+        "b": ("No: replacing is not conditioning", "Yes: section 7 measures the difference where the truth is known."),
+    }),
 )  # fmt: skip
