@@ -19,13 +19,13 @@ $(READY): constraints.txt pyproject.toml
 	touch $(READY)
 
 app: $(READY)
-	PORT=$(PORT) $(BIN)/python app.py
+	PORT=$(PORT) $(BIN)/cmlab app
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/cmlab lab notebooks
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/make.py

@@ -1,6 +1,6 @@
-"""The app from a clone: ``make app``, or ``python app.py --help``."""
+"""The app from a clone: ``make app``, or ``python app.py --help``. It is ``cmlab app``."""
 
-from cmlab.app.page import main
+from cmlab.commands.main import run
 
 if __name__ == "__main__":
-    main()
+    run("app")

@@ -1,6 +1,5 @@
-"""The app: sample, interpolate, edit, and a 2D playground. Thin over cmlab; run it with ``make app`` or ``python app.py``."""
+"""The app: sample, interpolate, edit, and a 2D playground. Thin over cmlab; run it with ``cmlab app`` or ``make app``."""
 
-import argparse
 import atexit
 import os
 import shutil
@@ -406,36 +405,27 @@ def hush() -> None:
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning, r"torch\.jit\._script")
 
 
-def main() -> None:
-    """Serve the app until Ctrl-C."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", default=os.environ.get("PORT", "7860"), help="port to listen on (default: $PORT or 7860)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
-    parser.add_argument("--device", default="cpu", help="where the models run, such as cuda (the small bundled ones like the CPU)")
-    parser.add_argument("--share", action="store_true", help="open a public tunnel (needs the network)")
-    options = parser.parse_args()
-    if not options.port.isdigit() or not 1 <= int(options.port) <= 65535:
-        sys.exit(f"The port must be a number from 1 to 65535, got {options.port!r}: use 'make app PORT=7861'.")
+def serve(host: str, port: str, device: str, share: bool = False) -> None:
+    """Serve the app until Ctrl-C; raises ValueError for an address or a device that cannot be used."""
+    if not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError(f"the port must be a number from 1 to 65535, got {port!r}: use --port 7861, or 'make app PORT=7861'")
     try:
-        with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((options.host, int(options.port)))
+            probe.bind((host, int(port)))
     except OSError as error:
-        sys.exit(f"Cannot use port {options.port} on {options.host} ({error.strerror}): choose another, 'make app PORT=7861'.")
+        way = "choose another, --port 7861 or 'make app PORT=7861'"
+        raise ValueError(f"cannot use port {port} on {host} ({error.strerror}): {way}") from error
     try:
-        handlers.DEVICE = str(torch.zeros(1, device=options.device).device)
+        handlers.DEVICE = str(torch.zeros(1, device=device).device)
     except (RuntimeError, AssertionError) as error:
-        sys.exit(f"The device {options.device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda.")
+        raise ValueError(f"the device {device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda") from error
     hush()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary files go
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, min(4, (os.cpu_count() or 2) // 2)))  # small networks lose time on more threads
     page = build_app()
-    page.launch(server_name=options.host, server_port=int(options.port), share=options.share, prevent_thread_lock=True, **look())
+    page.launch(server_name=host, server_port=int(port), share=share, prevent_thread_lock=True, **look())
     time.sleep(5)  # imports would slow down the first paint
     plane.warm_up()
     page.block_thread()
-
-
-if __name__ == "__main__":
-    main()

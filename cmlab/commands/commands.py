@@ -14,7 +14,9 @@ from ..base.suggest import unknown
 from ..formats import checkpoints
 from ..training.presets import find
 from ..training.session import Interrupted
+from .app import app
 from .common import checkpoint_of, choose_device, data_of, new_file, plan, write_file, write_png
+from .lab import lab
 from .options import (
     ConvertOptions,
     EditOptions,
@@ -50,6 +52,8 @@ def execute(name: str, options: Any) -> int:
         "theory": theory,
         "convert": convert,
         "info": info,
+        "app": app,
+        "lab": lab,
     }
     try:
         commands[name](options)

@@ -1,4 +1,4 @@
-"""The command line: ``cmlab train | sample | edit | evaluate | search | likelihood | theory | convert | info``.
+"""The command line: ``cmlab train | sample | edit | evaluate | search | likelihood | theory | convert | info | app | lab``.
 
 Every error is one line on stderr and a non-zero exit. What a command does is imported when its options have been read: to import
 torch takes seconds, and neither help nor a wrong option needs it.
@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..base.suggest import unknown
+from .app import AppOptions
+from .lab import LabOptions
 from .options import (
     ConvertOptions,
     EditOptions,
@@ -33,6 +35,8 @@ COMMANDS: dict[str, Any] = {
     "theory": TheoryOptions,
     "convert": ConvertOptions,
     "info": InfoOptions,
+    "app": AppOptions,
+    "lab": LabOptions,
 }
 _USAGE = """usage: cmlab COMMAND ...
 
@@ -45,6 +49,8 @@ _USAGE = """usage: cmlab COMMAND ...
   theory EXPERIMENT measure a theorem of the paper: thm1, thm2 or variance
   convert SRC DST   read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI
   info [CHECKPOINT] describe a checkpoint; without one, list presets, data sets and bundled checkpoints
+  app               serve the app: sample, interpolate, edit, train in the plane, in the browser
+  lab [DIR]         copy the lessons into a folder and open them in JupyterLab
 
 'cmlab COMMAND --help' explains the options, 'cmlab --version' tells the version."""
 
@@ -79,9 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         return int(stop.code or 0)
 
 
-def run() -> NoReturn:
-    """The program ``cmlab``: its words, its exit status."""
-    status = main()
+def run(*first: str) -> NoReturn:
+    """The program ``cmlab``: its words, after ``first``, and its exit status."""
+    status = main([*first, *sys.argv[1:]])
     if "torch" in sys.modules:
         from ..training.processes import leave
 

@@ -3,7 +3,6 @@
 import json
 import math
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 
 from cmlab.app import handlers, plane, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
+from cmlab.commands.main import main  # noqa: E402
 from cmlab.commands.options import TheoryOptions  # noqa: E402
 from cmlab.commands.theory import measure  # noqa: E402
 from cmlab.data import EXAMPLES  # noqa: E402
@@ -442,20 +442,19 @@ def test_another_data_set_keeps_the_choices_that_it_has(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("port", "message"), [("taken", "make app PORT="), ("http", "must be a number"), ("70000", "must be a number")]
 )
-def test_a_port_that_cannot_be_used_ends_with_one_line(monkeypatch, port, message):
+def test_a_port_that_cannot_be_used_ends_with_one_line(capsys, port, message):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(taken.getsockname()[1]) if port == "taken" else port])
-        with pytest.raises(SystemExit, match=message) as end:
-            app.main()
-    assert "\n" not in str(end.value.code) and end.value.code != 0
+        assert main(["app", "--port", str(taken.getsockname()[1]) if port == "taken" else port]) == 1
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
 
 
-def test_an_unknown_device_ends_with_one_line(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(free_port()), "--device", "toaster"])
-    with pytest.raises(SystemExit, match=r"device 'toaster' cannot be used"):
-        app.main()
+def test_an_unknown_device_ends_with_one_line(capsys):
+    assert main(["app", "--port", str(free_port()), "--device", "toaster"]) == 1
+    said = capsys.readouterr().err
+    assert "device 'toaster' cannot be used" in said and said.count("\n") == 1
 
 
 def test_old_pictures_leave_the_disk(tmp_path, monkeypatch):

@@ -1,0 +1,32 @@
+"""``cmlab app``: the app in the browser."""
+
+import os
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class AppOptions:
+    """Serve the app on the bundled checkpoints and those in runs/, until Ctrl-C.
+
+    Args:
+        port: port to listen on; by default $PORT, or 7860.
+        host: address to listen on; 0.0.0.0 lets other machines in.
+        device: where the models run, such as cuda; the small bundled ones run well on a CPU.
+        share: open a public tunnel, which needs the network.
+    """
+
+    port: str = field(default_factory=lambda: os.environ.get("PORT", "7860"))
+    host: str = "127.0.0.1"
+    device: str = "cpu"
+    share: bool = False
+
+
+def app(o: AppOptions) -> None:
+    """Serve the app; raises ImportError without gradio, ValueError for a port or device that cannot be used."""
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the app needs gradio: pip install 'cmlab[app]'") from error
+    from ..app.page import serve
+
+    serve(o.host, o.port, o.device, o.share)
