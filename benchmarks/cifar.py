@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
+from cmlab.base.files import write_whole
 from cmlab.commands.chain import measure, searched_levels, ways
-from cmlab.commands.common import choose_device, data_of, machine, write_file
+from cmlab.commands.common import choose_device, data_of, machine
 from cmlab.denoiser import Denoiser
 from cmlab.formats import checkpoints
 from cmlab.samplers import sample
@@ -147,8 +148,8 @@ def main() -> None:
     rows = curve(o.teacher, o.curve, o.n, device) if o.curve else table(o.teacher, o.students, o.n, o.search, device)
     text = curve_markdown(rows) if o.curve else markdown(rows)
     o.out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(o.out.with_suffix(".json"), lambda file: file.write(json.dumps(rows, indent=1).encode()))
-    write_file(o.out.with_suffix(".md"), lambda file: file.write(f"{text}\n".encode()))
+    write_whole(o.out.with_suffix(".json"), json.dumps(rows, indent=1).encode())
+    write_whole(o.out.with_suffix(".md"), f"{text}\n".encode())
     print(text)
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from .base.files import user_path
+
 PSEUDO_HUBER_C = 0.00054  # times sqrt(number of coordinates): iCT, section 3.3
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
@@ -199,7 +201,7 @@ def load_lpips(
         from torchvision.models import VGG16_Weights, vgg16
     except ImportError as error:
         raise ImportError("the distance 'lpips' needs piq and torchvision: pip install piq") from error
-    folder = Path(torch.hub.get_dir()) / "checkpoints" if path is None else Path(path).expanduser()
+    folder = Path(torch.hub.get_dir()) / "checkpoints" if path is None else user_path(path)
     urls = {VGG_FILE: VGG16_Weights.IMAGENET1K_V1.url, LPIPS_FILE: LPIPS._weights_url}
     for file in urls:
         if not (folder / file).is_file():

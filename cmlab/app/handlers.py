@@ -4,7 +4,6 @@ import functools
 import inspect
 import os
 import shutil
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import gradio as gr
 import numpy as np
 import torch
 
+from ..base.files import write_whole
 from ..editing import EDIT_STEPS, run_edit
 from ..formats.checkpoints import pretrained_names
 from ..noise import SIGMA_MAX, seeds_from
@@ -64,10 +64,7 @@ def png(pixels: np.ndarray) -> str:
         _WRITTEN.pop(path, None)
         _WRITTEN[path] = None  # the newest comes last
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(data)
-            os.replace(file.name, path)
+            write_whole(path, data)
         while len(_WRITTEN) > MAX_PICTURES:  # gradio's own clean-up does not know these files
             oldest = next(iter(_WRITTEN))
             del _WRITTEN[oldest]

@@ -13,7 +13,7 @@ PART = ".part"  # how files end that are being written
 
 @contextmanager
 def beside(path: str | Path) -> Iterator[Path]:
-    """A new path beside ``path`` to write a file to. It takes the place of ``path`` when the block ends, flushed to the disk before.
+    """A new path beside ``path`` to write to. When the block ends, the file is flushed to the disk and takes the place of ``path``.
 
     Where the block raises, it is removed, and what was at ``path`` stays. Its name is its own, so several processes may write one
     file at once: the last to end wins, and nobody ever reads half a file. Folders that are missing are made. Raises OSError where

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..base.files import write_whole
 from ..denoiser import Denoiser
 from ..evaluation.card import keep_facts, keep_figures
 from ..evaluation.cardpictures import write_card
@@ -27,7 +28,7 @@ from ..training.processes import from_environment
 from ..training.published import Preset
 from ..training.session import Interrupted
 from ..training.states import flatten
-from .common import choose_device, run_facts, write_file
+from .common import choose_device, run_facts
 from .options import TrainCommand, TrainOptions, parse
 
 GRID, SEARCH_SEED = 40, 1_000_000  # the search has other seeds than the figures
@@ -242,9 +243,8 @@ def run(name: str, args: list[str]) -> None:
         )
     record, device = first.run.out / f"{name}.json", choose_device(first.run.device)
     _check_same(stages, record)
-    record.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({stage.name: flatten(stage.preset) for stage in stages}, indent=1)
-    write_file(record, lambda file: file.write(text.encode()))
+    write_whole(record, text.encode())
     again = " ".join(["cmlab train", name, *args])
     try:
         for stage in stages:

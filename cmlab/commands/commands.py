@@ -10,12 +10,13 @@ from typing import IO, Any
 
 import torch
 
+from ..base.files import write_whole
 from ..base.suggest import unknown
 from ..formats import checkpoints
 from ..training.presets import find
 from ..training.session import Interrupted
 from .app import app
-from .common import checkpoint_of, choose_device, data_of, new_file, plan, write_file, write_png
+from .common import checkpoint_of, choose_device, data_of, new_file, plan, write_png
 from .lab import lab
 from .options import (
     ConvertOptions,
@@ -153,7 +154,7 @@ def sample(o: SampleOptions) -> None:
                 bar.update(stop - start)
 
     if target.suffix == ".npz":
-        write_file(target, lambda file: _write_npz(file, o, model, batches()))
+        write_whole(target, lambda file: _write_npz(file, o, model, batches()))
         seconds = time.perf_counter() - started
     else:
         from ..plots.figures import image_grid, plot_points
@@ -161,7 +162,7 @@ def sample(o: SampleOptions) -> None:
         x = torch.cat(list(batches()))
         seconds = time.perf_counter() - started
         if len(model.shape) == 1:
-            write_file(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
+            write_whole(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
         else:
             write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
     at = "" if levels is None else f" at the levels {' '.join(f'{level:.5g}' for level in levels)}"

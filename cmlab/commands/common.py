@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..base.files import write_whole
 from ..data.load import Data, load_data
 from ..data.names import title_of
 from ..denoiser import Denoiser
@@ -134,18 +135,7 @@ def _levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> to
     return torch.tensor(sigmas, dtype=torch.float64)
 
 
-def write_file(path: Path, writer) -> None:
-    """Write beside the file, then rename: a failure leaves what was there."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            writer(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_png(path: Path, image) -> None:
     from PIL import Image
 
-    write_file(path, lambda file: Image.fromarray(image).save(file, format="PNG"))
+    write_whole(path, lambda file: Image.fromarray(image).save(file, format="PNG"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..base.files import write_whole
 from ..data.pictures import SUFFIXES
 from ..denoiser import Denoiser
 from ..evaluation import report as reports
@@ -15,7 +16,7 @@ from ..evaluation.features import Extractor, extractor_for
 from ..evaluation.report import Report, Source
 from ..formats import checkpoints
 from ..training.presets import find
-from .common import checkpoint_of, choose_device, data_of, new_file, plan, write_file
+from .common import checkpoint_of, choose_device, data_of, new_file, plan
 from .options import EvaluateOptions
 
 
@@ -37,7 +38,7 @@ def evaluate(o: EvaluateOptions) -> None:
         return
     print(found.text())
     if o.json is not None:
-        write_file(o.json, lambda file: file.write(json.dumps(found.as_dict(), indent=1).encode()))
+        write_whole(o.json, json.dumps(found.as_dict(), indent=1).encode())
     if o.keep:
         keep_figures(find(o.source), found)
     if o.card is not None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import theory
+from ..base.files import write_whole
 from ..base.suggest import unknown
 from ..data.load import TOYS, MixtureData, load_toy
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..oracle import Gaussian, GaussianMixture
-from .common import checkpoint_of, data_of, new_file, write_file
+from .common import checkpoint_of, data_of, new_file
 from .options import TheoryOptions
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def command(o: TheoryOptions) -> None:
     print(found.title, *lines, *found.conclusions, sep="\n")
     if o.json is not None:
         words = json.dumps({"experiment": o.experiment, "seed": o.seed, "slope": found.slope, **asdict(found.result)}, indent=1)
-        write_file(o.json, lambda file: file.write(words.encode()))
+        write_whole(o.json, words.encode())
     if o.figure is not None:
-        write_file(o.figure, lambda file: found.figure().savefig(file, format="png"))
+        write_whole(o.figure, lambda file: found.figure().savefig(file, format="png"))
 
 
 def measure(o: TheoryOptions) -> Measured:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..base.files import beside, user_path
 from .pictures import PixelData, load_pictures
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -29,7 +30,7 @@ _MAX_BATCH = 2**26  # bytes of one pickle; the real ones have 31 million
 
 def data_folder() -> Path:
     """Where data sets are looked for by name: $CMLAB_DATA, else ./data."""
-    return Path(os.environ.get("CMLAB_DATA") or "data").expanduser()
+    return user_path(os.environ.get("CMLAB_DATA") or "data")
 
 
 def download_cifar10(folder: str | Path | None = None) -> Path:
@@ -37,22 +38,17 @@ def download_cifar10(folder: str | Path | None = None) -> Path:
 
     Raises OSError that says what to put where when it cannot be fetched, ValueError when what arrives has another md5.
     """
-    target = Path(folder or data_folder()) / ARCHIVE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{ARCHIVE}.{os.getpid()}.part")
-    try:
+    target = user_path(folder or data_folder()) / ARCHIVE
+    with beside(target) as part:
         try:
-            with urllib.request.urlopen(URL, timeout=_TIMEOUT) as answer, beside.open("wb") as file:
+            with urllib.request.urlopen(URL, timeout=_TIMEOUT) as answer, part.open("wb") as file:
                 shutil.copyfileobj(answer, file)
         except (OSError, HTTPException) as error:  # urllib's are OSErrors, a broken transfer is not
             raise OSError(
                 f"{URL} could not be fetched ({error}): fetch {ARCHIVE} where there is a network and put it in {target.parent}, or "
                 f"name the folder that has it with CMLAB_DATA"
             ) from error
-        _check_md5(beside)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+        _check_md5(part)
     return target
 
 
@@ -83,7 +79,7 @@ def load_cifar10(path: str | Path | None = None, *, split: Literal["train", "tes
     """
     if split not in (None, *BATCHES):
         raise ValueError(f"unknown split {split!r}: choose one of train, test")
-    folder = data_folder() if path is None else Path(path).expanduser()
+    folder = data_folder() if path is None else user_path(path)
     choices = [folder] if folder.is_file() else [folder / ARCHIVE, folder / FOLDER, folder]
     for choice in choices:
         if choice.is_file() or (choice / "batches.meta").is_file():

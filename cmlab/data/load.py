@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..base.files import user_path
 from ..base.suggest import unknown
 from ..noise import SIGMA_DATA, Draws, as_draws
 from ..oracle import GaussianMixture
@@ -296,7 +297,7 @@ def load_data(
             raise ValueError(f"{name} says the resolution {side}: leave out resolution={resolution}")
         options["resolution"] = side
         return load_data(whole, flip=flip, **options)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name in DATASETS:
         _with(options, (), f"the built-in set {name!r}")
         data = DATASETS[str(name)]()

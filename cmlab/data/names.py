@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..base.files import user_path
 from .cifar10 import ARCHIVE, CIFAR10_CLASSES, FOLDER, JPEG, data_folder
 
 DIGIT_NAMES = tuple("0123456789")
@@ -22,7 +23,7 @@ def split_name(name: str | Path) -> tuple[str, tuple[str, ...] | None]:
     (('cifar10', ('ship', 'horse')), ('digits', None))
     """
     whole, colon, words = str(name).rpartition(":")
-    if not colon or "/" in words or "\\" in words or Path(name).expanduser().exists():  # a path may hold colons of its own
+    if not colon or "/" in words or "\\" in words or user_path(name).exists():  # a path may hold colons of its own
         return str(name), None
     return whole, tuple(words.split(","))
 
@@ -34,7 +35,7 @@ def split_side(name: str | Path) -> tuple[str, int | None]:
     (('faces.zip', 64), ('digits', None))
     """
     match = re.fullmatch(r"(.+)@(\d+)", str(name))
-    if not match or Path(name).expanduser().exists():
+    if not match or user_path(name).exists():
         return str(name), None
     return match[1], int(match[2])
 

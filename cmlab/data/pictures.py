@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.files import beside, user_path
 from ..noise import Draws, as_draws
 from . import sources
 from .sources import PICTURES, SPLITS, Source
@@ -242,7 +242,7 @@ RESIZE = {"openai": _box_bicubic, "edm": _square_lanczos}
 
 def cache_folder(cache: str | Path | None = None) -> Path:
     """Where decoded pictures are kept: ``cache``, else $CMLAB_CACHE, else ~/.cache/cmlab."""
-    return Path(cache or os.environ.get("CMLAB_CACHE") or "~/.cache/cmlab").expanduser()
+    return user_path(cache or os.environ.get("CMLAB_CACHE") or "~/.cache/cmlab")
 
 
 def load_pictures(
@@ -266,7 +266,7 @@ def load_pictures(
             "prefix" (cat_0001.png, openai) insist; "none" ignores both.
         cache: the folder for decoded pictures, see `cache_folder`; False decodes them batch by batch.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     choices = {
         "labels": (labels, ("auto", "folder", "prefix", "none")),
         "split": (split, (None, *SPLITS)),
@@ -326,15 +326,9 @@ def _decode_all(source: Source, how: dict, file: Path) -> None:
 
 
 def _write(file: Path, write: Callable[[Path], object]) -> None:
-    """Write beside ``file`` and rename, so that no one ever sees a part of it."""
-    beside = file.with_name(f"{file.stem}.{os.getpid()}-{threading.get_ident()}{file.suffix}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(beside)
-            os.replace(beside, file)
-        finally:
-            beside.unlink(missing_ok=True)
+        with beside(file) as part:
+            write(part)
     except OSError as error:
         raise ValueError(
             f"cannot keep decoded pictures in {file.parent} ({error}): name another folder with CMLAB_CACHE"

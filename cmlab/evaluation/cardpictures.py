@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .. import plots
-from ..commands.common import data_of, write_file
+from ..base.files import write_whole
+from ..commands.common import data_of
 from ..data.load import ImageData
 from ..data.pictures import PixelData
 from ..denoiser import Denoiser
@@ -67,12 +68,12 @@ def write_card(
         _write(out.parent / name, figure)
         alt = f"{QUERIES} samples, each above its {NEIGHBOURS} nearest training images"
         pictures.append(Picture("Nearest training images", name, alt, remark))
-    write_file(out, lambda file: file.write(f"{card(path, report, pictures)}\n".encode()))
+    write_whole(out, f"{card(path, report, pictures)}\n".encode())
     return [out, *(out.parent / picture.name for picture in pictures)]
 
 
 def _write(path: Path, figure: Any) -> None:
-    write_file(path, lambda file: figure.savefig(file, format="png"))
+    write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ Their training is in classifier_training.py.
 import copy
 import hashlib
 import json
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..base.files import write_whole
 from ..data.load import ImageData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
 from ..data.pictures import NoSplit, PixelData
@@ -250,17 +249,7 @@ def save_classifier(path: str | Path, model: Classifier, about: dict[str, Any]) 
 
     state = _halved(model)
     meta = {"config": asdict(model.config), "shape": list(model.shape), "classes": model.classes, "about": about}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(save({k: v.contiguous() for k, v in state.items()}, metadata={"cmlab-classifier": json.dumps(meta)}))
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
-    return path
+    return write_whole(path, save({k: v.contiguous() for k, v in state.items()}, metadata={"cmlab-classifier": json.dumps(meta)}))
 
 
 def _halved(model: Classifier) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ Images reach an extractor as uint8. Samples are rounded by one of the two conven
 import contextlib
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.files import user_path, write_whole
 from ..data.pictures import cache_folder
 from .classifier import CLASSIFIERS, Split, classifier_for, classifier_names, fit_channels, load_classifier, resolve_classifier
 from .metrics import METRICS, Features, Metric
@@ -175,7 +175,7 @@ def inception_weights(path: str | Path | None = None) -> Path:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
 
     name = url.rpartition("/")[2]
-    found = Path(torch.hub.get_dir()) / "checkpoints" / name if path is None else Path(path).expanduser()
+    found = Path(torch.hub.get_dir()) / "checkpoints" / name if path is None else user_path(path)
     if not found.is_file():
         if path is not None:
             raise ValueError(f"no Inception weights at {found}: fetch {url} on a machine with a network and put the file there")
@@ -269,15 +269,8 @@ def real_features(extractor: Extractor, split: Split, batch: int = 256, cache: s
         with contextlib.suppress(OSError, EOFError, KeyError, ValueError, BadZipFile), np.load(file, allow_pickle=False) as held:
             return Features(torch.from_numpy(held["features"]), torch.from_numpy(held["logits"]), split.label)
     found = extract(extractor, batches_of(split, batch))
-    beside = file.with_name(f"{file.stem}.{os.getpid()}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("wb") as out:
-                np.savez(out, features=found.features.numpy(), logits=found.logits.numpy())
-            os.replace(beside, file)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(file, lambda out: np.savez(out, features=found.features.numpy(), logits=found.logits.numpy()))
     except OSError as error:
         if cache is not None:
             raise ValueError(f"cannot keep features in {file.parent} ({error}): name another folder with --cache") from error

@@ -6,8 +6,6 @@ classes, and whatever the training run wants to say about itself ("about").
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from ..base.files import write_whole
 from ..base.suggest import unknown
 from ..denoiser import PRECONDS, Denoiser, Preconditioning, precond_name
 from ..networks import NETWORKS, build_network, network_name
@@ -97,21 +96,9 @@ def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path
 
     blob = to_bytes(weights, metadata={"cmlab": json.dumps(meta)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        return write_whole(path, blob)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}. Choose another folder with --out") from error
-    return path
 
 
 def read_meta(name_or_path: str | Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.files import write_whole
 from ..denoiser import CONSISTENCY, Denoiser, IDDPMPrecond, Precond, Preconditioning, VEPrecond, VPPrecond
 from ..networks.adm import IMAGENET64, LSUN256, UNetConfig
 from . import checkpoints, unpickle
@@ -375,16 +376,7 @@ def _write_openai(path: Path, model: Denoiser, _: dict[str, Any], dtype: torch.d
         if holds:
             raise ValueError(f"OpenAI's code has no such network: {reason}")
     state = OrderedDict((k, v.to(dtype)) for k, v in to_openai(_numbers(model)).items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda file: torch.save(state, file))
 
 
 def _write_diffusers(path: Path, model: Denoiser, about: dict[str, Any], dtype: torch.dtype) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..base.files import write_whole
 from ..commands.options import TrainOptions
 from ..data.load import fingerprint
 from ..denoiser import Denoise, Denoiser
@@ -409,7 +410,7 @@ def _check_fd(data: str, shape: tuple[int, ...]) -> None:
 
 def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.device, title: str) -> Any:
     """Samples from seeds that stay the same, into ``path``; returns the grid of those that are pictures."""
-    from ..commands.common import write_file, write_png
+    from ..commands.common import write_png
     from ..plots.figures import image_grid, plot_points
     from ..samplers import sample
 
@@ -417,10 +418,9 @@ def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.d
     n = GRID if picture else 16 * GRID
     label = torch.arange(n, device=device) % model.classes if model.classes else None
     x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if picture:
         grid = image_grid(x, scale=max(1, 64 // model.shape[-1]))
         write_png(path, grid)
         return grid
-    write_file(path, lambda file: plot_points({title: x}, size=4).savefig(file, format="png"))
+    write_whole(path, lambda file: plot_points({title: x}, size=4).savefig(file, format="png"))
     return None

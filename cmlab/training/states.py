@@ -7,13 +7,13 @@ process dies, every state under its own name is whole.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base.files import PART, beside
 from ..formats.checkpoints import SUFFIX, CheckpointError
 from .trainer import Snapshot
 
@@ -27,30 +27,14 @@ def write_state(path: Path, snapshot: Snapshot) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    part = path.with_name(path.name + ".part")
     header = {_KEY: json.dumps({"format": FORMAT, **snapshot.facts})}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with beside(path) as part:
             save_file({k: v.detach().cpu().contiguous() for k, v in snapshot.tensors.items()}, part, header)
-            _flush(part)
-            os.replace(part, path)
-            _flush(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot save the state {path} ({error}): earlier ones are as they were. Make room, then continue with --resume"
         ) from error
-
-
-def _flush(path: Path) -> None:
-    """To the disk itself, so that a rename never outruns what it renames."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_state(path: Path) -> Snapshot:
@@ -80,12 +64,15 @@ class RunFolder:
         return sorted(self.path.glob(f"state-*{SUFFIX}"), reverse=True)
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Write the state, then remove those that are no longer kept."""
+        """Write the state, then remove those that are no longer kept, and what a killed process left of one."""
         path = self.path / f"state-{snapshot.facts['step']:08d}{SUFFIX}"
         write_state(path, snapshot)
-        for old in self.states()[self.keep :]:
+        for old in [*self.states()[self.keep :], *self._parts()]:
             old.unlink(missing_ok=True)
         return path
+
+    def _parts(self) -> list[Path]:
+        return list(self.path.glob(f"state-*{PART}"))
 
     def newest(self) -> tuple[Snapshot, Path, list[str]]:
         """The newest readable state, its file, and a line for each newer one that is not.
@@ -130,7 +117,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove all states, and the folder if nothing else is in it."""
-        for path in [*self.states(), *self.path.glob(f"state-*{SUFFIX}.part")]:
+        for path in [*self.states(), *self._parts()]:
             path.unlink(missing_ok=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()

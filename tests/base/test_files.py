@@ -119,7 +119,7 @@ def test_a_wrong_path_is_named_with_the_way_out(tmp_path):
         user_path(there["file"], "file", what="mask")
     with pytest.raises(ValueError, match=f"^{tmp_path}/a.png is a file, not a folder: check the path$"):
         user_path(there["folder"], "folder")
-    with pytest.raises(ValueError, match="the name of a card ends in .md, and .*a.png does not"):
+    with pytest.raises(ValueError, match=r"the name of a card ends in \.md, and .*a\.png does not"):
         user_path(tmp_path / "a.png", what="card", suffix=".md")
     assert user_path(tmp_path, "there") == user_path(tmp_path, "folder") == tmp_path
     assert user_path(tmp_path / "a.png", "file", suffix=".png") == tmp_path / "a.png"

@@ -1,6 +1,7 @@
 """Checkpoints: exact round trips, and one line that names the way out for every kind of broken file."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_nothing_is_overwritten_when_a_save_fails(file, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     text = message(lambda: save(file, tiny("unet")))
     assert "No space left on device" in text
     assert "--out" in text
