@@ -383,7 +383,8 @@ def run(name: str, data: str | None, features: str, n: int, steps: int, pairs: i
     save_figure(figures, f"{stem}-slerp", strips, "")
     about = {
         "data": data,
-        "images": f"{n} of the test part ({how})" + (", which models of this set are trained on, too" if data in DATASETS else ""),
+        "images": f"{n} of the test part ({how})"
+        + (", which models of this set are trained on, too" if data in DATASETS.of_kind("images") else ""),
         "features": extractor.title,
         "steps": f"{steps} of the multistep sampler (denoising: 1)",
         "pairs": max(pairs, STRIPS),

@@ -21,7 +21,7 @@ from . import (
     theory,
     training,
 )
-from .data.load import DATASETS, load_data
+from .data import DATASETS, load_data
 from .denoiser import (
     CONSISTENCY,
     EDM,

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .data.load import LUMA, luma
 from .denoiser import Denoise
 from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, state_dtype
 from .samplers import Step, last_state, multistep
 
 STROKE_SIGMAS = (5.38, 2.24)  # CM, appendix D
 EDIT_STEPS, LAST_SIGMA = 40, 0.05
+LUMA = (0.2989, 0.5870, 0.1140)  # what red, green and blue add to brightness
 COLOR_DRAWS = 4  # samples of which a colourisation is the mean
 
 
@@ -311,6 +311,12 @@ def orthogonal_basis(first: Tensor) -> Tensor:
     frame[:, 0] = first.double() / first.double().norm()
     q, r = torch.linalg.qr(frame)
     return q * torch.sign(r[0, 0])  # QR is free to return minus the first column
+
+
+def luma(x: Tensor) -> Tensor:
+    """The brightness of RGB images, (B, 3, H, W) -> (B, 1, H, W): a weighted mean, so grey pictures keep their values."""
+    weights = torch.tensor(LUMA, dtype=x.dtype, device=x.device)
+    return (x * (weights / weights.sum()).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=1)

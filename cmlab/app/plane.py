@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..base.suggest import unknown
-from ..data.load import TOYS, MixtureData, drawn_points, load_data
+from ..data import TOYS, MixtureData, drawn_points, load_data
 from ..evaluation.points import sliced_wasserstein
 from ..formats import checkpoints
 from ..losses import ProgressiveLoss

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..commands.options import TheoryOptions
 from ..commands.theory import Measured, measure
-from ..data.load import TOYS
+from ..data import TOYS
 from ..formats.checkpoints import pretrained_names
 from ..training.presets import PRESETS
 from .view import figure_pixels

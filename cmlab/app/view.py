@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.load import load_images
+from ..data import load_images
 from ..data.names import class_names_of, split_name
 from ..data.pictures import MAX_CLASSES
 from ..denoiser import Denoise

@@ -124,7 +124,7 @@ class Registry(Mapping[str, T]):
                 yield Record(text["name"], None, label, help, kind)
 
 
-DATASETS: Registry[Any] = Registry("data set", "DATASETS", "data")
+DATASETS: Registry[Any] = Registry("data set", "DATASETS", "data/toys", "data/scikit_digits", "data")
 NETWORKS: Registry[Any] = Registry("network", "NETWORKS", "networks")
 LOSSES: Registry[Any] = Registry("loss", "LOSSES", "losses", "methods")
 SAMPLERS: Registry[Any] = Registry("sampler", "SAMPLERS", "samplers", "methods")

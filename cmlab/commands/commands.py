@@ -213,7 +213,7 @@ def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, batches: Iterator[
 
 def edit(o: EditOptions) -> None:
     from .. import editing
-    from ..data.load import DATASETS, TOYS, load_images
+    from ..data import DATASETS, load_images
     from ..data.names import class_names_of
     from ..plots.figures import image_grid
 
@@ -228,7 +228,7 @@ def edit(o: EditOptions) -> None:
     if o.image is not None:
         y = read_image(o.image, channels, size)
     else:
-        bundled = (load_images(name) for name in DATASETS if name not in TOYS)
+        bundled = (load_images(name) for name in DATASETS.of_kind("images"))
         data, index = next((data for data in bundled if tuple(data.shape) == model.shape), None), o.index or 0
         if data is None:
             raise ValueError(f"no bundled picture fits {model.shape}: pass --image FILE")
@@ -303,7 +303,7 @@ def search(o: SearchOptions) -> None:
 
 
 def likelihood(o: LikelihoodOptions) -> None:
-    from ..data.load import MixtureData
+    from ..data import MixtureData
     from ..methods.likelihood import bits_per_dim, log_likelihood
     from ..steps import level_range
 
@@ -366,15 +366,15 @@ def info(o: InfoOptions) -> None:
     from ..evaluation.card import card, classifier_card
 
     if not o.checkpoint:
-        from ..data.load import DATASETS, FILE_DATASETS
-        from ..data.names import FOLDERS
+        from ..data import DATASETS
         from ..evaluation.classifier import classifier_names
 
         print("bundled checkpoints:", ", ".join(checkpoints.pretrained_names()))
         if own := sorted(path.stem for path in Path("runs").glob(f"*{checkpoints.SUFFIX}")):
             print("your own, in runs/, which come before bundled ones of the same name:", ", ".join(own))
-        print("data sets:", ", ".join(DATASETS))
-        print("data sets that need their files:", ", ".join([*FILE_DATASETS, *FOLDERS]), "(or --data with a folder of pictures)")
+        print("data sets:", ", ".join(DATASETS.of_kind("toy", "images")))
+        filed = ", ".join(DATASETS.of_kind("file", "folder"))
+        print(f"data sets that need their files: {filed} (or --data with a folder of pictures)")
         print("presets, a line for each data set:")
         _print_presets()
         chains, trainable = _other_runs()

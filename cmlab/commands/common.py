@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..base.files import write_whole
-from ..data.load import Data, load_data
+from ..data import Data, load_data
 from ..data.names import title_of
 from ..denoiser import Denoiser
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names, searched_sigmas

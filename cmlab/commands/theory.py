@@ -10,7 +10,7 @@ import torch
 from .. import theory
 from ..base.files import write_whole
 from ..base.suggest import unknown
-from ..data.load import TOYS, MixtureData, load_toy
+from ..data import DATASETS, MixtureData, load_toy
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..oracle import Gaussian, GaussianMixture
@@ -90,8 +90,8 @@ def check(o: TheoryOptions) -> None:
 
 def _oracle(name: str) -> GaussianMixture:
     made = {"soft3": theory.soft3, "gaussian": lambda: Gaussian(torch.zeros(2), 0.5)}
-    if name not in (*made, *TOYS):
-        raise ValueError(unknown("2D data set", name, (*made, *TOYS)))
+    if name not in (known := (*made, *DATASETS.of_kind("toy"))):
+        raise ValueError(unknown("2D data set", name, known))
     return made[name]() if name in made else load_toy(name).oracle
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import shutil
 import tarfile
@@ -16,7 +15,9 @@ import numpy as np
 import torch
 
 from ..base.files import beside, user_path
-from .pictures import PixelData, load_pictures
+from ..base.registry import DATASETS
+from .pictures import data_folder, load_pictures
+from .sets import ImageData, PixelData
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -24,13 +25,11 @@ ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 JPEG = "cifar10-jpeg.tar.xz"  # the same pictures as files, a tenth of the size: {train,test}/CLASS/*.jpg
 BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+EXAMPLES = (
+    Path(__file__).parents[1] / "pretrained" / "examples"
+)  # holds a folder of pictures for cifar10, in folders of their classes
 _TIMEOUT = 30.0  # seconds without an answer
 _MAX_BATCH = 2**26  # bytes of one pickle; the real ones have 31 million
-
-
-def data_folder() -> Path:
-    """Where data sets are looked for by name: $CMLAB_DATA, else ./data."""
-    return user_path(os.environ.get("CMLAB_DATA") or "data")
 
 
 def download_cifar10(folder: str | Path | None = None) -> Path:
@@ -71,6 +70,22 @@ def is_cifar10(path: Path) -> bool:
         return False
 
 
+def _title() -> str:
+    """CIFAR-10 (JPEG) where the archive of JPEGs is what is loaded: figures on it are not comparable with published ones."""
+    folder = data_folder()
+    official = any((folder / file).exists() for file in (ARCHIVE, f"{FOLDER}/batches.meta", "batches.meta"))
+    return "CIFAR-10 (JPEG)" if not official and (folder / JPEG).is_file() else "CIFAR-10"
+
+
+@DATASETS.register(
+    "cifar10",
+    "CIFAR-10",
+    "60,000 photographs of 32 x 32 pixels",
+    kind="file",
+    title=_title,
+    shape=(3, 32, 32),
+    class_names=CIFAR10_CLASSES,
+)
 def load_cifar10(path: str | Path | None = None, *, split: Literal["train", "test"] | None = None) -> PixelData:
     """CIFAR-10's 50,000 training images, or 10,000 for ``split="test"``: uint8 (N, 3, 32, 32), ten classes.
 
@@ -173,3 +188,11 @@ def _literal(data: bytes, name: str) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{name} should hold a dict, and holds a {type(content).__name__}")
     return content
+
+
+@DATASETS.register("cifar10-examples", help="36 test images of CIFAR-10, to edit", kind="images")
+@lru_cache(maxsize=1)
+def cifar10_examples() -> ImageData:
+    """36 test images of CIFAR-10, twelve automobiles, horses and ships each: (36, 3, 32, 32). To edit, too few to train on."""
+    data = load_pictures(EXAMPLES / "cifar10", cache=False)
+    return ImageData(data.x0, data.label, data.class_names)

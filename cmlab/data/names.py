@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import user_path
-from .cifar10 import ARCHIVE, CIFAR10_CLASSES, FOLDER, JPEG, data_folder
+from ..base.registry import DATASETS
 
-DIGIT_NAMES = tuple("0123456789")
-# Sets of pictures that are looked for under their name in the data folder (CMLAB_DATA, else ./data): side, and what to put there.
-FOLDERS = {
-    "imagenet64": (64, "a folder or zip of ImageNet's training pictures, one folder per class"),
-    "lsun-bedroom": (256, "LSUN's lmdb folder, or a folder or zip of its pictures"),
-    "lsun-cat": (256, "LSUN's lmdb folder, or a folder or zip of its pictures"),
-}
+
+def fact(name: str, key: str, default: Any) -> Any:
+    """What the record of the data set ``name`` says under ``key``; ``default`` where it says nothing, or where there is none."""
+    return DATASETS.record(name).facts.get(key, default) if name in DATASETS else default
 
 
 def split_name(name: str | Path) -> tuple[str, tuple[str, ...] | None]:
@@ -47,7 +44,7 @@ def sized(name: str, resolution: int) -> str:
     ('faces@64', 'faces@64:cat,dog', 'imagenet64', 'digits')
     """
     whole, kept = split_name(name)
-    if not resolution or split_side(whole)[1] == resolution or FOLDERS.get(whole, (0, ""))[0] == resolution:
+    if not resolution or split_side(whole)[1] == resolution or fact(whole, "shape", (0,))[-1] == resolution:
         return name
     return f"{whole}@{resolution}" + ("" if kept is None else f":{','.join(kept)}")
 
@@ -59,16 +56,16 @@ def class_names_of(about: dict[str, Any], classes: int, data: str | Path) -> tup
     (('ship', 'horse'), ('0', '1'))
     """
     origin, kept = split_name(data)
-    known = {"cifar10": CIFAR10_CLASSES, "digits": DIGIT_NAMES, "digits-color": DIGIT_NAMES}
-    names = tuple(str(name) for name in about.get("class_names") or kept or known.get(origin, ()))
+    names = tuple(str(name) for name in about.get("class_names") or kept or fact(origin, "class_names", ()))
     return names if len(set(names)) == classes else tuple(str(k) for k in range(classes))
 
 
 def title_of(name: str | Path) -> str:
-    """What a model card calls the set ``name``: "CIFAR-10 (JPEG): ship, horse", where the JPEG archive is what is loaded."""
+    """What a model card calls the set ``name``: "CIFAR-10: ship, horse".
+
+    A record may hold a function ``title`` that tells more, such as which of two archives is loaded.
+    """
     whole, kept = split_name(name)
-    if whole == "cifar10":
-        folder = data_folder()
-        official = any((folder / file).exists() for file in (ARCHIVE, f"{FOLDER}/batches.meta", "batches.meta"))
-        whole = "CIFAR-10 (JPEG)" if not official and (folder / JPEG).is_file() else "CIFAR-10"
-    return whole if kept is None else f"{whole}: {', '.join(kept)}"
+    titled = fact(whole, "title", None)
+    title = titled() if titled else DATASETS.record(whole).label if whole in DATASETS else whole
+    return title if kept is None else f"{title}: {', '.join(kept)}"

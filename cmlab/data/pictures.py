@@ -1,4 +1,4 @@
-"""Images from files: folders, zips, tars, npz, LSUN's lmdb and CIFAR-10, as uint8 in memory, memory-mapped or read when asked for.
+"""Pictures in folders, zips, tars, npz and LSUN's lmdb, as uint8 in memory, memory-mapped or read when asked for.
 
 Pictures are decoded once into an .npy in a cache folder ($CMLAB_CACHE, else ~/.cache/cmlab) and mapped from there; with
 ``cache=False`` every batch is decoded anew, for sets that are too large to keep unpacked. Nothing in a file is ever executed.
@@ -8,19 +8,17 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..base.files import beside, user_path
-from ..noise import Draws, as_draws
 from . import sources
+from .sets import WORKERS, LazyPixels, NoSplit, PixelData, Pixels
 from .sources import PICTURES, SPLITS, Source
 
 Resize = Literal["openai", "edm"]
@@ -28,101 +26,9 @@ Labels = Literal["auto", "folder", "prefix", "none"]
 MAX_CLASSES = 2**17  # a network has weights for each
 MAX_PIXELS = 2**26  # of one picture: larger ones are mistakes or attacks
 SUFFIXES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz", ".tar.xz")
-_WORKERS = min(16, os.cpu_count() or 1)
-
-
-class Pixels(Protocol):
-    """uint8 (N, C, H, W): a numpy array, a memory map, or `LazyPixels`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: np.ndarray, /) -> np.ndarray: ...
-
-
-def random_index(count: int, n: int, source: Draws) -> Tensor:
-    """``n`` uniform indices below ``count`` (n,); two uniforms each, for the 24 bits of one favour some of a million images."""
-    u = source.uniform((n, 2)).double()
-    return ((u[:, 0] + u[:, 1] * 2**-24) * count).long().clamp_(max=count - 1)
-
-
-def random_flip(x0: Tensor, source: Draws) -> Tensor:
-    """Images (n, C, H, W), each mirrored left to right with probability 1/2, in place."""
-    mirrored = source.uniform((len(x0),)) < 0.5
-    x0[mirrored] = x0[mirrored].flip(3)
-    return x0
-
-
-@dataclass(frozen=True, eq=False)
-class PixelData:
-    """Images as uint8: pixels (N, C, H, W), label (N,) int64 or None; they become float32 in [-1, 1] batch by batch."""
-
-    pixels: Pixels
-    label: Tensor | None
-    class_names: tuple[str, ...] = ()
-    flip: bool = False
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.pixels.shape[1:])
-
-    @property
-    def classes(self) -> int:
-        return len(self.class_names)
-
-    @property
-    def x0(self) -> Tensor:
-        """All of them as float32: four times the memory of the pixels."""
-        return self.take(torch.arange(len(self)))
-
-    def take(self, index: Tensor) -> Tensor:
-        """The images at ``index`` (n,), float32 (n, C, H, W) in [-1, 1], never mirrored."""
-        return torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])).float().div_(127.5).sub_(1)
-
-    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
-        source = as_draws(source)
-        i = random_index(len(self), n, source)
-        x0 = self.take(i)
-        return random_flip(x0, source) if self.flip else x0, None if self.label is None else self.label[i]
-
-
-class SomePixels:
-    """The images ``index`` (n,) of others, which are neither copied nor read before they are asked for."""
-
-    def __init__(self, pixels: Pixels, index: np.ndarray):
-        self.pixels, self.index, self.shape = pixels, index, (len(index), *pixels.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        return self.pixels[self.index[index]]
-
-
-class LazyPixels:
-    """Pictures that are decoded whenever they are asked for."""
-
-    def __init__(self, names: Sequence[str], decode: Callable[[str], np.ndarray], shape: tuple[int, ...]):
-        self.names, self.decode, self.shape = names, decode, (len(names), *shape)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        with ThreadPoolExecutor(_WORKERS) as pool:  # PIL decodes outside Python's lock
-            return np.stack(list(pool.map(self.decode, [self.names[i] for i in index])))
 
 
 # --- which pictures, and their labels --------------------------------------------------------------------------------------
-
-
-class NoSplit(ValueError):
-    """A set that is not divided into training and test pictures."""
 
 
 def _choose(path: Path, source: Source, split: str | None, rule: Labels) -> tuple[Source, list[int] | None, tuple[str, ...]]:
@@ -240,6 +146,11 @@ RESIZE = {"openai": _box_bicubic, "edm": _square_lanczos}
 # --- loading ---------------------------------------------------------------------------------------------------------------
 
 
+def data_folder() -> Path:
+    """Where data sets are looked for by name: $CMLAB_DATA, else ./data."""
+    return user_path(os.environ.get("CMLAB_DATA") or "data")
+
+
 def cache_folder(cache: str | Path | None = None) -> Path:
     """Where decoded pictures are kept: ``cache``, else $CMLAB_CACHE, else ~/.cache/cmlab."""
     return user_path(cache or os.environ.get("CMLAB_CACHE") or "~/.cache/cmlab")
@@ -318,7 +229,7 @@ def _same_size(source: Source, first: np.ndarray, how: dict) -> Callable[[str], 
 def _decode_all(source: Source, how: dict, file: Path) -> None:
     first = decode(source.read(source.names[0]), source.names[0], **how)
     out = np.lib.format.open_memmap(file, "w+", np.uint8, (len(source.names), *first.shape))
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         for start in range(0, len(out), 1024):
             part = source.names[start : start + 1024]
             out[start : start + len(part)] = np.stack(list(pool.map(_same_size(source, first, how), part)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.load import TOYS
+from ..data import DATASETS
 from ..formats import checkpoints
 from .classifier import LoadedClassifier
 from .report import Report, figure_table
@@ -165,7 +165,7 @@ def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any]
     out = [
         f"Anything but {data or 'the data it was trained on'}: it knows no other samples, and those in the manner of its own alone."
     ]
-    if data in TOYS:
+    if data in DATASETS.of_kind("toy"):
         out.append("Pictures: it makes points in the plane, to learn from and to test methods with.")
     elif data.startswith("digits"):
         out.append("Handwriting that matters: 8 x 8 scans of a few dozen writers, in a hundred kilobytes of weights.")

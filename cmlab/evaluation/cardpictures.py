@@ -9,8 +9,7 @@ from torch import Tensor
 from .. import plots
 from ..base.files import write_whole
 from ..commands.common import data_of
-from ..data.load import ImageData
-from ..data.pictures import PixelData
+from ..data import ImageData, PixelData
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..formats.checkpoints import CheckpointError

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.files import write_whole
-from ..data.load import ImageData, held_out, keep_classes, kept_rows, load_images
+from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
-from ..data.pictures import NoSplit, PixelData
+from ..data.sets import NoSplit
 from ..noise import global_seed
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "features"

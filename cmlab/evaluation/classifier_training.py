@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import __version__
 from ..base.suggest import unknown
 from ..commands.common import machine
-from ..data.load import fingerprint
+from ..data import fingerprint
 from ..formats.checkpoints import CheckpointError
 from ..networks.layers import orders_by_pixel
 from ..noise import global_seed

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.load import luma
 from ..denoiser import Denoise, Denoiser
+from ..editing import luma
 from ..noise import SIGMA_MAX, sampling_sigmas, seeds_from
 from ..samplers import heun, last_state, multistep, sample
 
@@ -36,7 +36,7 @@ class ToyTest:
     """A 2D set's reference draw and one noise for every model: ``seed`` fixes both, ``n`` points each."""
 
     def __init__(self, data: str, seed: int = 0, n: int = 20_000):
-        from ..data.load import load_toy
+        from ..data import load_toy
 
         self.oracle, self._seed = load_toy(data).oracle, seed
         self.reference = self.oracle.sample(n, self.generator(1))
@@ -93,7 +93,7 @@ def digit_classifier(data: str = "digits"):
     """A support vector machine on two thirds of the real digits, and its accuracy on the other third of the scans."""
     from sklearn.svm import SVC
 
-    from ..data.load import digits, held_out, load_images
+    from ..data import digits, held_out, load_images
 
     images = load_images(data)
     assert images.label is not None

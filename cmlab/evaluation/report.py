@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.load import load_npz, load_pictures
+from ..data.pictures import load_npz, load_pictures
 from ..denoiser import Denoise, Denoiser
 from ..noise import seeds_from
 from ..samplers import sample

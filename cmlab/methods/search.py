@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..data.load import Data
+from ..data import Data
 from ..denoiser import Denoiser
 from ..evaluation.points import sliced_wasserstein
 from ..noise import SIGMA_MIN, karras_sigmas, seeds_from

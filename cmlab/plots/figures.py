@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..data.load import luma
+from ..editing import luma
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -21,7 +21,7 @@ def ring(sharpness: float = 0.1, modes: int = 8) -> GaussianMixture:
 
     The smaller ``sharpness``, the steeper the consistency function between two modes. 0.1 is the data set 8gaussians.
     """
-    from ..data.load import mixture_from
+    from ..data import mixture_from
 
     angle = torch.arange(modes, dtype=torch.float64) * 2 * math.pi / modes
     return mixture_from(torch.stack([angle.cos(), angle.sin()], -1), sharpness)

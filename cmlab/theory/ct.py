@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..data.load import MixtureData
+from ..data import MixtureData
 from ..denoiser import CONSISTENCY, Denoise, Denoiser, Preconditioning
 from ..distances import Distance
 from ..losses import ConsistencyLoss

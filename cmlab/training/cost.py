@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data.load import DATASETS, load_data
-from ..data.names import FOLDERS, split_name
+from ..data import DATASETS, load_data
+from ..data.names import fact, split_name
 from ..denoiser import Denoiser
 from ..losses import ConsistencyLoss, ProgressiveLoss
 from ..methods.continuous import ContinuousLoss, SCMLoss
@@ -22,11 +22,10 @@ __all__ = ["cost", "evaluations", "forward_flops", "memory", "sample_shape"]
 def sample_shape(preset: Preset) -> tuple[int, ...] | None:
     """The shape of one sample, without looking for files; None where only the files know it."""
     name = split_name(preset.data)[0]
-    if name in DATASETS:
+    if name in DATASETS.of_kind("toy", "images"):
         return tuple(load_data(name).shape)
-    if name == "cifar10":
-        return (3, 32, 32)
-    return (3, preset.resolution, preset.resolution) if name in FOLDERS and preset.resolution else None
+    shape = fact(name, "shape", None)
+    return (shape[0], preset.resolution, preset.resolution) if shape and preset.resolution else shape
 
 
 def forward_flops(preset: Preset, shape: tuple[int, ...]) -> int:

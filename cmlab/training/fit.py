@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from ..data.load import Data
+from ..data import Data
 from ..denoiser import Denoise, Denoiser
 from ..losses import DenoisingLoss, ProgressiveLoss
 from ..methods.augment import Augment

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..base.suggest import unknown
-from ..data.load import TOYS, Data, MixtureData, load_data
+from ..data import TOYS, Data, MixtureData, load_data
 from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
 from ..losses import LOSSES, cd, ict

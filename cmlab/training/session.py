@@ -17,7 +17,7 @@ from torch import nn
 from .. import __version__
 from ..base.files import write_whole
 from ..commands.options import TrainOptions
-from ..data.load import fingerprint
+from ..data import fingerprint
 from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
 from ..formats.checkpoints import SUFFIX, CheckpointError

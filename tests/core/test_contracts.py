@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 from itertools import pairwise
 
 import pytest
@@ -193,7 +194,10 @@ def test_edits_are_a_function_of_their_seeds(name):
 # --- data and networks ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DATASETS)
+BUILT_IN = DATASETS.of_kind("toy", "images")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_data_sets_give_what_training_asks_for(name):
     data = load_data(name)
     x0, label = data.batch(64, seeded(1))
@@ -212,7 +216,15 @@ def test_data_sets_give_what_training_asks_for(name):
 
 
 def test_toys_are_the_data_sets_of_the_plane():
-    assert set(TOYS) == {name for name in DATASETS if load_data(name).shape == (2,)}
+    assert set(TOYS) == {name for name in BUILT_IN if load_data(name).shape == (2,)}
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - set(BUILT_IN)))
+def test_data_sets_whose_files_are_absent_say_what_to_put_where(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("CMLAB_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{re.escape(str(tmp_path))}.*: put .*CMLAB_DATA"):
+        load_data(name)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -22,7 +22,7 @@ from cmlab.data import (
     load_images,
     mixture_from,
 )
-from cmlab.data.pictures import PixelData, SomePixels
+from cmlab.data.sets import PixelData, SomePixels
 from cmlab.evaluation.classifier import to_pixels
 from cmlab.noise import SampleDraws
 
@@ -93,10 +93,8 @@ def test_coloured_digits_are_the_grey_ones_in_two_colours():
 
 
 def test_coloured_digits_are_the_same_every_time():
-    from cmlab.data.load import _color_digits
-
     first = digits_color().x0.clone()
-    _color_digits.cache_clear()
+    digits_color.cache_clear()
     assert torch.equal(digits_color().x0, first)
 
 
@@ -114,7 +112,7 @@ def test_images_without_labels():
     assert data.classes == 0
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", DATASETS.of_kind("toy", "images"))
 def test_a_sample_is_a_function_of_its_own_seed(name):
     data = load_data(name)
     assert torch.equal(data.batch(3, SampleDraws([1, 2, 3]))[0][1:2], data.batch(1, SampleDraws([2]))[0])

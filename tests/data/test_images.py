@@ -22,7 +22,8 @@ from PIL import Image
 
 from cmlab.data import ImageData, cifar10, digits, load_data, load_images, sources
 from cmlab.data import pictures as images
-from cmlab.data.pictures import LazyPixels, PixelData, decode, load_pictures, random_index
+from cmlab.data.pictures import decode, load_pictures
+from cmlab.data.sets import LazyPixels, PixelData, random_index
 from cmlab.noise import SampleDraws
 
 

@@ -1,0 +1,220 @@
+"""What a data set is to a training: samples with their labels, in memory, mapped from a file, or drawn from an exact mixture."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.suggest import unknown
+from ..noise import Draws, as_draws
+from ..oracle import GaussianMixture
+
+WORKERS = min(16, os.cpu_count() or 1)  # threads that decode pictures
+
+
+class Data(Protocol):
+    """What training asks of a data set."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape S of one sample."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, 0 for none."""
+        ...
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+        """``n`` samples (n, *S) float32 (plane: standard deviation 0.5; images: in [-1, 1]) and labels (n,) or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class MixtureData:
+    """A 2D set that draws from its own exact oracle."""
+
+    oracle: GaussianMixture
+    classes: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.oracle.shape
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, None]:
+        return self.oracle.sample(n, source).float(), None
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images in memory: x0 (N, C, H, W) float32 in [-1, 1], label (N,) int64 or None; ``flip`` mirrors half of each batch."""
+
+    x0: Tensor
+    label: Tensor | None
+    class_names: tuple[str, ...] = ()
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.x0.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def take(self, index: Tensor) -> Tensor:
+        """The images at ``index`` (n,), never mirrored."""
+        return self.x0[index]
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+        source = as_draws(source)
+        i = (source.uniform((n,)).double() * len(self.x0)).long()
+        x0 = random_flip(self.x0[i], source) if self.flip else self.x0[i]
+        return x0, None if self.label is None else self.label[i]
+
+
+class Pixels(Protocol):
+    """uint8 (N, C, H, W): a numpy array, a memory map, or `LazyPixels`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: np.ndarray, /) -> np.ndarray: ...
+
+
+def random_index(count: int, n: int, source: Draws) -> Tensor:
+    """``n`` uniform indices below ``count`` (n,); two uniforms each, for the 24 bits of one favour some of a million images."""
+    u = source.uniform((n, 2)).double()
+    return ((u[:, 0] + u[:, 1] * 2**-24) * count).long().clamp_(max=count - 1)
+
+
+def random_flip(x0: Tensor, source: Draws) -> Tensor:
+    """Images (n, C, H, W), each mirrored left to right with probability 1/2, in place."""
+    mirrored = source.uniform((len(x0),)) < 0.5
+    x0[mirrored] = x0[mirrored].flip(3)
+    return x0
+
+
+@dataclass(frozen=True, eq=False)
+class PixelData:
+    """Images as uint8: pixels (N, C, H, W), label (N,) int64 or None; they become float32 in [-1, 1] batch by batch."""
+
+    pixels: Pixels
+    label: Tensor | None
+    class_names: tuple[str, ...] = ()
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.pixels.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def x0(self) -> Tensor:
+        """All of them as float32: four times the memory of the pixels."""
+        return self.take(torch.arange(len(self)))
+
+    def take(self, index: Tensor) -> Tensor:
+        """The images at ``index`` (n,), float32 (n, C, H, W) in [-1, 1], never mirrored."""
+        return torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])).float().div_(127.5).sub_(1)
+
+    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+        source = as_draws(source)
+        i = random_index(len(self), n, source)
+        x0 = self.take(i)
+        return random_flip(x0, source) if self.flip else x0, None if self.label is None else self.label[i]
+
+
+class SomePixels:
+    """The images ``index`` (n,) of others, which are neither copied nor read before they are asked for."""
+
+    def __init__(self, pixels: Pixels, index: np.ndarray):
+        self.pixels, self.index, self.shape = pixels, index, (len(index), *pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return self.pixels[self.index[index]]
+
+
+class LazyPixels:
+    """Pictures that are decoded whenever they are asked for."""
+
+    def __init__(self, names: Sequence[str], decode: Callable[[str], np.ndarray], shape: tuple[int, ...]):
+        self.names, self.decode, self.shape = names, decode, (len(names), *shape)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        with ThreadPoolExecutor(WORKERS) as pool:  # PIL decodes outside Python's lock
+            return np.stack(list(pool.map(self.decode, [self.names[i] for i in index])))
+
+
+class NoSplit(ValueError):
+    """A set that is not divided into training and test pictures."""
+
+
+def keep_classes(
+    data: MixtureData | ImageData | PixelData, names: Sequence[str], what: str = "the data set"
+) -> ImageData | PixelData:
+    """Only the images of the classes ``names``, which are numbered 0, 1, ... in the order given; 8-bit pixels are not copied.
+
+    Raises ValueError for a set without classes, no or unknown names, names given twice, and where no image is left.
+    """
+    if isinstance(data, MixtureData) or data.label is None:
+        raise ValueError(f"{what!r} has no classes to choose from: leave out what follows the colon")
+    if not any(names):
+        raise ValueError(f"name the classes of {what!r} to keep behind the colon, with commas: {','.join(data.class_names[:3])}")
+    if missing := [name for name in names if name not in data.class_names]:
+        raise ValueError(unknown(f"class of {what!r}", missing[0], data.class_names))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"the class {twice[0]!r} of {what!r} is named twice: name each class once")
+    number = torch.full((data.classes,), -1)
+    number[[data.class_names.index(name) for name in names]] = torch.arange(len(names))
+    index = kept_rows(data, names)
+    if not len(index):
+        raise ValueError(f"no image of {what!r} belongs to {', '.join(names)}")
+    label = number[data.label[index]]
+    if isinstance(data, ImageData):
+        return replace(data, x0=data.x0[index], label=label, class_names=tuple(names))
+    return replace(data, pixels=SomePixels(data.pixels, index.numpy()), label=label, class_names=tuple(names))
+
+
+def kept_rows(data: ImageData | PixelData, names: Sequence[str]) -> Tensor:
+    """Which images of ``data`` `keep_classes` keeps: their numbers, increasing, (n,) int64."""
+    assert data.label is not None
+    wanted = torch.tensor([data.class_names.index(name) for name in names])
+    return torch.isin(data.label, wanted).nonzero()[:, 0]
+
+
+def fingerprint(data: Data) -> str:
+    """Tells image sets apart by their number, shape and classes and 64 of them, spread evenly; "" for the exact 2D sets."""
+    if not isinstance(data, ImageData | PixelData):
+        return ""
+    some = torch.arange(min(64, len(data))) * len(data) // min(64, len(data))
+    digest = hashlib.sha256(json.dumps([len(data), list(data.shape), list(data.class_names)]).encode())
+    digest.update(data.take(some).numpy().tobytes())
+    if data.label is not None:
+        digest.update(data.label[some].numpy().tobytes())
+    return digest.hexdigest()[:16]
