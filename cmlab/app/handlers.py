@@ -1,4 +1,4 @@
-"""What the app's buttons do: generators that gradio streams, and that `gradio_client` calls by name. The page is in app.py."""
+"""What the app's buttons do: generators that gradio streams, and that `gradio_client` calls by name. The page is in page.py."""
 
 import functools
 import inspect
@@ -17,11 +17,9 @@ from ..editing import EDIT_STEPS, run_edit
 from ..formats.checkpoints import pretrained_names
 from ..noise import SIGMA_MAX, seeds_from
 from ..training.presets import PRESETS
-from . import plane as plane
-from . import theory as theory
-from . import view as view
+from . import plane, theory, view
 
-DEVICE = "cpu"  # app.main() sets it
+DEVICE = "cpu"  # page.serve sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
 MAX_PICTURES = 4000  # kept on disk, a few kB each
 _WRITTEN: dict[Path, None] = {}

@@ -27,21 +27,8 @@ from ..losses import LOSSES
 from . import handlers, plane, theory, view
 from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from .paint import is_painted
-from .parts import QUIET, RUN, Page, caption_box, follows, free, gallery, halt, panel, seed_box, start
+from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start
 from .style import look
-
-CANVAS = {
-    "type": "numpy",
-    "image_mode": "RGBA",
-    "format": "png",
-    "layers": False,
-    "fixed_canvas": True,
-    "transforms": (),
-    "sources": (),
-}
-
-
-# --- the page ----------------------------------------------------------------------------------------------------------------
 
 
 def model_choices(
@@ -170,19 +157,16 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
     halt(run, [data.change], lambda: (None, None, "", []), [], [strip, frame, caption, pictures])
     position.input(lambda p, k: png(p[min(int(k), len(p) - 1)]) if p else None, [pictures, position], frame, **QUIET)
 
-    def pick(end: str, event: gr.SelectData, name: str):
-        kind = view.examples(view.groups()[name])[1][event.index]
-        return event.index, f"**{end}:** picture {event.index}" + (f", {kind}" if kind else "")
+    def picker(end: str):
+        def pick(event: gr.SelectData, name: str):
+            kind = view.examples(view.groups()[name])[1][event.index]
+            return event.index, f"**{end}:** picture {event.index}" + (f", {kind}" if kind else "")
 
-    def pick_a(event: gr.SelectData, name: str):
-        return pick("A", event, name)
+        return pick
 
-    def pick_b(event: gr.SelectData, name: str):
-        return pick("B", event, name)
-
-    for (chosen, shown, example), picked in zip(ends, (pick_a, pick_b), strict=True):
+    for end, (chosen, shown, example) in zip("AB", ends, strict=True):
         gr.on([drawer.expand, data.change], thumbnails, data, shown, **QUIET)
-        shown.select(picked, data, [example, chosen], **QUIET)
+        shown.select(picker(end), data, [example, chosen], **QUIET)
     back = [example_a, example_b, ends[0][0], ends[1][0]]
     gr.on([again.click, data.change], lambda: (None, None, "**A:** its seed", "**B:** its seed"), None, back, **QUIET)
 
@@ -212,10 +196,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
                 go = gr.Button("Run", variant="primary", elem_id="edit-go")
             mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
             brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
-            size = (view.CANVAS, view.CANVAS)
-            painted = gr.ImageEditor(
-                label="Paint", canvas_size=size, visible=False, height=470, elem_id="painted", brush=brush, **CANVAS
-            )
+            painted = canvas("Paint", "painted", view.CANVAS, 470, brush)
     inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed]
     outputs = [original, degraded, result, caption, used]
     shown = {"show_progress": "minimal", "show_progress_on": result}
@@ -240,7 +221,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
         except ValueError:  # announce drops the file
             y, _, _ = handlers.source_picture(group, None, example)
         chosen = png(view.picture(y))
-        canvas = png(view.picture(y, size=view.CANVAS + view.CANVAS // y.shape[-2]))
+        paper = png(view.picture(y, size=view.CANVAS + view.CANVAS // y.shape[-2]))
         paint = (task == "inpaint" and mask == view.PAINTED) or task == "stroke"
         yield (
             f"**{view.TASKS[task]}.** {view.TASK_HELP[task]}",
@@ -248,7 +229,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             gr.Radio(visible=task in ("super_resolve", "stroke")),
             gr.Slider(visible=task in ("stroke", "denoise")),
             gr.Radio(visible=task == "inpaint"),
-            gr.ImageEditor(value=canvas if paint else None, visible=paint),
+            gr.ImageEditor(value=paper if paint else None, visible=paint),
             chosen,
         )
 
@@ -272,9 +253,7 @@ def plane_tab(tab: gr.Tab) -> None:
         with gr.Column(scale=1, min_width=280):
             distribution = gr.Radio([*TOYS, view.DRAWN], value="two-moons", label="Distribution", elem_id="distribution")
             brush = gr.Brush(default_size=10, colors=["#0072B2"], color_mode="fixed")
-            drawing = gr.ImageEditor(
-                label="Draw it", canvas_size=(260, 260), visible=False, height=340, elem_id="drawing", brush=brush, **CANVAS
-            )
+            drawing = canvas("Draw it", "drawing", 260, 340, brush)
             seed, used = seed_box("Seed", 0)
         with gr.Column(scale=3), gr.Tabs():
             with gr.Tab("Exact flow"):

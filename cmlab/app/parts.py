@@ -1,10 +1,10 @@
-"""What the app's page is made of: boxes, panels, and runs that can be ended. The page itself is in app.py."""
+"""What the app's page is made of: boxes, panels, and runs that can be ended. The page itself is in page.py."""
 
 import functools
 
 import gradio as gr
 
-from . import view as view
+from . import view
 
 # Two at a time: a training run must not lock the other tabs, and a class of users must not lock the machine.
 RUN = {"concurrency_id": "model", "concurrency_limit": 2}
@@ -12,10 +12,10 @@ QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 class Page(gr.Blocks):
-    """The page. Boxes refuse numbers out of range and unknown choices: with a message, and without a traceback in the log."""
+    """The page. What a box refuses (a number out of range, an unknown choice) is a message, without a traceback in the log."""
 
     def __exit__(self, *args):
-        """When the page is built: an emptied box of a slider is an input like others that are wrong, and no bug."""
+        """At the end of the page's building: an emptied number of a slider is refused with a message, like other wrong input."""
         for box in self.blocks.values():
             if isinstance(box, gr.Slider):
                 box.preprocess = functools.partial(_number, box, box.preprocess)
@@ -29,7 +29,7 @@ class Page(gr.Blocks):
             raise
 
     def get_api_info(self, *args, **kwargs):
-        """What `follows` marks has no default of its own."""
+        """Gradio's description of the endpoints, in which the default of a box that `follows` the data set is None."""
         info = super().get_api_info(*args, **kwargs)
         for fn in self.fns.values():
             endpoint = info["named_endpoints"].get(f"/{fn.api_name}") if fn.api_visibility == "public" else None
@@ -48,7 +48,7 @@ def _number(box: gr.Slider, preprocess, payload):
 
 
 def free(box):
-    """The page shows the choices of one data set, and a program may ask for those of any: the handler checks them."""
+    """Let ``box`` take any name, which the handler checks: the page shows one data set's choices, a program may want another's."""
 
     def preprocess(payload):
         if payload is not None and not isinstance(payload, str):
@@ -61,7 +61,7 @@ def free(box):
 
 
 def follows(box):
-    """Where a program chooses none, the handler takes one that the data set has, and not what the page happens to show."""
+    """A program that leaves ``box`` out gets what the handler takes for the data set, not what the page shows at the time."""
     box.follows = True
     return box
 
@@ -82,9 +82,10 @@ def caption_box(name: str, **options) -> gr.Markdown:
 
 
 def seed_box(label: str, value: int) -> tuple[gr.Number, gr.Number]:
-    """A box for the seed with a button that throws the dice, and an unseen one that a run puts the seed into which it takes.
+    """A box for the seed with a button for a random one, and a hidden box for the seed that a run has used.
 
-    From there it goes into the first if that is empty: what is typed there while something runs is not overwritten.
+    A run that starts with an empty box draws a seed. It then goes from the hidden box into the first, if nothing was typed there
+    in the meantime.
     """
     dice = gr.Button("random", size="sm")
     box = gr.Number(value, label=label, info="empty: a new one", step=1, buttons=[dice])
@@ -92,6 +93,13 @@ def seed_box(label: str, value: int) -> tuple[gr.Number, gr.Number]:
     dice.click(lambda: view.seed_from(None), None, box, **QUIET)
     used.change(None, [used, box], box, js="(used, typed) => typed ?? used", **QUIET)
     return box, used
+
+
+def canvas(label: str, elem_id: str, side: int, height: int, brush: gr.Brush) -> gr.ImageEditor:
+    """A square of ``side`` pixels to paint on, hidden at first, in a box of ``height`` pixels."""
+    how = {"type": "numpy", "image_mode": "RGBA", "format": "png", "layers": False, "transforms": (), "sources": ()}
+    size = {"canvas_size": (side, side), "fixed_canvas": True, "height": height}
+    return gr.ImageEditor(label=label, elem_id=elem_id, brush=brush, visible=False, **how, **size)
 
 
 def gallery(label: str, elem_id: str) -> gr.Gallery:
@@ -105,7 +113,7 @@ def start(button: gr.Button, others: list, fn, inputs: list, outputs: list, **op
 
     Pressed in mid-run, the run ends at its next step and starts anew with what is chosen by then.
     """
-    turn = gr.State([])  # the session's runs, see `apphandlers.handler`
+    turn = gr.State([])  # the session's runs, see `handlers.handler`
     button.click(lambda turn: turn.clear(), turn, None, **QUIET)
     # Gradio's own cancelling forgets a run that starts before it is done, so a press does without: it waits for the old run's end.
     options |= {"trigger_mode": "always_last", **RUN}

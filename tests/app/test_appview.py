@@ -12,11 +12,10 @@ gr = pytest.importorskip("gradio", reason="the app is an extra: pip install cmla
 pytest.importorskip("gradio_client", reason="the app is an extra: pip install cmlab[app]")
 from test_app import COLOR, THREE, pixels, untrained  # noqa: E402
 
-from cmlab import plots  # noqa: E402
 from cmlab.app import handlers, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
-from cmlab.plots import read_picture  # noqa: E402
+from cmlab.plots import figures, read_picture  # noqa: E402
 from cmlab.samplers import sample  # noqa: E402
 
 
@@ -228,7 +227,7 @@ def test_of_moving_pictures_the_first_frame_is_taken_and_told(tmp_path):
 def test_a_picture_that_is_too_large_is_told_the_limit(tmp_path, monkeypatch):
     Image.new("1", (40, 40)).save(tmp_path / "a.png")
     message = r"^a\.png is too large a picture: choose one of at most \d+ million pixels\.$"
-    for limits in ((plots, "MAX_PIXELS", 1000), (Image, "MAX_IMAGE_PIXELS", 100)):  # ours, and Pillow's own
+    for limits in ((figures, "MAX_PIXELS", 1000), (Image, "MAX_IMAGE_PIXELS", 100)):  # ours, and Pillow's own
         with monkeypatch.context() as patch:
             patch.setattr(*limits)
             with pytest.raises(ValueError, match=message):
