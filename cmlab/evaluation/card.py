@@ -17,6 +17,7 @@ KNOWN = (
     "preset", "data", "data_title", "command", "seconds", "device", "machine", "threads", "images", "quality", "measured",
     "licence", "two_steps", "loss_curve", "fd_curve", "precision", "options", "class_names",
 )  # fmt: skip
+BUNDLED_LICENCE = "MIT, as far as the authors of cmlab have rights in them. What their data ask for: docs/licences.md."
 CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
 
@@ -116,7 +117,8 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
         lines += [f"## {heading}", ""]
         for one in (picture for picture in pictures if picture.heading == heading):
             lines += [f"![{one.alt}]({one.name})", "", *((one.remark, "") if one.remark else ())]
-    lines += ["## Licence", "", str(about.get("licence") or "None has been chosen for these weights yet."), ""]
+    licence = BUNDLED_LICENCE if file.parent == checkpoints.PRETRAINED else "None has been chosen for these weights yet."
+    lines += ["## Licence", "", str(about.get("licence") or licence), ""]
     wrong = [f"- {line}" for line in limits(meta, about, measured, consistency)]
     return "\n".join([*lines, "## What it is not good for", "", *wrong])
 

@@ -1,0 +1,76 @@
+"""The texts: links lead somewhere, the README stays short, what it tells to run does run, and facts that stand twice agree."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import cmlab
+
+ROOT = Path(__file__).parents[1]
+TEXTS = sorted(path for folder in ("", "docs", "notebooks", "benchmarks", "tests", "cmlab") for path in (ROOT / folder).glob(
+    "**/*.md" if folder else "*.md"
+))  # fmt: skip
+README = (ROOT / "README.md").read_text()
+each_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def prose(text: str) -> str:
+    """``text`` without its code: blocks that are fenced or indented, and what stands between backticks."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^    .*$", "", text, flags=re.M))
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which a link may call the headings of ``text``, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^    .*$", "", text, flags=re.M), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@each_text
+def test_relative_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^()\s]+)\)", prose(path.read_text())):
+        if re.match(r"\w+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), f"{link}: no such file"
+        assert not anchor or anchor in anchors(target.read_text()), f"{link}: no such heading"
+
+
+@each_text
+def test_files_that_are_named_exist(path):
+    for name in re.findall(r"`((?:cmlab|tests|benchmarks|notebooks|docs)/[\w./-]*\w)", path.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    assert max(len(line) for line in lines) <= 105
+    for paragraph in re.split(r"\n\s*\n", prose(README)):
+        words = [line for line in paragraph.splitlines() if line.strip() and not re.match(r"[|#!-]", line)]
+        assert len(words) <= 4, paragraph
+
+
+def test_the_readmes_lines_of_code_run(tmp_path, monkeypatch):
+    blocks = re.findall(r"(?:^(?:    .*)?\n)+", README, re.M)
+    code = next(block for block in blocks if "from cmlab import" in block)
+    code = re.sub(r"^    ", "", code, flags=re.M).replace("steps=1000", "steps=3").replace("range(2000)", "range(20)")
+    (tmp_path / "lines.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path("lines.py")
+    assert names["state"].step == 3 and names["fast"].shape == names["slow"].shape == (20, 2)
+    assert (tmp_path / "moons.png").stat().st_size > 1000
+
+
+def test_the_readmes_figures_are_those_of_the_results():
+    table = README.split("## Results")[1].split("##")[0]
+    figures = re.findall(r"\d+\.\d+(?= %| \|)", table)
+    results = (ROOT / "docs" / "results.md").read_text()
+    assert len(figures) == 20 and all(f" {figure} " in results for figure in figures)
+
+
+def test_the_citation_is_of_this_version():
+    assert re.search(rf"^version: {re.escape(cmlab.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.M)
