@@ -231,7 +231,7 @@ def run(name: str, args: list[str]) -> None:
     if any(word in ("-h", "--help") for word in args):
         print(usage(name))
         return
-    if from_environment().world > 1:
+    if from_environment().world_size > 1:
         raise ValueError("a chain runs in one process: train its stages one by one under torchrun, then start the chain alone")
     o, words = _own_options(args)
     stages = stages_of(name, words)

@@ -211,13 +211,13 @@ def sample_features(
     """
     mine = {}
     for k, start in enumerate(range(0, source.n, source.batch)):
-        if k % team.world == team.rank:
+        if k % team.world_size == team.rank:
             pixels, label = source.draw(start, min(start + source.batch, source.n))
             found = extract(extractor, [pixels])
             mine[k] = Features(found.features, found.logits, label)
             progress(len(pixels))
-    if team.world > 1:
-        everyone: list[Any] | None = [None] * team.world if team.first else None
+    if team.world_size > 1:
+        everyone: list[Any] | None = [None] * team.world_size if team.is_main_process else None
         torch.distributed.gather_object(mine, everyone)
         if everyone is None:
             return None

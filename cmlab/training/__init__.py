@@ -1,22 +1,15 @@
 """From an experiment to a checkpoint: `fit`, the trainer, processes, states that a run continues from, presets."""
 
-from .fit import (
-    LR_SCHEDULES,
-    HalfLife,
-    Part,
-    Snapshot,
-    Trainer,
-    TrainState,
-    fit,
-    frozen_copy,
-    update_average,
-)
+from .config import LR_SCHEDULES, HalfLife, TrainConfig
+from .fit import TrainState, fit
+from .trainer import MicroBatch, Snapshot, Trainer, frozen_copy, update_average
 
 __all__ = [
     "HalfLife",
     "LR_SCHEDULES",
-    "Part",
+    "MicroBatch",
     "Snapshot",
+    "TrainConfig",
     "TrainState",
     "Trainer",
     "fit",

@@ -90,7 +90,7 @@ def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str
     kept = kept_for_backward(model) // (1 if preset.precision == "float32" else 2) * rows
     if fixed + kept < 2**30:
         return ""
-    divided = f" (divided by {processes.world})" if processes.shard else ""
+    divided = f" (divided by {processes.world_size})" if processes.shard else ""
     return (
         f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers{divided}, and {kept / 2**30:.1f} "
         f"GiB for the activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes "

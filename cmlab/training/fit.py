@@ -6,10 +6,10 @@ All randomness of step k is a function of (seed, k), so a run can be repeated, a
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Data
 from ..denoiser import Denoise, Denoiser
@@ -18,10 +18,11 @@ from ..methods.augment import Augment
 from ..networks.layers import orders_by_pixel
 from ..noise import BatchDraws, global_seed, usable_device
 from ..objective import Loss
+from .config import TrainConfig
 from .processes import ALONE, Processes
-from .trainer import Ema, HalfLife, Optimizer, Part, Precision, Snapshot, Trainer, frozen_copy, update_average
+from .trainer import MicroBatch, Snapshot, Trainer
 
-__all__ = ["HalfLife", "Part", "Snapshot", "TrainState", "Trainer", "fit", "frozen_copy", "update_average"]
+__all__ = ["TrainState", "fit"]
 
 
 class TrainState(NamedTuple):
@@ -53,14 +54,6 @@ class TrainState(NamedTuple):
         return Snapshot(tensors, facts | self.run | {"step": self.step, "loss": self.loss})
 
 
-LR_SCHEDULES = {
-    "constant": lambda fraction: 1.0,
-    "linear": lambda fraction: 1 - fraction,
-    "cosine": lambda fraction: 0.5 * (1 + math.cos(math.pi * fraction)),
-    "wsd": lambda fraction: min(1.0, 5 * (1 - fraction)),
-}
-
-
 def _step_seed(seed: int, step: int, stream: int) -> int:
     # The CPU's generator reads 32 bits of its seed only. The golden ratio spreads runs as far apart there as can be.
     return (seed * 0x9E3779B1 + (step << 3) + stream) & 0xFFFFFFFF
@@ -74,91 +67,54 @@ def fit(
     model: nn.Module,
     data: Data,
     loss: Loss,
+    config: TrainConfig | None = None,
     *,
-    steps: int,
-    batch: int = 256,
-    optimizer: Optimizer = "radam",
-    lr: float = 1e-3,
-    lr_schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine",
-    rampup: float = 0.0,
-    beta2: float = 0.999,
-    weight_decay: float = 0.0,
-    clip: float = 0.0,
-    ema: Ema | tuple[Ema, ...] = 0.999,
     teacher: Denoise | None = None,
-    label_dropout: float = 0.0,
-    augment: Augment | None = None,
-    accumulate: int = 1,
-    precision: Precision = "float32",
-    channels_last: bool = False,
-    compile: bool = False,
-    max_skipped: int = 20,
-    seed: int = 0,
     every: int | Callable[[int], bool] = 1,
     resume: Snapshot | None = None,
     processes: Processes = ALONE,
     device: torch.device | str = "cpu",
+    compile: bool = False,
+    max_skipped: int = 20,
+    **changes: Any,
 ) -> Iterator[TrainState]:
-    """Train ``model`` (a Denoiser) in place for exactly ``steps`` steps of ``batch`` samples.
+    """Train ``model`` (a Denoiser) in place: ``fit(model, data, loss, steps=1000, batch=128, lr=2e-3)``.
 
     Args:
-        optimizer, beta2, weight_decay, clip, precision, compile: see `Trainer`.
-        lr_schedule: how lr falls over the training, or over each stage of a progressive distillation; wsd is constant for four
-            fifths of it and then linear (MiniCPM, arXiv 2404.06395, section 4), so that a constant run can be ended at any step.
-        rampup: million images over which lr first rises from 0, in each stage (EDM: 10).
-        ema: decay of the averaged weights per step, or a `HalfLife`; a tuple gives several averages, of which the first is ``ema``
-            in the states.
+        config: steps, batch, optimizer, learning rate and all else that decides the training; by default that of `TrainConfig`.
         teacher: the diffusion model of a distilling loss; progressive distillation replaces it at the end of each stage.
-        label_dropout: the part of labels that is replaced by "no class", so that the model can be guided without a classifier.
-        augment: EDM's augmentation of images, for denoising losses and networks that are told of it.
-        accumulate: split each batch in this many parts; the gradient is that of the whole batch.
-        channels_last: keep images and filters ordered by pixel, which is faster; on a GPU that is always so, and on a CPU never
-            for networks that torch cannot train so (`orders_by_pixel`).
-        max_skipped: steps whose loss or gradient is not finite are left out; after this many in a row training stops.
         every: yield after every so many steps, or after those that it says, and after the last.
         resume: what `TrainState.snapshot` gave after some step of the same training, which continues from there.
         processes: those that train together: each takes its rows of every batch, so that their number changes nothing but rounding
             and dropout.
+        compile: see `Trainer`.
+        max_skipped: steps whose loss or gradient is not finite are left out; after this many in a row training stops.
+        changes: values of the configuration, by name.
 
     Raises ValueError for options that do not fit together, FloatingPointError when the loss is no longer finite.
     """
+    config = (config or TrainConfig()).changed(**changes)
+    steps, batch, seed, accumulate, augment = config.steps, config.batch, config.seed, config.accumulate, config.augmentation
     counts = {"steps": steps, "batch": batch, "max_skipped": max_skipped} | ({} if callable(every) else {"every": every})
     if small := [f"{name} {count}" for name, count in counts.items() if count < 1]:
         raise ValueError(f"{', '.join(counts)} must be at least 1, got {', '.join(small)}")
-    if lr_schedule not in LR_SCHEDULES:
-        raise ValueError(f"unknown lr_schedule {lr_schedule!r}: choose one of {', '.join(LR_SCHEDULES)}")
-    if rampup < 0:
-        raise ValueError(f"rampup is in million images, at least 0: got {rampup}")
     rows = processes.rows(batch)
     if accumulate < 1 or len(rows) % accumulate:
-        share = f", {len(rows)} in each of {processes.world} processes" if processes.world > 1 else ""
+        share = f", {len(rows)} in each of {processes.world_size} processes" if processes.world_size > 1 else ""
         raise ValueError(f"accumulate must divide the batch: batch {batch}{share}, accumulate {accumulate}")
-    _check_label_dropout(label_dropout, data, model, teacher)
+    _check_label_dropout(config.label_dropout, data, model, teacher)
     if augment is not None:
         _check_augment(augment, loss, model)
     device = usable_device(device)
-    images = len(data.shape) == 3 and (channels_last or device.type == "cuda")
-    if channels_last and not images:
+    images = len(data.shape) == 3 and (config.channels_last or device.type == "cuda")
+    if config.channels_last and not images:
         raise ValueError("channels_last is for images: leave it out")
     images = images and orders_by_pixel(model, device)
     model.to(device).train()
     for network in (model, teacher) if images and not processes.shard else ():  # torch divides weights in their own order alone
         if isinstance(network, nn.Module):
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    trainer = Trainer(
-        model,
-        loss,
-        optimizer=optimizer,
-        lr=lr,
-        beta2=beta2,
-        weight_decay=weight_decay,
-        clip=clip,
-        ema=ema,
-        teacher=teacher,
-        precision=precision,
-        compile=compile,
-        processes=processes,
-    )
+    trainer = Trainer(model, loss, config, teacher=teacher, compile=compile, processes=processes)
     run, first = {"steps": steps, "batch": batch, "seed": seed}, 0
     if resume is not None:
         if changed := [f"{k} {resume.facts.get(k)}" for k in run if resume.facts.get(k) != run[k]]:
@@ -169,6 +125,20 @@ def fit(
 
     def draws(step: int, stream: int, start: int = rows.start, stop: int = rows.stop) -> BatchDraws:
         return BatchDraws(_step_seed(seed, step, stream), batch, start, stop)
+
+    def micro_batches(step: int) -> Iterator[MicroBatch]:
+        x0, label = data.batch(len(rows), draws(step, _DATA))
+        if label is not None and config.label_dropout > 0:
+            label = torch.where(draws(step, _LABELS).uniform((len(rows),)) < config.label_dropout, -1, label)
+        x0, label, told = x0.to(device), None if label is None else label.to(device), None
+        if augment is not None:
+            x0, told = augment(x0, draws(step, _AUGMENT))
+        if images:
+            x0 = x0.contiguous(memory_format=torch.channels_last)
+        size = len(rows) // accumulate
+        for k in range(0, len(rows), size):
+            x, y, augmented = (None if t is None else t[k : k + size] for t in (x0, label, told))
+            yield MicroBatch(cast(Tensor, x), y, draws(step, _NOISE, rows.start + k, rows.start + k + size), augmented)
 
     def state(done: int, mean: float, rate: float) -> TrainState:
         emas = trainer.emas
@@ -182,36 +152,16 @@ def fit(
     for stage, step in ((s, k) for s in stages for k in s if k >= first):
         if step == stage.start > 0 and isinstance(loss, ProgressiveLoss):
             trainer.next_stage(loss.teacher_from)
-        x0, label = data.batch(len(rows), draws(step, _DATA))
-        if label is not None and label_dropout > 0:
-            label = torch.where(draws(step, _LABELS).uniform((len(rows),)) < label_dropout, -1, label)
-        x0, label = x0.to(device), None if label is None else label.to(device)
-        told = None
-        if augment is not None:
-            x0, told = augment(x0, draws(step, _AUGMENT))
-        if images:
-            x0 = x0.contiguous(memory_format=torch.channels_last)
-        size = len(rows) // accumulate
-        parts = [
-            Part(
-                x0[k : k + size],
-                None if label is None else label[k : k + size],
-                draws(step, _NOISE, rows.start + k, rows.start + k + size),
-                None if told is None else told[k : k + size],
-            )
-            for k in range(0, len(rows), size)
-        ]
-        fraction = (step - stage.start) / len(stage)
-        risen = min(1.0, (step - stage.start) * batch / (rampup * 1e6)) if rampup else 1.0
+        given = list(micro_batches(step))
         # Dropout draws from the global generator, and each process of its own.
         with global_seed(_step_seed(seed, step, _DROPOUT) ^ (processes.rank * 0x85EBCA6B & 0xFFFFFFFF), device):
-            value = trainer.step(parts, batch, step / steps, lr * LR_SCHEDULES[lr_schedule](fraction) * risen)
+            value = trainer.step(given, batch, step / steps, config.lr_at(step, stage))
         if trainer.in_a_row == 0:
             total += value
         elif trainer.in_a_row >= min(max_skipped, steps):
             raise FloatingPointError(
                 f"the loss or its gradient is not finite, loss {float(value):.4g}, at step {step + 1} and {trainer.in_a_row - 1} "
-                f"before it: lower the learning rate (now {lr})"
+                f"before it: lower the learning rate (now {config.lr})"
             )
         since += 1
         if step + 1 == steps or (every(step + 1) if callable(every) else (step + 1) % every == 0):
@@ -233,8 +183,6 @@ def _check_augment(augment: Augment, loss: Loss, model: nn.Module) -> None:
 
 
 def _check_label_dropout(p: float, data: Data, model: nn.Module, teacher: Denoise | None) -> None:
-    if not 0 <= p < 1:
-        raise ValueError(f"label_dropout must lie in [0, 1), got {p}")
     if p == 0:
         return
     if data.classes == 0:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,13 +12,11 @@ from ..data import TOYS, Data, MixtureData, load_data
 from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
 from ..losses import LOSSES, cd, ict
-from ..methods.augment import CIFAR10_AUGMENT
 from ..methods.continuous import attach_uncertainty
 from ..networks import MLPConfig, UNetConfig, build_network
 from ..noise import global_seed
 from .experiment import Preset
-from .fit import Snapshot, TrainState, fit
-from .processes import ALONE, Processes
+from .fit import TrainState, fit
 from .published import PUBLISHED
 
 __all__ = ["ABOUT", "PRESETS", "Preset", "build_model", "find", "get_preset", "load_teacher", "run", "training_data"]
@@ -103,12 +102,9 @@ def run(
     model: Denoiser | None = None,
     teacher: Denoise | None = None,
     data: Data | None = None,
-    resume: Snapshot | None = None,
-    processes: Processes = ALONE,
-    compile: bool = False,
-    max_skipped: int = 20,
+    **options: Any,
 ) -> Iterator[TrainState]:
-    """Train the preset: a generator of TrainState (see `fit`).
+    """Train the preset: a generator of TrainState (see `fit`, which takes the other ``options``).
 
     ``model``, ``teacher`` and ``data`` are what `build_model`, `load_teacher` and `training_data` made of it, where they have been
     called.
@@ -116,34 +112,8 @@ def run(
     teacher = teacher or load_teacher(preset)
     if isinstance(teacher, Denoiser):
         teacher.to(device)
-    yield from fit(
-        model or build_model(preset),
-        data or training_data(preset),
-        preset.loss,
-        steps=preset.steps,
-        batch=preset.batch,
-        optimizer=preset.optimizer,
-        lr=preset.lr,
-        lr_schedule=preset.lr_schedule,
-        rampup=preset.rampup,
-        beta2=preset.beta2,
-        weight_decay=preset.weight_decay,
-        clip=preset.clip,
-        ema=preset.averages,
-        teacher=teacher,
-        label_dropout=preset.label_dropout,
-        augment=replace(CIFAR10_AUGMENT, p=preset.augment) if preset.augment else None,
-        accumulate=preset.accumulate,
-        precision=preset.precision,
-        channels_last=preset.channels_last,
-        compile=compile,
-        max_skipped=max_skipped,
-        seed=preset.seed,
-        every=every,
-        resume=resume,
-        processes=processes,
-        device=device,
-    )
+    model, data = model or build_model(preset), data or training_data(preset)
+    yield from fit(model, data, preset.loss, preset, teacher=teacher, every=every, device=device, **options)
 
 
 # Uniform pairs: iCT's lognormal density hardly visits the large noise levels, and a small network then learns the first jump of

@@ -18,51 +18,51 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """``world`` processes that train one model together, of which this is number ``rank``, ``local_rank`` on its host.
+    """``world_size`` processes that train one model together, of which this is number ``rank``, ``local_rank`` on its host.
 
     ``shard``: each of them holds a part of the weights, averages and optimizer. Raises ValueError for one alone.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
     shard: bool = False
 
     def __post_init__(self):
-        if self.shard and self.world == 1:
+        if self.shard and self.world_size == 1:
             raise ValueError("shard divides a model over several processes, this is one: start more (torchrun), or leave it out")
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
 
     def rows(self, batch: int) -> range:
         """The rows of a batch that are this process's own; raises ValueError unless all get equally many."""
-        if batch % self.world:
-            below = batch - batch % self.world
+        if batch % self.world_size:
+            below = batch - batch % self.world_size
             raise ValueError(
-                f"batch {batch} does not divide over {self.world} processes: choose {f'{below} or ' if below else ''}"
-                f"{below + self.world}, or start another number of processes"
+                f"batch {batch} does not divide over {self.world_size} processes: choose {f'{below} or ' if below else ''}"
+                f"{below + self.world_size}, or start another number of processes"
             )
-        share = batch // self.world
+        share = batch // self.world_size
         return range(self.rank * share, (self.rank + 1) * share)
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes, in each of them."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(value)
         return value
 
     def any(self, flags: list[bool], device: torch.device) -> list[bool]:
         """Each flag, true where any process says so."""
-        if self.world == 1:
+        if self.world_size == 1:
             return flags
         return [bool(n) for n in self.sum(torch.tensor(flags, dtype=torch.int32, device=device)).tolist()]
 
     def share(self, value: object) -> object:
         """The first process's ``value``, in all of them."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
@@ -87,14 +87,14 @@ def from_environment(shard: bool = False) -> Processes:
             "accelerate starts one process for all of --num_processes unless it is told --multi_gpu: tell it, and on CPUs say "
             "--device cpu here (or use torchrun)"
         )
-    rank, world, local = (int(os.environ.get(k, default)) for k, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    return Processes(rank, world, local, shard)
+    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    return Processes(*(int(os.environ.get(name, default)) for name, default in place.items()), shard=shard)
 
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     """Run a block in which the processes can talk: over NCCL from GPUs, over gloo from CPUs, or as they already do."""
-    if processes.world == 1 or dist.is_initialized():
+    if processes.world_size == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":

@@ -150,18 +150,18 @@ class _Session:
         self.images = fingerprint(self.data)
         resume = self._resume(Path(path)) if path else None
         # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
-        precision = choose_precision(self.preset.precision, self.device, self.processes.first)
+        precision = choose_precision(self.preset.precision, self.device, self.processes.is_main_process)
         self.preset = replace(self.preset, precision=precision)
         model = presets.build_model(self.preset)
         if self.o.fd_every:
             _check_fd(self.preset.data_name, model.shape)
-        if (text := memory(model, self.preset, self.processes)) and self.processes.first:
+        if (text := memory(model, self.preset, self.processes)) and self.processes.is_main_process:
             print(text)
-        if self.o.overwrite and self.processes.first:
+        if self.o.overwrite and self.processes.is_main_process:
             self.folder.clear()
         state = self._loop(model, teacher, resume)
         averages = [state.trainer.whole(ema) for ema in state.emas]
-        if self.processes.first:
+        if self.processes.is_main_process:
             try:
                 self._finish(state, averages)
             except (OSError, CheckpointError) as error:
@@ -178,7 +178,7 @@ class _Session:
     def _start(self, stack: ExitStack) -> str:
         """The state's file to continue from, "" to begin, or "finished": the first process decides, the others follow."""
         answer, error = "", None
-        if self.processes.first:
+        if self.processes.is_main_process:
             try:
                 stack.enter_context(self.folder.locked())
                 answer = where_to_start(self.folder, self.targets, self.o.resume, self.o.overwrite)
@@ -222,18 +222,18 @@ class _Session:
 
     def _due(self, step: int) -> bool:
         """Whether to look at the training after this step. What many processes do at once depends on the step alone."""
-        every = max(1, min(50 if self.processes.world == 1 else 10, self.preset.steps // 20))
+        every = max(1, min(50 if self.processes.world_size == 1 else 10, self.preset.steps // 20))
         asked = (every, self.o.save_every, self.o.grid_every, self.o.fd_every)
         if self.curves.due(step) or any(n and step % n == 0 for n in asked):
             return True
-        return self.processes.world == 1 and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
+        return self.processes.world_size == 1 and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
 
     def _loop(self, model: Denoiser, teacher: Denoise | None, resume: Snapshot | None) -> TrainState:
         from tqdm import tqdm
 
         state = None
         first = resume.facts["step"] if resume else 0
-        hidden = None if self.processes.first else True
+        hidden = None if self.processes.is_main_process else True
         started = told = time.monotonic()
         with (
             self._tensorboard(first) as log,
@@ -256,7 +256,7 @@ class _Session:
                 numbers = {"loss": f"{state.loss:.4g}", "per_s": f"{state.images_per_s:.0f}"}
                 numbers |= {"skipped": str(state.skipped)} if state.skipped else {}
                 bar.set_postfix(numbers)
-                if self.processes.first and bar.disable and (now := time.monotonic()) - told > TELL:
+                if self.processes.is_main_process and bar.disable and (now := time.monotonic()) - told > TELL:
                     told, rest = now, ", ".join(f"{k}={v}" for k, v in numbers.items())
                     line = tqdm.format_meter(state.step, self.preset.steps, now - started, 0, self.name, unit="step", initial=first)
                     self._say(f"{line[:-1]}, {rest}]")
@@ -269,7 +269,7 @@ class _Session:
     def _look(self, state: TrainState, log: Any) -> None:
         grid, fd = (n > 0 and state.step % n == 0 for n in (self.o.grid_every, self.o.fd_every))
         model = state.trainer.whole(state.ema) if grid or fd else None
-        if self.processes.first and isinstance(model, Denoiser):
+        if self.processes.is_main_process and isinstance(model, Denoiser):
             model = model.to(self.device)
             if grid:
                 self._draw(state.step, model, log)
@@ -281,7 +281,7 @@ class _Session:
         if state.step == self.preset.steps:
             return self._keep_last(state)
         if stopping or late or (self.o.save_every and state.step % self.o.save_every == 0):
-            if self.processes.first or self.processes.shard:
+            if self.processes.is_main_process or self.processes.shard:
                 self._save(state)
             self.saved = time.monotonic()
         if stopping:
@@ -289,7 +289,7 @@ class _Session:
 
     def _keep_last(self, state: TrainState) -> None:
         """A state of the finished training, for the case that its result cannot be written."""
-        if not self.processes.first and not self.processes.shard:
+        if not self.processes.is_main_process and not self.processes.shard:
             return
         try:
             self._save(state)
@@ -331,12 +331,12 @@ class _Session:
             "cmlab": __version__,
             "curves": self.curves.facts(),
         }
-        if self.processes.first:
+        if self.processes.is_main_process:
             self.folder.save(Snapshot(tensors, facts | ours))
 
     @contextmanager
     def _tensorboard(self, first: int) -> Iterator[Any]:
-        if not self.o.tensorboard or not self.processes.first:
+        if not self.o.tensorboard or not self.processes.is_main_process:
             yield None
             return
         try:
@@ -367,8 +367,8 @@ class _Session:
             about["sampler"], about["steps"] = self._plan(state.step, model)
         if self.device.type == "cpu":
             about["threads"] = self.o.threads
-        if self.processes.world > 1:
-            about["processes"] = self.processes.world
+        if self.processes.world_size > 1:
+            about["processes"] = self.processes.world_size
         if state.skipped:
             about["skipped"] = state.skipped
         if model.classes:
@@ -386,7 +386,7 @@ class _Session:
         )
 
     def _say(self, text: str) -> None:
-        if self.processes.first:
+        if self.processes.is_main_process:
             print(text, flush=True)
 
 

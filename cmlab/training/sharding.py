@@ -15,15 +15,15 @@ from ..denoiser import Denoiser
 
 
 class Shards:
-    """How a model and its copies are divided over ``world`` processes; ``model`` is whole, and is divided in place.
+    """How a model and its copies are divided over ``world_size`` processes; ``model`` is whole, and is divided in place.
 
     Raises ValueError for a model that is no `Denoiser`.
     """
 
-    def __init__(self, model: nn.Module, world: int, device: torch.device):
+    def __init__(self, model: nn.Module, world_size: int, device: torch.device):
         if not isinstance(model, Denoiser):
             raise ValueError("shard divides a Denoiser over the processes: leave it out for other models")
-        self.blank, self.mesh = copy.deepcopy(model).cpu(), init_device_mesh(device.type, (world,))
+        self.blank, self.mesh = copy.deepcopy(model).cpu(), init_device_mesh(device.type, (world_size,))
         self.divide(model)
 
     def divide(self, model: nn.Module) -> nn.Module:

@@ -1,10 +1,9 @@
-"""What a training moves, and one optimisation step of it."""
+"""One optimisation step, and all that it changes: model, optimizer, averages of the weights, target."""
 
 import copy
 import platform
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -17,10 +16,9 @@ from ..denoiser import Denoise, Denoiser
 from ..methods.continuous import ContinuousLoss, SCMLoss
 from ..noise import Draws
 from ..objective import Averaging, Loss
+from .config import HalfLife, Precision, TrainConfig
 from .processes import ALONE, Processes
 
-Optimizer = Literal["radam", "adam", "adamw"]
-Precision = Literal["float32", "bf16", "fp16", "auto"]
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "radam": torch.optim.RAdam,
     "adam": torch.optim.Adam,
@@ -45,33 +43,15 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
     return precision if precision != "auto" else "bf16" if has_bf16(device) else "float32"
 
 
-@dataclass(frozen=True)
-class HalfLife:
-    """An average in which weights of ``million`` images ago count half; at first of ``rampup`` times the images so far, if fewer.
+class MicroBatch(NamedTuple):
+    """Some samples of a batch.
 
-    EDM's and sCM's (EDM, appendix F.1; 0.5 and 0.05 there). ``rampup=0`` has the half-life from the start.
+    Args:
+        x0: (n, *S).
+        label: (n,), or None.
+        draws: the random numbers that belong to these samples.
+        augment: (n, labels), what the network is told of how they were augmented; or None.
     """
-
-    million: float = 0.5
-    rampup: float = 0.05
-
-    def __post_init__(self):
-        if not self.million > 0 or not self.rampup >= 0:
-            raise ValueError(f"a half-life is above 0 and its rampup at least 0, got {self}")
-
-    def decay(self, images: int, batch: int) -> float:
-        """Of the step that takes ``batch`` images after ``images`` others."""
-        life = self.million * 1e6
-        if self.rampup:
-            life = min(life, self.rampup * images)
-        return 0.5 ** (batch / life) if life > 0 else 0.0
-
-
-Ema = float | HalfLife
-
-
-class Part(NamedTuple):
-    """Some samples of a batch: x0 (n, *S), label (n,) or None, the draws that belong to them, and how they were augmented."""
 
     x0: Tensor
     label: Tensor | None
@@ -112,10 +92,13 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self.loss, self.dtype = model, loss, dtype
 
-    def forward(self, part: Part, batch: int, progress: float, target: Denoise | None, teacher: Denoise | None) -> Tensor:
-        model = self.model if part.augment is None else partial(self.model, augment=part.augment)
-        with torch.autocast(part.x0.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext():
-            out = self.loss(model, part.x0, part.label, progress=progress, target=target, teacher=teacher, draws=part.draws)
+    def forward(
+        self, micro_batch: MicroBatch, batch: int, progress: float, target: Denoise | None, teacher: Denoise | None
+    ) -> Tensor:
+        x0, label, draws, augment = micro_batch
+        model = self.model if augment is None else partial(self.model, augment=augment)
+        with torch.autocast(x0.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext():
+            out = self.loss(model, x0, label, progress=progress, target=target, teacher=teacher, draws=draws)
         return out.loss.sum() / batch
 
 
@@ -128,15 +111,11 @@ class Trainer:
     Args:
         model: trained in place, on the device where it is.
         loss: the objective.
-        optimizer: "radam" (the consistency models'), "adam" (EDM's) or "adamw".
-        lr, beta2, weight_decay: of the optimizer, whose other settings are torch's own.
-        clip: largest norm of the gradient, longer ones are shortened; 0 for none.
-        ema: decay per step of the averaged weights, or its `HalfLife`; several give several averages.
+        config: optimizer, learning rate, averages, precision and so on; by default that of `TrainConfig`.
         teacher: the diffusion model of a distilling loss.
-        precision: in what the networks compute; weights, averages and optimizer stay in float32. "fp16" scales its losses, "auto"
-            is bf16 where the device computes in it (`has_bf16`), else float32.
         compile: let torch compile the networks; not for losses that differentiate forwards.
         processes: those that share each step; each is given its own rows, and with ``processes.shard`` its part of all weights.
+        changes: values of the configuration, by name: ``lr=1e-4``.
 
     Raises ValueError for a teacher that is missing or has no use, and options that do not exist or do not fit together.
     """
@@ -145,50 +124,39 @@ class Trainer:
         self,
         model: nn.Module,
         loss: Loss,
+        config: TrainConfig | None = None,
         *,
-        optimizer: Optimizer = "radam",
-        lr: float = 1e-3,
-        beta2: float = 0.999,
-        weight_decay: float = 0.0,
-        clip: float = 0.0,
-        ema: Ema | tuple[Ema, ...] = 0.999,
         teacher: Denoise | None = None,
-        precision: Precision = "float32",
         compile: bool = False,
         processes: Processes = ALONE,
+        **changes: Any,
     ):
+        self.config = config = (config or TrainConfig()).changed(**changes)
         if loss.needs_teacher and teacher is None:
             raise ValueError("this loss distils a teacher: pass teacher=, a trained diffusion model or an oracle")
         if teacher is not None and not loss.needs_teacher:
             raise ValueError("this loss has no use for a teacher: leave it out, or choose a loss that distils")
         device = next(model.parameters()).device
-        precision = usable_precision(precision, device)
-        for name, value, known in (("optimizer", optimizer, OPTIMIZERS), ("precision", precision, PRECISIONS)):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
-        if not 0 <= beta2 < 1 or clip < 0:
-            raise ValueError(f"beta2 must lie in [0, 1) and clip be at least 0, got {beta2} and {clip}")
+        precision = usable_precision(config.precision, device)
         if compile and isinstance(loss, ContinuousLoss | SCMLoss):
             raise ValueError("a continuous-time loss differentiates forwards, which torch cannot compile: leave out compile")
         if processes.shard:
             _check_shard(loss, precision, compile)
         self.model, self.loss, self.teacher, self.processes = model, loss, teacher, processes
-        self.rates = ema if isinstance(ema, tuple) else (ema,)
+        self.rates, self.compile = config.averages, compile
         if not self.rates or not all(isinstance(rate, HalfLife) or 0 <= rate <= 1 for rate in self.rates):
-            raise ValueError(f"ema must be one or more decays in [0, 1] or half-lives, got {ema}")
-        self.options = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, beta2)}
-        self.kind, self.clip, self.compile = OPTIMIZERS[optimizer], clip, compile
+            raise ValueError(f"ema must be one or more decays in [0, 1] or half-lives, got {config.ema}")
         self.shards = None
         if processes.shard:
             from .sharding import Shards
 
-            self.shards = Shards(model, processes.world, device)
+            self.shards = Shards(model, processes.world_size, device)
             if isinstance(teacher, Denoiser):
                 self.teacher = self.shards.divide(frozen_copy(teacher))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.objective: nn.Module = _Objective(model, loss, PRECISIONS[precision])
-        if processes.world > 1 and not self.shards:
+        if processes.world_size > 1 and not self.shards:
             from torch.nn.parallel import DistributedDataParallel
 
             # A network that could be told of augmentation has parameters that are idle without.
@@ -216,7 +184,9 @@ class Trainer:
         self.emas = tuple(self._copy(self.model).eval() for _ in self.rates)
         self.target = self._copy(self.model) if self.loss.needs_target else None
         self._compile(self.target)
-        self.optimizer = self.kind(self.parameters, **self.options)
+        c = self.config
+        options: dict[str, Any] = {"lr": c.lr, "weight_decay": c.weight_decay, "betas": (0.9, c.beta2)}
+        self.optimizer = OPTIMIZERS[c.optimizer](self.parameters, **options)
         self.images = 0
 
     def next_stage(self, source: Literal["model", "ema"]) -> None:
@@ -228,21 +198,21 @@ class Trainer:
         self.stage += 1
         self.restart()
 
-    def step(self, parts: Iterable[Part], batch: int, progress: float, lr: float | None = None) -> Tensor:
-        """One step on a batch of ``batch`` samples that comes in ``parts``; returns its mean loss before the step, ().
+    def step(self, micro_batches: Iterable[MicroBatch], batch: int, progress: float, lr: float | None = None) -> Tensor:
+        """One step on a batch of ``batch`` samples that comes in ``micro_batches``; returns its mean loss before the step, ().
 
-        ``lr`` replaces the learning rate from now on. Of several processes each gives its own parts of the batch, and all return
-        the loss of the whole batch.
+        ``lr`` replaces the learning rate from now on. Of several processes each gives its own micro-batches, and all return the
+        loss of the whole batch.
         """
         if lr is not None:
             self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        total, parts = torch.zeros(()), list(parts)
-        for k, part in enumerate(parts):
-            with self._sending(k + 1 == len(parts)):
-                value = self.objective(part, batch, progress, self.target, self.teacher)
+        total, micro_batches = torch.zeros(()), list(micro_batches)
+        for k, micro_batch in enumerate(micro_batches):
+            with self._sending(k + 1 == len(micro_batches)):
+                value = self.objective(micro_batch, batch, progress, self.target, self.teacher)
                 # Data parallelism takes the mean of the processes' gradients, each of which is a share of the sum.
-                self.scaler.scale(value * self.processes.world if self.processes.world > 1 else value).backward()
+                self.scaler.scale(value * self.processes.world_size if self.processes.world_size > 1 else value).backward()
             total = total.to(value.device) + value.detach()
         total = self.processes.sum(total)
         if self._gradient_is_finite(total):
@@ -255,7 +225,7 @@ class Trainer:
         """Gradients that are added up here first are not sent yet."""
         if self.shards:
             self.shards.send(self.model, now)
-        return nullcontext() if now or self.shards or self.processes.world == 1 else cast(Any, self.objective).no_sync()
+        return nullcontext() if now or self.shards or self.processes.world_size == 1 else cast(Any, self.objective).no_sync()
 
     def _gradient_is_finite(self, total: Tensor) -> bool:
         """Whether the step can be made; counts it where not. The same in all processes, whose losses and gradients are shared."""
@@ -263,8 +233,8 @@ class Trainer:
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         whole = cast(Any, norm).full_tensor() if self.shards else norm
         finite = bool(torch.isfinite(whole) & torch.isfinite(total))
-        if finite and self.clip:
-            clip_grads_with_norm_(self.parameters, self.clip, norm)
+        if finite and self.config.clip:
+            clip_grads_with_norm_(self.parameters, self.config.clip, norm)
         self.skipped, self.in_a_row = (self.skipped, 0) if finite else (self.skipped + 1, self.in_a_row + 1)
         return finite
 
@@ -296,7 +266,7 @@ class Trainer:
         for p, values in self.optimizer.state.items():
             tensors |= {f"optimizer.{names[cast(nn.Parameter, p)]}.{k}": v for k, v in values.items()}
         if self.shards:
-            tensors = self.shards.gather(tensors, self.processes.first)
+            tensors = self.shards.gather(tensors, self.processes.is_main_process)
         facts = {k: getattr(self, k) for k in ("stage", "images", "skipped", "in_a_row")}
         return Snapshot(tensors, facts | {"scaler": self.scaler.state_dict()})
 

@@ -23,7 +23,7 @@ from cmlab.schedules import (
     LogNormal,
     ProgressiveN,
 )
-from cmlab.training import Part, Trainer
+from cmlab.training import MicroBatch, Trainer
 
 from .base import F32_GRADIENT, F32_NETWORK, F64, Check, runs, tolerance
 from .networks import openai_net
@@ -208,13 +208,13 @@ def training_steps(case):
     def flat(denoiser: Any) -> Tensor:
         return torch.cat([denoiser.net.p[name].detach().flatten() for name in s["param_order"]])
 
-    def part(k: int, own: slice) -> Part:
+    def part(k: int, own: slice) -> MicroBatch:
         if scales is None:
             draws = KnownDraws([case.input("z_sigma")[k, own], noise[k, own]])
         else:
             n = loss.pairs.n(k / total)
             draws = KnownDraws([noise[k, own]], [(case.input("indices")[k, own].double() + 0.5) / (n - 1)])
-        return Part(x[k, own], None if y is None else y[k, own], draws)
+        return MicroBatch(x[k, own], None if y is None else y[k, own], draws)
 
     size = s["microbatch"] if (s.get("microbatch") or -1) > 0 else x.shape[1]
     anneal = s.get("lr_anneal_steps") or 0

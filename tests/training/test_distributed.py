@@ -44,7 +44,8 @@ def start(folder: Path, code: str, world: int = 2) -> list[tuple[int, str]]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    place["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    here = Path(__file__).parent  # this file, and conftest one folder above
+    place["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -105,15 +106,15 @@ import torch
 import torch.distributed as dist
 from test_distributed import divided
 
-from cmlab.processes import Processes, leave
-from cmlab.runs import RunFolder, read_state
+from cmlab.training.processes import Processes, leave
+from cmlab.training.states import RunFolder, read_state
 
 dist.init_process_group("gloo")
 team = Processes(dist.get_rank(), 2, shard=True)
 for state in divided(team):
     if state.step == 3:
         snapshot = state.snapshot()
-        if team.first:
+        if team.is_main_process:
             RunFolder(Path()).save(snapshot)
     assert "DTensor" in type(next(state.model.parameters())).__name__
 whole = state.snapshot().tensors
@@ -121,7 +122,7 @@ dist.barrier()
 *_, again = divided(team, read_state(Path("state-00000003.safetensors")))
 then = again.snapshot().tensors
 assert whole.keys() == then.keys() and all(torch.equal(v, then[k]) for k, v in whole.items()), "not the same bits"
-assert bool(whole) == team.first, "the first process alone keeps them"
+assert bool(whole) == team.is_main_process, "the first process alone keeps them"
 dist.destroy_process_group()
 leave(0)
 """
@@ -156,7 +157,7 @@ def test_rows_share_a_batch():
     assert [list(Processes(rank, 3).rows(6)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(ValueError, match="choose 3, or"):
         Processes(0, 3).rows(2)
-    assert ALONE.rows(5) == range(5) and ALONE.first and not Processes(1, 2).first
+    assert ALONE.rows(5) == range(5) and ALONE.is_main_process and not Processes(1, 2).is_main_process
 
 
 @pytest.mark.parametrize("name", ["8gaussians", "digits"])

@@ -18,7 +18,7 @@ from cmlab.noise import BatchDraws, as_draws, karras_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import euler, sample
 from cmlab.schedules import FixedMu, FixedN, GridPairs, HalvingN, ProgressiveN
-from cmlab.training import Part, Trainer, fit, update_average
+from cmlab.training import MicroBatch, TrainConfig, Trainer, fit, update_average
 
 DATA = MixtureData(soft3())
 
@@ -203,7 +203,7 @@ def test_a_step_is_radam_on_the_mean_loss_then_the_averages():
     value = loss(by_hand, x0, progress=0.5, target=copy.deepcopy(by_hand), draws=seeded(2)).loss.mean()
     value.backward()
     optimizer.step()
-    mean = trainer.step([Part(x0, None, as_draws(seeded(2)))], 6, 0.5)
+    mean = trainer.step([MicroBatch(x0, None, as_draws(seeded(2)))], 6, 0.5)
     assert mean.item() == pytest.approx(value.item(), rel=1e-6)
     assert equal(weights(model), weights(by_hand))
     assert trainer.target is not None
@@ -383,6 +383,20 @@ def test_data_without_labels_have_none_to_drop():
 )
 def test_options_change_the_weights(change):
     assert not equal(trained(), trained(**change))
+
+
+def test_a_configuration_and_the_same_values_by_name_are_one_training():
+    rest: dict[str, Any] = {"lr": 0.01, "optimizer": "adam", "accumulate": 2}
+    by_name = trained(seed=3, **rest)
+    assert equal(by_name, trained(config=TrainConfig(seed=3, **rest)))
+    assert equal(by_name, trained(config=TrainConfig(seed=4, **rest), seed=3))
+    assert not equal(by_name, trained(config=TrainConfig(seed=4, **rest)))
+
+
+def test_an_unknown_training_option_names_the_nearest():
+    for start in (lambda: trained(lr_shedule="cosine"), lambda: Trainer(tiny(), ict(), lr_shedule="cosine")):
+        with pytest.raises(TypeError, match="unknown training option 'lr_shedule': did you mean 'lr_schedule'"):
+            start()
 
 
 def test_ema_option_changes_the_average():
