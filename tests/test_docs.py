@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import cmlab
+from cmlab.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 TEXTS = sorted(path for folder in ("", "docs", "notebooks", "benchmarks", "tests", "cmlab") for path in (ROOT / folder).glob(
@@ -63,6 +64,22 @@ def test_the_readmes_lines_of_code_run(tmp_path, monkeypatch):
     names = runpy.run_path("lines.py")
     assert names["state"].step == 3 and names["fast"].shape == names["slow"].shape == (20, 2)
     assert (tmp_path / "moons.png").stat().st_size > 1000
+
+
+COMMANDS = [
+    pytest.param(line.split("#")[0].split(), id=line.split("#")[0].strip())
+    for path in TEXTS
+    for line in re.findall(r"^    (cmlab [a-z].*)$", path.read_text(), re.M)
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_the_commands_that_are_named_know_their_options(words, capsys):
+    _, command, *rest = words
+    preset = rest[:1] if command == "train" else []
+    assert main([command, *preset, "--help"]) == 0
+    told = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
+    assert {word for word in rest if word.startswith("--")} <= told
 
 
 def test_the_readmes_figures_are_those_of_the_results():
