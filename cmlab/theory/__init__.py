@@ -1,59 +1,29 @@
 """Theorems 1 and 2, bias and variance of consistency training, measured against exact scores."""
 
-from .theorems import (
+from .base import check_sizes, ring, soft3
+from .limits import Limit, continuous_limit
+from .theorem_1 import (
     LEVELS,
     SIZES,
     SOLVERS,
     Abscissa,
     Convergence,
-    CTGradient,
     Floor,
-    Limit,
     Origins,
     Stretch,
-    Theorem2,
     ZeroLossModel,
-    check_sizes,
-    continuous_limit,
-    ct_gradient,
     error_origins,
-    random_model,
-    ring,
-    soft3,
     stretch,
     theorem1,
-    theorem2,
-    train_ct,
     trained_floor,
     zero_loss,
     zero_loss_model,
 )
+from .theorem_2 import Theorem2, random_model, theorem2
+from .variance import CTGradient, ct_gradient, train_ct
 
 __all__ = [
-    "Abscissa",
-    "CTGradient",
-    "Convergence",
-    "Floor",
-    "LEVELS",
-    "Limit",
-    "Origins",
-    "SIZES",
-    "SOLVERS",
-    "Stretch",
-    "Theorem2",
-    "ZeroLossModel",
-    "check_sizes",
-    "continuous_limit",
-    "ct_gradient",
-    "error_origins",
-    "random_model",
-    "ring",
-    "soft3",
-    "stretch",
-    "theorem1",
-    "theorem2",
-    "train_ct",
-    "trained_floor",
-    "zero_loss",
-    "zero_loss_model",
-]
+    "Abscissa", "CTGradient", "Convergence", "Floor", "LEVELS", "Limit", "Origins", "SIZES", "SOLVERS", "Stretch", "Theorem2",
+    "ZeroLossModel", "check_sizes", "continuous_limit", "ct_gradient", "error_origins", "random_model", "ring", "soft3", "stretch",
+    "theorem1", "theorem2", "train_ct", "trained_floor", "zero_loss", "zero_loss_model",
+]  # fmt: skip

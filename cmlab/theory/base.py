@@ -1,4 +1,4 @@
-"""What the measured theorems share: mixtures on which they are measured, noised points, and slopes in a log-log plot."""
+"""What the measured theorems share: the data on which they are measured, noised points, and slopes in a log-log plot."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,19 @@ from torch import Tensor
 
 from ..noise import Draws, expand
 from ..oracle import GaussianMixture, Oracle
+from ..schedules import FixedN, GridPairs
 
 
 def soft3() -> GaussianMixture:
-    """Three broad, unequal Gaussians in the plane: so smooth that orders of convergence show from a few tens of steps on."""
+    """Three broad, unequal Gaussians in the plane. They are so smooth that a few tens of steps show the order of a solver."""
     return GaussianMixture([0.5, 0.3, 0.2], torch.tensor([[0.6, 0.1], [-0.5, 0.5], [-0.1, -0.7]]), [0.3, 0.4, 0.5])
 
 
 def ring(sharpness: float = 0.1, modes: int = 8) -> GaussianMixture:
-    """``modes`` equal Gaussians on a circle, each of standard deviation ``sharpness`` times its radius; 0.5 per coordinate in all.
+    """``modes`` equal Gaussians on a circle, each of standard deviation ``sharpness`` times the radius of the circle.
 
-    The smaller ``sharpness``, the steeper the consistency function between two modes. 0.1 is the data set 8gaussians.
+    The whole has standard deviation 0.5 per coordinate. The smaller ``sharpness``, the steeper the consistency function between
+    two modes. 0.1 is the data set 8gaussians.
     """
     from ..data import mixture_from
 
@@ -28,10 +30,10 @@ def ring(sharpness: float = 0.1, modes: int = 8) -> GaussianMixture:
 
 
 class FixedDraws:
-    """A source of draws that always gives the same numbers, float64: every N then sees the same points.
+    """A source of draws that gives the same float64 numbers at every call, so that every N is measured at the same points.
 
     Args:
-        uniform: (B,) in [0, 1), the place of the noise level in the grid.
+        uniform: (B,) in [0, 1), where in the grid the noise level lies.
         normal: (B, *S), the noise.
     """
 
@@ -46,7 +48,7 @@ class FixedDraws:
 
 
 def data_and_noise(oracle: Oracle, points: int, seed: int) -> tuple[Tensor, Tensor]:
-    """``points`` draws of x0 and of eps, (points, *S) float64 each; one seed, one set of points."""
+    """``points`` draws of x0 and of eps, (points, *S) float64 each; the same for the same seed."""
     if points < 1:
         raise ValueError(f"an experiment needs at least 1 point, got {points}")
     generator = torch.Generator().manual_seed(seed)
@@ -55,7 +57,11 @@ def data_and_noise(oracle: Oracle, points: int, seed: int) -> tuple[Tensor, Tens
 
 
 def stratified(oracle: Oracle, points: int, strata: int, seed: int) -> tuple[Tensor, Draws]:
-    """x0 (points * strata, *S) and draws that pair each point with places u in the grid, one in each of ``strata`` equal parts."""
+    """x0 (points * strata, *S), each point ``strata`` times, and draws that give each copy its own noise level.
+
+    The levels lie in the grid at places u, one drawn from each of ``strata`` equal parts of [0, 1). All copies of a point share
+    its eps.
+    """
     if strata < 1:
         raise ValueError(f"an experiment needs at least 1 noise level for each point, got strata = {strata}")
     x0, eps = data_and_noise(oracle, points, seed)
@@ -64,16 +70,22 @@ def stratified(oracle: Oracle, points: int, strata: int, seed: int) -> tuple[Ten
     return x0.repeat_interleave(strata, 0), FixedDraws(u.flatten(), eps.repeat_interleave(strata, 0))
 
 
+def noised_pairs(n: int, x0: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """x = x0 + sigma eps (B, *S) on a Karras grid of ``n`` levels, its level sigma (B,) and the next lower level (B,)."""
+    sigma, sigma_next = GridPairs(FixedN(n))(len(x0), 0.0, draws)
+    return x0 + expand(sigma, x0) * draws.normal(x0.shape), sigma, sigma_next
+
+
 def posterior(oracle: GaussianMixture, x: Tensor, sigma: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
     """Quadrature of p(x0 | x0 + sigma eps = x): points (B, M, d) and their weights (B, M), which sum to 1 in each row.
 
-    The posterior of a mixture is a mixture, sum_k r_k N(mu_k, s_k^2 sigma^2 / v_k I) with v_k = s_k^2 + sigma^2; each component
-    takes ``nodes`` Gauss-Hermite points per axis, exact for polynomials up to degree 2 nodes - 1. M = K nodes^d.
+    The posterior of a mixture is again one, sum_k r_k N(mu_k, s_k^2 sigma^2 / v_k I) with v_k = s_k^2 + sigma^2. Each of its K
+    components gets ``nodes`` Gauss-Hermite points per axis, so M = K nodes^d. Exact for polynomials up to degree 2 nodes - 1.
     """
     import numpy as np
 
     if x.ndim != 2:
-        raise ValueError(f"the quadrature is one for points (B, d), got {tuple(x.shape)}")
+        raise ValueError(f"the quadrature needs points (B, d), got {tuple(x.shape)}")
     z, w = (torch.as_tensor(a, dtype=x.dtype) for a in np.polynomial.hermite_e.hermegauss(nodes))
     z, w = torch.cartesian_prod(*[z] * x.shape[1]).reshape(-1, x.shape[1]), torch.cartesian_prod(*[w / w.sum()] * x.shape[1])
     w = w.reshape(len(z), -1).prod(1)
@@ -102,8 +114,8 @@ def slope_between(sizes: Sequence[int], x: Sequence[float], y: Sequence[float], 
 
 
 def local_slopes(x: Sequence[float], y: Sequence[float]) -> list[float]:
-    """The slope between each two neighbours, one fewer than points."""
-    return [math.log(y[k + 1] / y[k]) / math.log(x[k + 1] / x[k]) for k in range(len(x) - 1)]
+    """The exponent p of y = c x^p between each two neighbours: one fewer than there are points."""
+    return [math.log(y1 / y0) / math.log(x1 / x0) for (x0, x1), (y0, y1) in zip(pairwise(x), pairwise(y), strict=True)]
 
 
 def check_sizes(sizes: Sequence[int]) -> list[int]:

@@ -1,15 +1,16 @@
 """Why consistency training must not average its target: an example that can be solved by hand (after iCT, arXiv 2310.14189).
 
-The data are one point xi, and f_theta(x, t) = (eps/t) x + (1 - eps/t) theta, which is the exact consistency function at theta = xi.
+The data are a single point xi, and f_theta(x, t) = (eps/t) x + (1 - eps/t) theta with eps the lowest noise level. At theta = xi
+this is the exact consistency function.
 """
 
 from ..noise import SIGMA_MIN, karras_sigmas
 
 
 def dirac_gradient(n: int, *, gap: float = 1.0, lag: float = 0.0) -> float:
-    """(N - 1) dL_CT/dtheta on the Karras grid of ``n`` levels, squared error, weight 1: what N(k) should leave unchanged.
+    """(N - 1) dL_CT/dtheta on the Karras grid of ``n`` levels, for the squared error and weight 1.
 
-    As N grows it tends to ``gap`` where ``lag`` is 0, and grows like N otherwise: then the average decides and not the data.
+    As N grows it tends to ``gap`` where ``lag`` is 0. Otherwise it grows like N: the average then decides, and not the data.
 
     Args:
         gap: theta - xi, how far the model is from the data.

@@ -6,7 +6,7 @@ import torch
 from conftest import normal
 from matplotlib.image import AxesImage
 
-from cmlab.plots import maps as plots_maps
+from cmlab import plots
 
 
 def drawn(image: AxesImage) -> np.ndarray:
@@ -16,7 +16,7 @@ def drawn(image: AxesImage) -> np.ndarray:
 
 def test_the_first_coordinate_runs_to_the_right_and_the_second_up():
     x1, x2 = torch.cartesian_prod(torch.tensor([1.0, 2.0]), torch.tensor([0.1, 0.2])).T
-    figure = plots_maps.plot_maps({"x1": x1.reshape(2, 2), "x2": x2.reshape(2, 2)}, 1.0, "value", low=0.1, high=2.0)
+    figure = plots.plot_maps({"x1": x1.reshape(2, 2), "x2": x2.reshape(2, 2)}, 1.0, "value", low=0.1, high=2.0)
     first, second = (ax.images[0] for ax in figure.axes[:2])
     assert drawn(first)[0].tolist() == [1.0, 2.0] and first.origin == "lower"
     assert drawn(second)[:, 0].tolist() == pytest.approx([0.1, 0.2])
@@ -24,13 +24,13 @@ def test_the_first_coordinate_runs_to_the_right_and_the_second_up():
 
 
 def test_values_beyond_the_scale_take_its_ends():
-    figure = plots_maps.plot_maps({"a": torch.tensor([[0.0, 5.0], [0.5, 1.0]])}, 1.0, "value", "title", low=0.1, high=2.0)
+    figure = plots.plot_maps({"a": torch.tensor([[0.0, 5.0], [0.5, 1.0]])}, 1.0, "value", "title", low=0.1, high=2.0)
     assert drawn(figure.axes[0].images[0]).tolist() == [[0.1, 0.5], [2.0, 1.0]]
     assert figure.get_suptitle() == "title"
 
 
 def test_along_paths_time_runs_to_the_right():
-    figure = plots_maps.plot_along({"a": normal(4, 3), "b": normal(4, 3)}, torch.tensor([80.0, 5.0, 0.5, 0.002]), "y", "title")
+    figure = plots.plot_along({"a": normal(4, 3), "b": normal(4, 3)}, torch.tensor([80.0, 5.0, 0.5, 0.002]), "y", "title")
     for ax in figure.axes:
         left, right = ax.get_xlim()
         assert left > right > 0 and len(ax.lines) == 2 * 3  # a line and its end mark per path

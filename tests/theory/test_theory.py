@@ -14,7 +14,7 @@ from cmlab.losses import ConsistencyLoss
 from cmlab.noise import global_seed
 from cmlab.schedules import FixedMu, FixedN, GridPairs
 from cmlab.theory.base import FixedDraws, fit_slope, posterior, stratified
-from cmlab.theory.ct import _mean_gradient, _second_moments
+from cmlab.theory.variance import _mean_gradient, _second_moments
 from cmlab.training.presets import find
 
 SIZES = (40, 80, 160, 320)  # over 40 to 1280, too slow for a test, the slopes are 0.992 and 2.018: `cmlab theory thm1`

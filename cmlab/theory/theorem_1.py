@@ -1,8 +1,8 @@
-"""Theorem 1 of the paper, measured: without loss, a consistency model is as far from the truth as its solver (CM, Theorem 1).
+"""Theorem 1 of the paper, measured: a consistency model of zero loss is as far from the truth as its solver (CM, Theorem 1).
 
-The theorem is about models of zero CD loss. Such a model can be written down: f(x, sigma_min) = x and f(x, sigma) =
-f(solver step(x), sigma_next), the composition of the very steps that the loss takes. Its error is the solver's global error.
-The experiments return numbers; `plots_theory` draws them, and `cmlab theory` prints them.
+Such a model can be written down: f(x, sigma_min) = x and f(x, sigma) = f(solver step(x), sigma_next), the composition of the
+very steps that the CD loss takes. Its error is the solver's global error. The experiments return numbers; `theory.figures`
+draws them, and `cmlab theory` prints them.
 """
 
 from collections.abc import Sequence
@@ -23,64 +23,50 @@ from ..noise import RHO, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, state_dtyp
 from ..oracle import Oracle
 from ..schedules import FixedN, GridPairs
 from ..steps import OneStep
-from .base import check_sizes, data_and_noise, local_slopes, ring, slope_between, soft3
-from .ct import CTGradient, Limit, Theorem2, continuous_limit, ct_gradient, random_model, theorem2, train_ct
-
-__all__ = [
-    "Abscissa",
-    "CTGradient",
-    "Convergence",
-    "check_sizes",
-    "Floor",
-    "Limit",
-    "Origins",
-    "SOLVERS",
-    "Stretch",
-    "Theorem2",
-    "ZeroLossModel",
-    "continuous_limit",
-    "ct_gradient",
-    "error_origins",
-    "random_model",
-    "ring",
-    "soft3",
-    "stretch",
-    "theorem1",
-    "theorem2",
-    "train_ct",
-    "trained_floor",
-    "zero_loss",
-    "zero_loss_model",
-]
+from .base import check_sizes, data_and_noise, local_slopes, slope_between, soft3
 
 # The loss's own solvers, and the midpoint rule with its middle in sigma instead of ln sigma.
 SOLVERS: dict[str, OneStep] = {**BRIDGES, "midpoint-sigma": partial(midpoint_step, rho=1.0)}
 SIZES = (10, 20, 40, 80, 160, 320, 640, 1280)
 LEVELS = (80.0, 20.0, 5.0, 1.0, 0.3)
 Abscissa = Literal["grid", "largest"]
+Error = Literal["max", "rms"]
+
+
+def _solver(name: str) -> OneStep:
+    if name not in SOLVERS:
+        raise ValueError(unknown("solver", name, SOLVERS))
+    return SOLVERS[name]
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """||a - b|| of each row, (B,)."""
+    return (a - b).flatten(1).norm(dim=1)
+
+
+def _max_and_rms(error: Tensor) -> tuple[float, float]:
+    return float(error.max()), float(error.square().mean().sqrt())
 
 
 class ZeroLossModel:
-    """The consistency model of zero CD loss: from its level down the grid to the last one, one solver step at a time.
+    """The consistency model of zero CD loss: it takes one solver step after the other down the grid, to the last level.
 
-    Called like any model; it knows the levels of its grid alone. Where sigma is (B,) every step is computed for the whole batch,
+    Called like any model, but at the levels of its grid alone. Where sigma is (B,), every step is computed for the whole batch,
     so that it has the same bits as the loss's own step. Differentiable in x.
 
     Args:
-        denoise: the exact score, or a diffusion model: the ODE that is followed.
+        denoise: an exact denoiser or a diffusion model, whose PF-ODE is solved.
         sigmas: (N,) decreasing, the last one above 0.
         solver: a name of SOLVERS.
     """
 
     def __init__(self, denoise: Denoise, sigmas: Tensor, solver: str = "heun"):
-        if solver not in SOLVERS:
-            raise ValueError(unknown("solver", solver, SOLVERS))
-        self.denoise, self.solver, self.sigmas = denoise, solver, sigmas.double()
+        self.denoise, self.step, self.sigmas = denoise, _solver(solver), sigmas.double()
         if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas[1:] < sigmas[:-1]).all()) or not float(sigmas[-1]) > 0:
             raise ValueError("a grid is at least two decreasing noise levels above 0, such as karras_sigmas(40)")
 
     def index(self, sigma: Tensor) -> Tensor:
-        """Where in the grid the levels () or (B,) are; raises ValueError for a level that is not in it."""
+        """The numbers in the grid of the levels () or (B,); raises ValueError for a level that is not in it."""
         grid = self.sigmas.to(sigma.device)
         i = (sigma.double().unsqueeze(-1) - grid).abs().argmin(-1)
         if not bool(((sigma.double() - grid[i]).abs() <= 1e-6 * grid[i]).all()):
@@ -94,7 +80,7 @@ class ZeroLossModel:
         state, grid = x.to(state_dtype(x.device)), self.sigmas.to(x.device, state_dtype(x.device))
         for k in range(int(start.min()), len(grid) - 1):
             here, below = grid[k].repeat(len(x)), grid[k + 1].repeat(len(x))
-            stepped = SOLVERS[self.solver](self.denoise, state, here, below, label, None).x
+            stepped = self.step(self.denoise, state, here, below, label, None).x
             state = torch.where(expand(start <= k, x), stepped, state)
         return state.to(x.dtype)
 
@@ -102,7 +88,7 @@ class ZeroLossModel:
         """The steps from level number ``start`` of the grid to number ``stop``, in the dtype of x."""
         state, grid = x.to(state_dtype(x.device)), self.sigmas.to(x.device, state_dtype(x.device))
         for k in range(start, stop):
-            state = SOLVERS[self.solver](self.denoise, state, grid[k], grid[k + 1], label, None).x
+            state = self.step(self.denoise, state, grid[k], grid[k + 1], label, None).x
         return state.to(x.dtype)
 
 
@@ -114,7 +100,7 @@ def zero_loss_model(denoise: Denoise, sigmas: Tensor | int, solver: str = "heun"
 def zero_loss(
     n: int, solver: Literal["euler", "heun", "midpoint"] = "heun", oracle: Oracle | None = None, points: int = 512, seed: int = 0
 ) -> float:
-    """The largest CD loss of a zero-loss model of ``n`` levels, by the library's own ConsistencyLoss in float64: 0.0, bitwise."""
+    """The largest CD loss of a zero-loss model of ``n`` levels, by `ConsistencyLoss` in float64: exactly 0.0."""
     oracle = oracle or soft3()
     loss = ConsistencyLoss(GridPairs(FixedN(n)), solver)
     generator = torch.Generator().manual_seed(seed)
@@ -134,8 +120,8 @@ class Convergence:
         sizes: N.
         grid: 1 / (N - 1), the step in the grid's own coordinate.
         largest: the largest step sigma_i - sigma_{i+1}, the Delta t of the theorem.
-        max_error: the largest error over points and levels, the theorem's sup as far as it can be sampled.
-        rms_error: its root mean square.
+        max_error: the largest error over the points and levels that were sampled; the theorem is about all of them.
+        rms_error: the root mean square of the errors.
     """
 
     solver: str
@@ -145,17 +131,17 @@ class Convergence:
     max_error: list[float]
     rms_error: list[float]
 
-    def errors(self, of: Literal["max", "rms"] = "max") -> list[float]:
+    def errors(self, of: Error = "max") -> list[float]:
         return {"max": self.max_error, "rms": self.rms_error}[of]
 
     def abscissa(self, against: Abscissa = "grid") -> list[float]:
         return {"grid": self.grid, "largest": self.largest}[against]
 
-    def slope(self, low: int = 40, high: int = 1280, against: Abscissa = "grid", of: Literal["max", "rms"] = "max") -> float:
+    def slope(self, low: int = 40, high: int = 1280, against: Abscissa = "grid", of: Error = "max") -> float:
         """The order: slope of ln error over ln step for N from ``low`` to ``high``, both included."""
         return slope_between(self.sizes, self.abscissa(against), self.errors(of), low, high)
 
-    def local_slopes(self, against: Abscissa = "grid", of: Literal["max", "rms"] = "max") -> list[float]:
+    def local_slopes(self, against: Abscissa = "grid", of: Error = "max") -> list[float]:
         """The order between each two neighbouring sizes."""
         return local_slopes(self.abscissa(against), self.errors(of))
 
@@ -179,7 +165,8 @@ def theorem1(
         oracle: the data, by default `soft3`.
         sizes: numbers N of grid levels, growing.
         points: draws of noised data at each level.
-        levels: noise levels at which the error is taken, each at the grid's nearest; those above ``sigma_max`` are left out.
+        levels: noise levels at which the error is taken, each at the nearest level of the grid. Those above ``sigma_max`` or
+            not above ``sigma_min`` are left out.
         seed: of the points.
         sigma_min, sigma_max, rho: of the Karras grids; rho = 1 spaces evenly.
     """
@@ -188,24 +175,19 @@ def theorem1(
     levels = [s for s in levels if sigma_min < s <= sigma_max]
     if not levels:
         raise ValueError(f"no level lies above {sigma_min:g} and not above {sigma_max:g}: choose other levels")
-    steps, largest, worst, mean = [], [], [], []
+    rows = []
     for n in sizes:
         sigmas = karras_sigmas(n, sigma_min, sigma_max, rho)
         model = ZeroLossModel(oracle, sigmas, solver)
         starts = torch.unique((torch.tensor(levels, dtype=torch.float64)[:, None] - sigmas[:-1]).abs().argmin(1)).tolist()
         x = torch.cat([x0 + sigmas[k] * eps for k in starts])
         f = x0[:0]
-        for start, stop in pairwise(
-            [*starts, n - 1]
-        ):  # paths from lower levels join those from higher ones: each step is taken once
+        # Paths from lower levels join those from higher ones, so that each step is taken once.
+        for start, stop in pairwise([*starts, n - 1]):
             f = model.walk(torch.cat([f, x0 + sigmas[start] * eps]), start, stop)
         exact = oracle.consistency(x, sigmas[starts].repeat_interleave(points), sigma_min=sigma_min)
-        error = (f - exact).flatten(1).norm(dim=1)
-        steps.append(1 / (n - 1))
-        largest.append(float((sigmas[:-1] - sigmas[1:]).max()))
-        worst.append(float(error.max()))
-        mean.append(float(error.square().mean().sqrt()))
-    return Convergence(solver, sizes, steps, largest, worst, mean)
+        rows.append((1 / (n - 1), float((sigmas[:-1] - sigmas[1:]).max()), *_max_and_rms(_distances(f, exact))))
+    return Convergence(solver, sizes, *(list(column) for column in zip(*rows, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -215,8 +197,8 @@ class Floor:
     Attributes:
         curve: the errors of zero-loss models over N.
         max_error, rms_error: the trained model's distance from the data's exact consistency function, at the same points.
-        teacher_max, teacher_rms: its distance from the exact flow of its own teacher, which is what the theorem speaks about;
-            None without a teacher.
+        teacher_max, teacher_rms: its distance from the exact flow of its own teacher, which the theorem is about; None without
+            a teacher.
     """
 
     curve: Convergence
@@ -225,11 +207,13 @@ class Floor:
     teacher_max: float | None
     teacher_rms: float | None
 
-    def takes_over(self, of: Literal["max", "rms"] = "rms") -> int | None:
-        """The smallest N whose solver error lies below the trained model's: finer grids cannot help it. None if there is none."""
-        floor = {"max": self.max_error, "rms": self.rms_error}[of]
-        below = [n for n, error in zip(self.curve.sizes, self.curve.errors(of), strict=True) if error < floor]
-        return below[0] if below else None
+    def error(self, of: Error = "rms") -> float:
+        return {"max": self.max_error, "rms": self.rms_error}[of]
+
+    def takes_over(self, of: Error = "rms") -> int | None:
+        """The smallest N whose solver error lies below the trained model's, which no finer grid can help. None without one."""
+        errors = zip(self.curve.sizes, self.curve.errors(of), strict=True)
+        return next((n for n, error in errors if error < self.error(of)), None)
 
 
 def trained_floor(
@@ -255,11 +239,10 @@ def trained_floor(
         x = x0 + sigma * eps
         with torch.no_grad():
             f = model(x, sigma)
-        data.append((f - oracle.consistency(x, sigma)).flatten(1).norm(dim=1))
+        data.append(_distances(f, oracle.consistency(x, sigma)))
         if teacher is not None:
-            own.append((f - decode(teacher, x, sigma_max=level, rtol=1e-5, atol=1e-5)).flatten(1).norm(dim=1))
-    figures = [(float(e.max()), float(e.square().mean().sqrt())) for e in (torch.cat(part) for part in (data, own) if part)]
-    return Floor(curve, *figures[0], *(figures[1] if own else (None, None)))
+            own.append(_distances(f, decode(teacher, x, sigma_max=level, rtol=1e-5, atol=1e-5)))
+    return Floor(curve, *_max_and_rms(torch.cat(data)), *(_max_and_rms(torch.cat(own)) if own else (None, None)))
 
 
 # --- where errors come from ----------------------------------------------------------------------------------------------
@@ -281,16 +264,13 @@ class Origins:
 def error_origins(solver: str = "heun", oracle: Oracle | None = None, n: int = 80, *, points: int = 64, seed: int = 0) -> Origins:
     """Which noise levels the error at the end comes from: each step's own error, carried to the end by the exact flow.
 
-    The difference of f(step(x), sigma_next) and f(x, sigma), with f exact, at points x of the data's own distribution.
+    That is the difference of f(step(x), sigma_next) and f(x, sigma), with f exact, at noised data x.
     """
-    if solver not in SOLVERS:
-        raise ValueError(unknown("solver", solver, SOLVERS))
-    oracle, sigmas = oracle or soft3(), karras_sigmas(n)
-    x0, eps = data_and_noise(oracle, points, seed)
+    step, oracle, sigmas = _solver(solver), oracle or soft3(), karras_sigmas(n)
+    x0, eps = (v.repeat(n - 1, *[1] * (v.ndim - 1)) for v in data_and_noise(oracle, points, seed))
     above, below = (s.repeat_interleave(points) for s in (sigmas[:-1], sigmas[1:]))
-    x = x0.repeat(n - 1, *[1] * (x0.ndim - 1))
-    x = x + expand(above, x) * eps.repeat(n - 1, *[1] * (x0.ndim - 1))
-    moved = SOLVERS[solver](oracle, x, above, below, None, None).x
+    x = x0 + expand(above, x0) * eps
+    moved = step(oracle, x, above, below, None, None).x
     error = (oracle.consistency(moved, below) - oracle.consistency(x, above)).flatten(1).square().sum(1)
     return Origins(sigmas[:-1], error.reshape(n - 1, points).mean(1).sqrt())
 
@@ -305,7 +285,7 @@ class Stretch:
     det: Tensor
 
     def quantile(self, q: float) -> float:
-        """Of sigma times the largest singular value: 1 would map noise of scale 1 to a shift of 1."""
+        """Quantile ``q`` of sigma times the largest singular value, which says how far f moves per unit of noise."""
         return float(torch.quantile(self.sigma * self.largest, q))
 
 
@@ -314,8 +294,8 @@ def stretch(
 ) -> Stretch:
     """Singular values of df/dx of the exact consistency function (or of ``model``) at noised data of a level.
 
-    A positive determinant everywhere says that f is invertible; large singular values mark the borders between the basins of
-    two modes, where trained models smear.
+    A positive determinant everywhere says that f is invertible. Singular values are large at the borders between points that
+    go to different modes, where trained models err most.
     """
     oracle = oracle or soft3()
     x0, eps = data_and_noise(oracle, points, seed)
