@@ -33,7 +33,7 @@ notebooks: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
-# The README's pictures: bundled models, and the app in a browser.
+# The pictures of the README and of docs/: bundled models, and the app in a browser.
 figures: $(READY)
 	$(BIN)/python benchmarks/figures.py
 	$(BIN)/python benchmarks/screenshot.py benchmarks/figures/app.png

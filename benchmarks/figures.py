@@ -1,4 +1,4 @@
-"""Make the README's pictures of the bundled models: python benchmarks/figures.py [FOLDER]"""
+"""Make the pictures of bundled models in the README and docs: python benchmarks/figures.py [FOLDER]"""
 
 import sys
 from pathlib import Path

@@ -10,7 +10,7 @@ JupyterLab 4.6, November 2026). The machine had no Korean font: that column of t
     python benchmarks/lab.py 05 07 --fast                # two of them, with shrunk work
     python benchmarks/lab.py --committed                 # as they are committed, without running them
     python benchmarks/lab.py --pictures /tmp/shots       # and pictures of whole lessons, light and dark, to look at
-    python benchmarks/lab.py --readme benchmarks/figures # only the three pictures of the README
+    python benchmarks/lab.py --readme benchmarks/figures # only the three pictures of docs/capabilities.md
 """
 
 import argparse
@@ -353,7 +353,7 @@ def row(name: str, fast: bool, run: bool, pictures: Path | None) -> bool:
     return not lines
 
 
-# --- the pictures of the README ------------------------------------------------------------------------------------------
+# --- the pictures of docs ------------------------------------------------------------------------------------------
 
 WRONG = """@teach.check
 def add_noise(x0, sigma, eps):
@@ -405,7 +405,7 @@ def save(lesson: Lesson, cell: int, path: Path, inside: str = "", offset: int = 
 
 
 def readme(name: str, folder: Path) -> bool:
-    """The README's picture of one lesson, into ``folder``."""
+    """The picture of one lesson, into ``folder``."""
     with server() as address, browser() as context, opened(context, address, name) as lesson:
         SHOTS[name[:2]](lesson, folder)
     return True
@@ -437,7 +437,7 @@ def main() -> bool:
     parser.add_argument("--fast", action="store_true", help="shrink the work of the lessons (CMLAB_FAST=1)")
     parser.add_argument("--committed", action="store_true", help="run nothing")
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of the whole lessons")
-    parser.add_argument("--readme", type=Path, help="a folder for the README's three pictures; nothing else is done")
+    parser.add_argument("--readme", type=Path, help="a folder for the three pictures of docs/capabilities.md; nothing else is done")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # this is a lesson's own process
     options = parser.parse_args()
     names = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
