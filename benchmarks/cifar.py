@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
+from cmlab.base.device import choose_device, machine
 from cmlab.base.files import write_whole
 from cmlab.commands.chain import measure, searched_levels, ways
-from cmlab.commands.common import choose_device, data_of, machine
+from cmlab.commands.common import data_of
 from cmlab.denoiser import Denoiser
 from cmlab.formats import checkpoints
 from cmlab.samplers import sample

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmlab.commands.common import choose_device
+from cmlab.base.device import choose_device
 from cmlab.data import ImageData
 from cmlab.data.pictures import PixelData
 from cmlab.denoiser import Denoiser

@@ -1,5 +1,6 @@
 """What the tests share: one thread, small randomised models, and sources of draws whose numbers are known."""
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -79,6 +80,11 @@ class KnownDraws:
         value = self.uniforms.pop(0)
         assert tuple(value.shape) == tuple(shape)
         return value
+
+
+def said(box: str) -> str:
+    """What tyro says in the boxes that it draws, as one line of text; their lines are ASCII where stderr is no terminal."""
+    return " ".join(re.sub("[\u2500-\u257f]|-{5,}", " ", box).split())
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..commands.options import TheoryOptions
-from ..commands.theory import Measured, measure
+from ..commands.experiments import Measured
+from ..commands.theory import TheoryOptions, measure
 from ..data import TOYS
 from ..formats.checkpoints import pretrained_names
 from ..training.presets import PRESETS

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,4 +79,26 @@ def user_path(
         raise ValueError(f"{path} is a file, not a folder: {way_out}")
     if not path.name.endswith(suffix):
         raise ValueError(f"the name of a {what} ends in {suffix}, and {path} does not: {way_out}")
+    return path
+
+
+def new_file(path: Path, overwrite: bool, option: str = "--out") -> Path:
+    """Refuse, before any work is done, to write over a file or where nothing can be written; ``option`` is what names it.
+
+    Returns the path; its folder is made. Raises ValueError.
+    """
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise ValueError(
+            f"{path} exists: choose another {option}, or pass --overwrite" if path.is_file() else f"{path} is a folder"
+        )
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another {option}") from error
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root everywhere
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write in the folder {folder} ({error.strerror}): choose another {option}") from error
     return path

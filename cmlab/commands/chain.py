@@ -4,7 +4,6 @@ Every stage is an ordinary run of 'cmlab train' that resumes. Figures lie in the
 them.
 """
 
-import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,10 @@ from typing import Any
 
 import torch
 
+from ..base.device import choose_device
 from ..base.files import write_whole
+from ..base.own import command_line
+from ..base.suggest import unknown
 from ..denoiser import Denoiser
 from ..evaluation.card import keep_facts, keep_figures
 from ..evaluation.cardpictures import write_card
@@ -28,8 +30,9 @@ from ..training.processes import from_environment
 from ..training.published import Preset
 from ..training.session import Interrupted
 from ..training.states import flatten
-from .common import choose_device, run_facts
-from .options import TrainCommand, TrainOptions, parse
+from .common import run_facts
+from .options import TrainOptions, parse
+from .train import preset_command
 
 GRID, SEARCH_SEED = 40, 1_000_000  # the search has other seeds than the figures
 WORDS = ("fd", "kd", "accuracy")
@@ -62,25 +65,27 @@ class Stage:
         return self.run.out / f"{self.name}{SUFFIX}"
 
 
+@dataclass(frozen=True)
+class ChainOptions:
+    """Measures all of them, and writes NAME.safetensors with a card NAME.md for each. Stopped or killed at any point, the same
+    command goes on; what is finished is left alone.
+
+    Every other option is one of 'cmlab train PRESET', for all stages: --out DIR, --steps 100, --network.channels 8. With the
+    stage's method in front it is for that stage alone: --edm.steps 100.
+
+    Args:
+        n: samples that figures are measured on.
+        search: samples that the noise level of two steps is searched on.
+    """
+
+    n: int = 10_000
+    search: int = 2000
+
+
 CHAINS = {
     "cifar10-small-chain": Chain("cifar10-small-edm", ("cifar10-small-cd", "cifar10-small-ict")),
     "digits-color-chain": Chain("digits-color-edm", ("digits-color-cd", "digits-color-ict")),
 }
-
-
-def usage(name: str) -> str:
-    """What 'cmlab train NAME --help' prints."""
-    chain = CHAINS[name]
-    methods = ", ".join(stage.rpartition("-")[2] for stage in chain.names)
-    return f"""usage: cmlab train {name} [--n N] [--search N] [--FIELD VALUE ...] [--METHOD.FIELD VALUE ...]
-
-Trains {chain.teacher}, then {" and ".join(chain.students)} from it; measures all, and writes NAME.safetensors with a card
-NAME.md for each. Stopped or killed at any point, the same command goes on; what is finished is left alone.
-
-  --n N                   samples that figures are measured on (10000)
-  --search N              samples that the noise level of two steps is searched on (2000)
-  --FIELD VALUE           an option of 'cmlab train PRESET', for all stages: --out DIR, --steps 100, --network.channels 8
-  --METHOD.FIELD VALUE    the same for one stage, METHOD one of {methods}: --{methods.partition(",")[0]}.steps 100"""
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------------
@@ -95,7 +100,7 @@ def stages_of(name: str, words: list[str]) -> list[Stage]:
         preset, own = get_preset(stage), shared[stage]
         if out:
             own = own + [w for role in ("init", "teacher") if getattr(preset, role) for w in (f"--{role}", str(out[0].file))]
-        command = parse(TrainCommand, own, f"cmlab train {stage}", TrainCommand(TrainOptions(), preset))
+        command = preset_command(stage, own)
         out.append(Stage(stage, command.preset, command.run, [stage, *own]))
     for field in ("out", "device"):
         if len({getattr(stage.run, field) for stage in out}) > 1:
@@ -172,9 +177,7 @@ def measure(
     sampler, steps, sigmas = way
     words = [word for word in WORDS if word != "accuracy" or model.classes]
     levels = None if sigmas is None else torch.tensor(sigmas, dtype=torch.float64)
-    source = model_source(
-        model, model.shape, model.classes, n=n, sampler=sampler, steps=steps, sigmas=levels, device=device, name=name
-    )
+    source = model_source(model, n=n, sampler=sampler, steps=steps, sigmas=levels, name=name)
     extractor = extractor_for("classifier", data, words, None, torch.device(device))
     with tqdm(total=n, unit="image", desc=f"{name}, {sampler}, {steps}", disable=None) as bar:
         found = report(source, extractor, data, words=words, progress=bar.update)
@@ -227,13 +230,16 @@ def _with_teacher(found: Report, beside: dict[str, Any]) -> Report:
 
 
 def run(name: str, args: list[str]) -> None:
-    """Run 'cmlab train NAME ...' for a chain: begin, go on, or find everything finished."""
-    if any(word in ("-h", "--help") for word in args):
-        print(usage(name))
-        return
+    """Run 'cmlab train NAME ...' for a chain: begin, go on, or find everything finished. Raises ValueError for an unknown name."""
+    if name not in CHAINS:
+        raise ValueError(unknown("chain", name, CHAINS))
     if from_environment().world_size > 1:
         raise ValueError("a chain runs in one process: train its stages one by one under torchrun, then start the chain alone")
-    o, words = _own_options(args)
+    first, *students = CHAINS[name].names
+    what = f"Trains {first}, then {' and '.join(students)} from it."
+    o, words = parse(ChainOptions, args, f"cmlab train {name}", first=what, others=True)
+    if min(o.n, o.search) < 10:
+        raise ValueError(f"--n and --search must be at least 10, got {o.n} and {o.search}")
     stages = stages_of(name, words)
     first = stages[0]
     if classifier_for(data := first.preset.data_name) is None:
@@ -243,9 +249,8 @@ def run(name: str, args: list[str]) -> None:
         )
     record, device = first.run.out / f"{name}.json", choose_device(first.run.device)
     _check_same(stages, record)
-    text = json.dumps({stage.name: flatten(stage.preset) for stage in stages}, indent=1)
-    write_whole(record, text.encode())
-    again = " ".join(["cmlab train", name, *args])
+    write_whole(record, json.dumps({stage.name: flatten(stage.preset) for stage in stages}, indent=1).encode())
+    again = command_line("train", name, *args)
     try:
         for stage in stages:
             session.train(stage.name, stage.preset, replace(stage.run, resume=True), device, stage.words)
@@ -259,19 +264,6 @@ def run(name: str, args: list[str]) -> None:
     except KeyboardInterrupt as stop:
         raise Interrupted(130, f"stopped, and what is finished is kept. Continue with: {again}") from stop
     print("\n".join(_summary(stages, o.n)))
-
-
-def _own_options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--search", type=int, default=2000)
-    try:
-        o, words = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise ValueError(f"{error}: see --help") from error
-    if min(o.n, o.search) < 10:
-        raise ValueError(f"--n and --search must be at least 10, got {o.n} and {o.search}")
-    return o, words
 
 
 def _summary(stages: list[Stage], n: int) -> list[str]:

@@ -1,40 +1,25 @@
-"""What several commands of the command line share: devices, output files, and which sampler a model takes."""
+"""What several commands share: checkpoints by name, which sampler a model takes, classes, pictures."""
 
-import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..base.device import machine
 from ..base.files import write_whole
 from ..data import Data, load_data
 from ..data.names import title_of
 from ..denoiser import Denoiser
+from ..formats import checkpoints
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names, searched_sigmas
 from ..training.presets import PRESETS, Preset, find
-from .options import EvaluateOptions, SampleOptions
+
+if TYPE_CHECKING:
+    from .evaluate import EvaluateOptions
+    from .sample import SampleOptions
 
 MOST_STEPS = 10_000
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name, "auto" for a GPU where there is one; one of several processes gets the GPU of its own rank."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if name != "cuda":
-            raise ValueError(
-                f"several processes take a GPU each: say --device cuda, not {name}, and choose with CUDA_VISIBLE_DEVICES"
-            )
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used here ({str(error).splitlines()[0]}): try --device cpu") from error
-    return device
 
 
 def checkpoint_of(name: str) -> Path:
@@ -45,26 +30,15 @@ def checkpoint_of(name: str) -> Path:
     return path
 
 
-def new_file(path: Path, overwrite: bool, option: str = "--out") -> Path:
-    """Refuse, before any work is done, to write over a file or where nothing can be written; ``option`` is what names it."""
-    if path.exists() and (path.is_dir() or not overwrite):
-        raise ValueError(
-            f"{path} exists: choose another {option}, or pass --overwrite" if path.is_file() else f"{path} is a folder"
-        )
-    folder = path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another {option}") from error
-    try:
-        with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root everywhere
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write in the folder {folder} ({error.strerror}): choose another {option}") from error
-    return path
+def load(name: str, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[str, Any], dict[str, Any]]:
+    """A checkpoint by its name or path: the model on ``device``, its header, and what that says about it."""
+    model, meta = checkpoints.load(checkpoint_of(name), device)
+    return model, meta, meta.get("about") or {}
 
 
-def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, Any]) -> tuple[str, int, torch.Tensor | None]:
+def plan(
+    model: Denoiser, name: str, o: "SampleOptions | EvaluateOptions", about: dict[str, Any]
+) -> tuple[str, int, torch.Tensor | None]:
     """Sampler, steps and levels (None for the default) that the options choose for this model.
 
     ``about`` is the checkpoint's: a model that is made for one sampler and number of steps (progressive distillation) says so,
@@ -75,7 +49,6 @@ def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, A
     consistency = model.precond.consistency
     sampler = o.sampler or about.get("sampler") or ("multistep" if consistency else "heun")
     usual = about["steps"] if sampler == about.get("sampler") else 1 if consistency else 18
-    name = o.checkpoint if isinstance(o, SampleOptions) else o.source
     if consistency != (sampler in CONSISTENCY_SAMPLERS):
         others = ", ".join(name for name in SAMPLERS if name not in ("euler", "heun", *CONSISTENCY_SAMPLERS))
         fitting = "onestep or multistep" if consistency else f"euler or heun (or {others})"
@@ -90,16 +63,19 @@ def plan(model: Denoiser, o: SampleOptions | EvaluateOptions, about: dict[str, A
     return sampler, len(levels) - (not consistency), levels
 
 
-def machine(device: torch.device) -> str:
-    """The model of a GPU, or of this machine's processor."""
-    import platform
+def _levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> torch.Tensor:
+    from ..steps import level_range
 
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    if steps is not None:
+        raise ValueError("--sigmas are the levels themselves: leave --steps out")
+    if not sigmas:
+        raise ValueError("--sigmas needs at least one noise level, such as 80")
+    lowest = level_range(model)[0]
+    if model.precond.consistency and not min(sigmas) > lowest:
+        raise ValueError(f"--sigmas of a consistency model lie above {lowest:g}, where it returns its input")
+    if not model.precond.consistency and sigmas[-1] > lowest:
+        raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
+    return torch.tensor(sigmas, dtype=torch.float64)
 
 
 def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:
@@ -120,22 +96,20 @@ def data_of(meta: dict[str, Any], name: str | None) -> tuple[Data, str]:
     return load_data(name), name
 
 
-def _levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> torch.Tensor:
-    from ..steps import level_range
-
-    if steps is not None:
-        raise ValueError("--sigmas are the levels themselves: leave --steps out")
-    if not sigmas:
-        raise ValueError("--sigmas needs at least one noise level, such as 80")
-    lowest = level_range(model)[0]
-    if model.precond.consistency and not min(sigmas) > lowest:
-        raise ValueError(f"--sigmas of a consistency model lie above {lowest:g}, where it returns its input")
-    if not model.precond.consistency and sigmas[-1] > lowest:
-        raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
-    return torch.tensor(sigmas, dtype=torch.float64)
+def labels(model: Any, label: int | None, start: int, stop: int, device: torch.device) -> torch.Tensor | None:
+    """The classes of the samples start to stop: ``label``, or where it is None all in turn."""
+    if label is not None and not 0 <= label < model.classes:
+        known = f"0..{model.classes - 1}" if model.classes else "no classes"
+        raise ValueError(f"--label {label}: this model has {known}")
+    if not model.classes:
+        return None
+    if label is not None:
+        return torch.full((stop - start,), label, device=device)
+    return torch.arange(start, stop, device=device) % model.classes
 
 
-def write_png(path: Path, image) -> None:
+def write_png(path: Path, image: Any) -> None:
+    """Write a uint8 picture (H, W) or (H, W, 3)."""
     from PIL import Image
 
     write_whole(path, lambda file: Image.fromarray(image).save(file, format="PNG"))

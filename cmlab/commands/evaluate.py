@@ -1,27 +1,90 @@
-"""The command 'cmlab evaluate'."""
+"""'cmlab evaluate': how good samples are."""
 
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from tqdm import tqdm
+from ..base.files import new_file, user_path, write_whole
+from .options import Source
+from .sample import Sampler
 
-from ..base.files import write_whole
-from ..data.pictures import SUFFIXES
-from ..denoiser import Denoiser
-from ..evaluation import report as reports
-from ..evaluation.card import keep_figures
-from ..evaluation.classifier import splits
-from ..evaluation.features import Extractor, extractor_for
-from ..evaluation.report import Report, Source
-from ..formats import checkpoints
-from ..training.presets import find
-from .common import checkpoint_of, choose_device, data_of, new_file, plan
-from .options import EvaluateOptions
+if TYPE_CHECKING:
+    import torch
+
+    from ..denoiser import Denoiser
+    from ..evaluation.features import Extractor
+    from ..evaluation.report import Report
+    from ..evaluation.report import Source as Samples
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure how good samples are: of a checkpoint, or pictures in a folder, archive or .npz.
+
+    Pictures get FID, KID, IS, precision and recall from torch-fidelity's Inception, or, offline, the same distances on the features
+    of a small classifier that ships, called FD-cls and KD-cls (never FID), and its class accuracy. Points get sliced Wasserstein
+    distances. Beside each figure stands that of real held-out images; +- is one bootstrap standard deviation over the samples.
+
+    Several processes give the same figures: torchrun --nproc-per-node 2 -m -- cmlab evaluate ...
+
+    Args:
+        source: a bundled name (see 'cmlab info'), a checkpoint, or a folder, archive or .npz of pictures.
+        data: data set to compare with, a name or a path; by default the one that the checkpoint was trained on.
+        n: number of samples; by default 10,000 of a checkpoint, all pictures of a folder.
+        seed: sample k has seed + k as its own seed.
+        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model. Where the
+            checkpoint keeps searched levels for two steps, two steps take those.
+        sigmas: noise levels in place of steps, decreasing.
+        sampler: by default multistep for a consistency model, heun for a diffusion model.
+        batch: samples at a time; figures may differ in the last digits between batch sizes.
+        metrics: some of fid,kid,is,pr (Inception) or fd,kd,is,pr,accuracy (classifier), with commas; by default all.
+        features: auto, inception, classifier, a classifier's name, or its file; auto takes the classifier that knows the data
+            unless fid or kid is asked for.
+        weights: file of Inception's weights, for machines without a network.
+        rounding: how samples become 8-bit: round as in EDM, or trunc as in OpenAI's scripts, half a level darker.
+        reference: how many real images to compare with; by default all, up to 50,000.
+        replicates: resampled sets that an error bar is taken from.
+        teacher: a diffusion model, measured in the same way beside it.
+        cache: folder for features of real images; by default $CMLAB_CACHE, else ~/.cache/cmlab.
+        json: file to write the figures to.
+        card: file to write a model card with the figures to (Markdown); its pictures are written beside it.
+        keep: put the figures into the checkpoint's own header, which 'cmlab info' prints.
+        overwrite: replace those files.
+        device: "auto" takes a GPU where there is one.
+    """
+
+    source: Source
+    data: str | None = None
+    n: int | None = None
+    seed: int = 0
+    steps: int | None = None
+    sigmas: tuple[float, ...] | None = None
+    sampler: Sampler | None = None
+    batch: int = 256
+    metrics: str = ""
+    features: str = "auto"
+    weights: Path | None = None
+    rounding: Literal["round", "trunc"] = "round"
+    reference: int | None = None
+    replicates: int = 20
+    teacher: str | None = None
+    cache: Path | None = None
+    json: Path | None = None
+    card: Path | None = None
+    keep: bool = False
+    overwrite: bool = False
+    device: str = "auto"
 
 
 def evaluate(o: EvaluateOptions) -> None:
     """Run 'cmlab evaluate': print the report and write the files that were asked for."""
+    from ..base.device import choose_device
+    from ..data.pictures import SUFFIXES
+    from ..evaluation.card import keep_figures
+    from ..formats.checkpoints import SUFFIX
+    from ..training.presets import find
+
     device = choose_device(o.device)
     for option, path in (("--json", o.json), ("--card", o.card)):
         if path is not None:
@@ -31,8 +94,8 @@ def evaluate(o: EvaluateOptions) -> None:
 
         for name in PICTURES:
             new_file(o.card.with_name(f"{o.card.stem}-{name}.png"), o.overwrite, "--card")
-    own = Path(f"{o.source}{checkpoints.SUFFIX}").is_file()  # beside it a folder of its name: the run's states and grids
-    pictures = not own and (Path(o.source).is_dir() or o.source.endswith(SUFFIXES))
+    own = user_path(f"{o.source}{SUFFIX}").is_file()  # beside it a folder of its name: the run's states and grids
+    pictures = not own and (user_path(o.source).is_dir() or o.source.endswith(SUFFIXES))
     found = _of_pictures(o, device) if pictures else _of_model(o, device)
     if found is None:  # another process of torchrun has the report
         return
@@ -47,21 +110,27 @@ def evaluate(o: EvaluateOptions) -> None:
         write_card(o.source, o.card, None if o.keep else found, teacher=o.teacher, device=device, cache=o.cache)
 
 
-def _of_pictures(o: EvaluateOptions, device: torch.device) -> Report | None:
-    default = EvaluateOptions(o.source)
-    for option in ("seed", "steps", "sigmas", "sampler", "teacher", "card", "keep"):
-        if getattr(o, option) != getattr(default, option):
-            raise ValueError(f"--{option} belongs to checkpoints: {o.source} holds pictures")
-    if o.rounding != default.rounding and not o.source.endswith(".npz"):
-        raise ValueError(f"--rounding is for samples that are no 8-bit pictures yet: those of {o.source} are")
+def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
+    from ..evaluation.classifier import splits
+    from ..evaluation.features import extractor_for
+    from ..evaluation.report import picture_source
+
+    sampling = ("seed", "steps", "sigmas", "sampler", "teacher", "card", "keep")
+    _refuse(o, sampling, f"belongs to checkpoints: {o.source} holds pictures")
+    if not o.source.endswith(".npz"):
+        _refuse(o, ("rounding",), f"is for samples that are no 8-bit pictures yet: those of {o.source} are")
     if o.data is None:
         raise ValueError(f"pictures are compared with a data set: pass --data with {o.source}, such as --data digits")
-    source = reports.picture_source(Path(o.source), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache)
+    source = picture_source(user_path(o.source), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache)
     return _report(o, source, extractor_for(o.features, o.data, _words(o), o.weights, device), o.data)
 
 
-def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
-    model, meta = checkpoints.load(checkpoint_of(o.source), device)
+def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
+    from ..evaluation.features import extractor_for
+    from ..evaluation.report import model_source, points_report
+    from .common import data_of, load, plan
+
+    model, meta, about = load(o.source, device)
     data, name = data_of(meta, o.data)
     if tuple(data.shape) != model.shape:
         raise ValueError(f"{o.source} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
@@ -69,49 +138,44 @@ def _of_model(o: EvaluateOptions, device: torch.device) -> Report | None:
         raise ValueError(
             f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
         )
-    teacher = None if o.teacher is None else checkpoints.load(checkpoint_of(o.teacher), device)[0]
+    teacher = None if o.teacher is None else load(o.teacher, device)[0]
     if teacher is not None and (teacher.precond.consistency or teacher.shape != model.shape):
         raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
+    n = 10_000 if o.n is None else o.n
     if len(model.shape) == 1:
-        return _of_points(o, model, teacher, name)
+        sampling, measuring = ("batch", "sigmas", "steps", "sampler"), ("metrics", "weights", "reference", "replicates", "cache")
+        why = f"is for pictures: {o.source} makes points, measured by sliced Wasserstein distances"
+        _refuse(o, (*sampling, *measuring, "features", "rounding"), why)
+        return points_report(model, name, o.source, n, o.seed, teacher)
+
+    def drawn(of: "Denoiser", title: str, sampler: str, steps: int, sigmas: "torch.Tensor | None") -> "Samples":
+        return model_source(
+            of, n=n, seed=o.seed, sampler=sampler, steps=steps, sigmas=sigmas, batch=o.batch, rounding=o.rounding, name=title
+        )
+
     extractor = extractor_for(o.features, name, _words(o), o.weights, device)
-    beside = None if teacher is None else _source(o, teacher, str(o.teacher), device, "heun", 18, None)
-    return _report(o, _source(o, model, o.source, device, *plan(model, o, meta.get("about") or {})), extractor, name, beside)
+    beside = None if teacher is None else drawn(teacher, str(o.teacher), "heun", 18, None)
+    return _report(o, drawn(model, o.source, *plan(model, o.source, o, about)), extractor, name, beside)
 
 
-def _of_points(o: EvaluateOptions, model: Denoiser, teacher: Denoiser | None, data: str) -> Report:
-    default = EvaluateOptions(o.source)
-    sampling, measuring = ("batch", "sigmas", "steps", "sampler"), ("metrics", "weights", "reference", "replicates", "cache")
-    for option in (*sampling, *measuring, "features", "rounding"):
-        if getattr(o, option) != getattr(default, option):
-            raise ValueError(f"--{option} is for pictures: {o.source} makes points, measured by sliced Wasserstein distances")
-    return reports.points_report(model, data, o.source, 10_000 if o.n is None else o.n, o.seed, teacher)
+def _refuse(o: EvaluateOptions, options: tuple[str, ...], why: str) -> None:
+    """Raise ValueError for one of ``options`` that is not as it is by default."""
+    for field in fields(o):
+        if field.name in options and getattr(o, field.name) != field.default:
+            raise ValueError(f"--{field.name} {why}")
 
 
 def _words(o: EvaluateOptions) -> list[str]:
     return [word for word in o.metrics.split(",") if word]
 
 
-def _source(
-    o: EvaluateOptions, model: Denoiser, name: str, device: torch.device, sampler: str, steps: int, sigmas: torch.Tensor | None
-) -> Source:
-    return reports.model_source(
-        model,
-        model.shape,
-        model.classes,
-        n=10_000 if o.n is None else o.n,
-        seed=o.seed,
-        sampler=sampler,
-        steps=steps,
-        sigmas=sigmas,
-        batch=o.batch,
-        rounding=o.rounding,
-        device=device,
-        name=name,
-    )
+def _report(
+    o: EvaluateOptions, source: "Samples", extractor: "Extractor", data: str, teacher: "Samples | None" = None
+) -> "Report | None":
+    from tqdm import tqdm
 
+    from ..evaluation.report import report
 
-def _report(o: EvaluateOptions, source: Source, extractor: Extractor, data: str, teacher: Source | None = None) -> Report | None:
     total = source.n + (teacher.n if teacher else 0)
     with tqdm(total=total, unit="image", desc="evaluate", disable=None) as bar:
 
@@ -120,7 +184,7 @@ def _report(o: EvaluateOptions, source: Source, extractor: Extractor, data: str,
             if bar.n >= total:  # what is left counts as no sample, and takes a minute where nothing is cached
                 bar.set_postfix_str("next the real images, kept for the next time")
 
-        return reports.report(
+        return report(
             source,
             extractor,
             data,

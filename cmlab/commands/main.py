@@ -1,77 +1,72 @@
-"""The command line: ``cmlab train | sample | edit | evaluate | search | likelihood | theory | convert | info | app | lab``.
+"""The command line. ``cmlab --help`` lists its commands, each of which has a file here: its options, and what it does with them.
 
-Every error is one line on stderr and a non-zero exit. What a command does is imported when its options have been read: to import
-torch takes seconds, and neither help nor a wrong option needs it.
+Every error is a line on stderr, or what tyro prints of a wrong option, and a non-zero exit. A command's file imports torch when
+the options have been read: to import it takes seconds, and neither help nor a wrong option needs it.
 """
 
+import importlib
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .. import __version__
+from ..base.own import import_own
 from ..base.suggest import unknown
-from .app import AppOptions
-from .lab import LabOptions
-from .options import (
-    ConvertOptions,
-    EditOptions,
-    EvaluateOptions,
-    InfoOptions,
-    LikelihoodOptions,
-    SampleOptions,
-    SearchOptions,
-    TheoryOptions,
-    parse,
-)
+from .options import parse
 
 _KNOWN_ERRORS = (ValueError, FloatingPointError, OSError, ImportError)
-# What each command's words are read into; those of "train" depend on the preset, which is the first of them.
-COMMANDS: dict[str, Any] = {
-    "train": None,
-    "sample": SampleOptions,
-    "edit": EditOptions,
-    "evaluate": EvaluateOptions,
-    "search": SearchOptions,
-    "likelihood": LikelihoodOptions,
-    "theory": TheoryOptions,
-    "convert": ConvertOptions,
-    "info": InfoOptions,
-    "app": AppOptions,
-    "lab": LabOptions,
+# What stands behind each command's name, and what it is for. COMMAND is the function `COMMAND` of the file COMMAND.py.
+COMMANDS = {
+    "train": ("PRESET", "train a preset and write a checkpoint"),
+    "sample": ("CHECKPOINT", "draw samples into a picture or an .npz file"),
+    "edit": ("CHECKPOINT TASK", "fill in, colour, sharpen or otherwise change a picture"),
+    "evaluate": ("SOURCE", "how good samples are: of a checkpoint, or pictures in a folder or .npz"),
+    "search": ("CHECKPOINT", "find the noise levels of multistep sampling"),
+    "likelihood": ("CHECKPOINT", "bits per dimension that a diffusion model needs for its data"),
+    "theory": ("EXPERIMENT", "measure a theorem of the paper"),
+    "convert": ("SRC DST", "read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI"),
+    "info": ("[CHECKPOINT]", "describe a checkpoint; without one, list presets, data sets and bundled checkpoints"),
+    "app": ("", "serve the app: sample, interpolate, edit, train in the plane, in the browser"),
+    "lab": ("[DIR]", "copy the lessons into a folder and open them in JupyterLab"),
 }
-_USAGE = """usage: cmlab COMMAND ...
 
-  train PRESET      train a preset and write a checkpoint
-  sample CHECKPOINT draw samples into a picture or an .npz file
-  edit CHECKPOINT TASK   inpaint, colorize, super_resolve, stroke or denoise a picture
-  evaluate SOURCE   how good samples are: of a checkpoint, or pictures in a folder or .npz
-  search CHECKPOINT find the noise levels of multistep sampling
-  likelihood CHECKPOINT  bits per dimension that a diffusion model needs for its data
-  theory EXPERIMENT measure a theorem of the paper: thm1, thm2 or variance
-  convert SRC DST   read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI
-  info [CHECKPOINT] describe a checkpoint; without one, list presets, data sets and bundled checkpoints
-  app               serve the app: sample, interpolate, edit, train in the plane, in the browser
-  lab [DIR]         copy the lessons into a folder and open them in JupyterLab
 
-'cmlab COMMAND --help' explains the options, 'cmlab --version' tells the version."""
+def usage() -> str:
+    """What 'cmlab --help' prints."""
+    lines = [f"  {f'{name} {takes}':24} {help}" for name, (takes, help) in COMMANDS.items()]
+    return "\n".join([
+        "usage: cmlab [--import MODULE_OR_FILE ...] COMMAND ...",
+        "",
+        *lines,
+        "",
+        "'cmlab COMMAND --help' explains the options, 'cmlab --version' tells the version. --import first runs a module or a",
+        "file of your own: what it registers (samplers, edits, losses, networks, data sets) the commands then know by name.",
+    ])  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error that a message explains, 130 when interrupted."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(_USAGE)
-        return 0 if args else 2
-    if args[0] == "--version":
-        print(f"cmlab {__version__}")
-        return 0
-    name, words = args[0], args[1:]
+    """Run the command line; returns the exit status: 0, 1 for an error that a message explains, 2 for wrong options, 130 when
+    interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        while words and words[0].partition("=")[0] == "--import":
+            option, given, what = words.pop(0).partition("=")
+            if not given and not words:
+                raise ValueError(f"{option} needs the name of a module or a file")
+            import_own(what if given else words.pop(0))
+        if not words or words[0] in ("-h", "--help"):
+            print(usage())
+            return 0 if words else 2
+        if words[0] == "--version":
+            print(f"cmlab {__version__}")
+            return 0
+        name = words.pop(0)
         if name not in COMMANDS:
             raise ValueError(unknown("command", name, COMMANDS))
-        options = words if COMMANDS[name] is None else parse(COMMANDS[name], words, f"cmlab {name}")
-        from .commands import execute
-
-        return execute(name, options)
+        command = command_of(name)
+        kind = options_of(command)
+        return _execute(command, words if kind == list[str] else parse(kind, words, f"cmlab {name}"))
     except BrokenPipeError:  # the reader of our output has gone: nothing is wrong
         sys.stderr.close()
         return 0
@@ -81,8 +76,36 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cmlab: interrupted, nothing was written", file=sys.stderr)
         return 130
-    except SystemExit as stop:  # tyro prints its help and exits
+    except SystemExit as stop:  # tyro has printed its help, or what is wrong
         return int(stop.code or 0)
+
+
+def command_of(name: str) -> Callable[[Any], None]:
+    """The function that a name of COMMANDS stands for."""
+    return getattr(importlib.import_module(f".{name}", __package__), name)
+
+
+def options_of(command: Callable[[Any], None]) -> Any:
+    """The type of what a command takes: a dataclass of options, or ``list[str]`` where it reads its words itself."""
+    (parameter,) = inspect.signature(command).parameters.values()
+    return parameter.annotation
+
+
+def _execute(command: Callable[[Any], None], options: Any) -> int:
+    """Run a command with its options; returns the exit status. Raises what a user can cause: _KNOWN_ERRORS."""
+    import torch
+
+    from ..training.session import Interrupted
+
+    try:
+        command(options)
+    except torch.OutOfMemoryError as error:
+        hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
+        raise ValueError(f"the memory of the device is full: {hint}") from error
+    except Interrupted as stop:
+        print(f"cmlab: {stop}", file=sys.stderr)
+        return stop.code
+    return 0
 
 
 def run(*first: str) -> NoReturn:

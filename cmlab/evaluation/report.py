@@ -115,9 +115,7 @@ class Source:
 
 
 def model_source(
-    model: Denoise,
-    shape: Sequence[int],
-    classes: int,
+    model: Denoiser,
     *,
     n: int,
     seed: int = 0,
@@ -126,18 +124,20 @@ def model_source(
     sigmas: Tensor | None = None,
     batch: int = 256,
     rounding: Rounding = "round",
-    device: torch.device | str = "cpu",
     name: str = "model",
 ) -> Source:
-    """Samples of a model: sample k has the seed ``seed`` + k and, where there are classes, the class k modulo their number."""
+    """Samples of a model, on its device: sample k has the seed ``seed`` + k and, where there are classes, class k mod their number.
+
+    Raises ValueError for fewer than 10 samples.
+    """
+    device = next(model.parameters()).device
     if n < MIN_SAMPLES or batch < 1:
         raise ValueError(f"--n must be at least {MIN_SAMPLES} and --batch at least 1, got {n} and {batch}")
 
     def draw(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        label = torch.arange(start, stop) % classes if classes else None
+        label = torch.arange(start, stop) % model.classes if model.classes else None
         seeds = seeds_from(seed + start, stop - start)
-        on = None if label is None else label.to(device)
-        x = sample(model, shape, seeds, sampler, steps, label=on, sigmas=sigmas, device=device)
+        x = sample(model, model.shape, seeds, sampler, steps, label=label, sigmas=sigmas, device=device)
         return to_uint8(x.cpu(), rounding), label
 
     plan = f"{steps} step{'s' * (steps != 1)}"
@@ -146,7 +146,7 @@ def model_source(
     title = f"{name}: {n} samples, {sampler}, {plan}, seeds {seed} to {seed + n - 1}, {rounding}"
     facts = {"n": n, "sampler": sampler, "steps": steps, "seed": seed, "rounding": rounding}
     facts |= {} if sigmas is None else {"sigmas": sigmas.tolist()}
-    return Source(n, batch, tuple(shape), draw, classes > 0, title, facts)
+    return Source(n, batch, tuple(model.shape), draw, model.classes > 0, title, facts)
 
 
 def picture_source(
@@ -376,18 +376,7 @@ def quick_fd(
     device, training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        source = model_source(
-            model,
-            model.shape,
-            model.classes,
-            n=n,
-            seed=seed,
-            sampler=sampler,
-            steps=steps,
-            sigmas=sigmas,
-            batch=batch,
-            device=device,
-        )
+        source = model_source(model, n=n, seed=seed, sampler=sampler, steps=steps, sigmas=sigmas, batch=batch)
         draws = (source.draw(start, min(start + batch, n))[0] for start in range(0, n, batch))
         fake = extract(ClassifierFeatures(name, device), draws)
     finally:

@@ -98,7 +98,7 @@ def where_to_start(folder: RunFolder, targets: Sequence[Path], resume: bool, ove
 
     ``targets``: the files that the run is to write.
     """
-    from ..commands.common import new_file
+    from ..base.files import new_file
 
     states = folder.states()
     if resume and states:

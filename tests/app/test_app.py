@@ -21,8 +21,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from cmlab.app import handlers, plane, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
-from cmlab.commands.options import TheoryOptions  # noqa: E402
-from cmlab.commands.theory import measure  # noqa: E402
+from cmlab.commands.theory import EXPERIMENTS, TheoryOptions, measure  # noqa: E402
 from cmlab.data import EXAMPLES  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
@@ -318,7 +317,7 @@ def test_every_choice_of_the_theorems_is_one_of_the_command():
     types = typing.get_type_hints(TheoryOptions)
     for field, offered in (("solver", theory.SOLVERS), ("distance", theory.DISTANCES), ("target", theory.TARGETS)):
         assert {*offered} <= {v for part in typing.get_args(types[field]) for v in typing.get_args(part)}
-    assert {*theory.EXPERIMENTS} == set(typing.get_args(types["experiment"])) == {*theory.HELP} == {*theory.SMALL}
+    assert {*theory.EXPERIMENTS} == {*EXPERIMENTS.texts()} == {*theory.HELP} == {*theory.SMALL}
     assert "two-moons-cd" in theory.models() and "two-moons-edm" not in theory.models() and "two-moons-edm" in theory.starts()
 
 

@@ -7,19 +7,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import pytest
 
-from cmlab.commands import options
+from cmlab.commands import main
 from cmlab.commands.options import parse
 
-COMMANDS = [
-    options.SampleOptions, options.EditOptions, options.SearchOptions, options.LikelihoodOptions, options.EvaluateOptions,
-    options.TheoryOptions, options.ConvertOptions, options.InfoOptions,
-]  # fmt: skip
+COMMANDS = [main.options_of(main.command_of(name)) for name in main.COMMANDS if name != "train"]
 
 
 def bare(hint: Any) -> Any:
     """The type that an option's text is read as: without Annotated and "or None"."""
     if get_origin(hint) is Annotated:
-        return bare(get_args(hint)[0])
+        names = [a.constructor_factory() for a in get_args(hint)[1:] if getattr(a, "constructor_factory", None)]  # of `one_of`
+        return bare(names[0] if names else get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
         return bare(next(a for a in get_args(hint) if a is not NoneType))
     return hint

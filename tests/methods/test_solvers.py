@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import KnownDraws, normal, randomise, seeded, soft3, tiny
 
-from cmlab.commands.options import Sampler
+from cmlab.commands.sample import Sampler
 from cmlab.denoiser import Denoise, Denoiser, IDDPMPrecond, Precond, VEPrecond
 from cmlab.methods.ablation import ablation, design
 from cmlab.methods.sde import VE, VP, Linear

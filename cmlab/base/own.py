@@ -1,0 +1,69 @@
+"""A user's own module: imported before a command is read, so that what it registers is known by name."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from .files import user_path
+
+IMPORTED: list[str] = []  # as they were given, for the commands that a message advises
+
+
+def import_own(name: str) -> ModuleType:
+    """Import a module by its name, from the working folder too, or a file by its path; the same one twice is imported once.
+
+    Raises ValueError that says what is wrong, and where, for a module that is missing or fails.
+    """
+    path = user_path(name)
+    is_file = name.endswith(".py") or os.sep in name
+    if not is_file and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        if is_file:
+            module = _of_file(user_path(path, "file", way_out="--import takes a module's name or a .py file"))
+        else:
+            module = importlib.import_module(name)
+    except Exception as error:  # whatever the module does
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        raise ValueError(f"--import {name}: " + ("there is no such module or file" if missing else _told(error))) from error
+    if name not in IMPORTED:
+        IMPORTED.append(name)
+    return module
+
+
+def _of_file(path: Path) -> ModuleType:
+    name = path.stem
+    loaded = sys.modules.get(name)
+    if loaded is not None and Path(loaded.__file__ or "").resolve() == path.resolve():
+        return loaded
+    if loaded is not None or importlib.util.find_spec(name) is not None:
+        raise ValueError(f"there is a module {name} already: give the file another name")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _told(error: Exception) -> str:
+    """The error with the place where it was raised, the last that is not Python's own machinery."""
+    place, frame = "", error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if "importlib" not in file and Path(file) != Path(__file__):
+            place = f" ({Path(file).name}, line {frame.tb_lineno})"
+        frame = frame.tb_next
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def command_line(*words: str) -> str:
+    """'cmlab WORDS', with the modules of one's own that this process was told to import."""
+    return " ".join(["cmlab", *(word for name in IMPORTED for word in ("--import", name)), *words])

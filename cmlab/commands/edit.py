@@ -1,0 +1,162 @@
+"""'cmlab edit': change a picture with a consistency model."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ..base.files import new_file, user_path
+from .options import Checkpoint, check_taken
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """Edit a picture with a consistency model; the result is original, what is known, and result side by side.
+
+    Args:
+        checkpoint: a bundled name (see 'cmlab info') or a path.
+        task: what to do.
+        image: file of your own picture, a PNG or JPEG of exactly the size and colours that the model makes (8 x 8 pixels for the
+            digits, 32 x 32 for CIFAR-10), cut and resized before; by default number 'index' of the bundled ones: digits, or
+            examples of CIFAR-10.
+        index: which of the bundled pictures to edit when no image is given.
+        mask: for inpaint: centre (the default), left, right, top, bottom, random, or a picture whose bright pixels are to be
+            generated.
+        patch: for super_resolve: side of the blocks whose mean is kept.
+        sigma: for denoise and stroke: standard deviation of the noise that is added to the picture, in units of [-1, 1].
+        steps: for inpaint, colorize, super_resolve: number of noise levels.
+        draws: for colorize: colourings of which the result is the mean; by default 4, nearer to the truth than 1, less varied.
+        set: further parameters of the task's function, such as fill=-1 of inpaint: NAME=VALUE, several of them with blanks.
+        label: class of the picture; by default a bundled one's own, or the likeliest for a given picture.
+        seed: seed of the noise.
+        out: picture to write.
+        overwrite: replace that file.
+    """
+
+    checkpoint: Checkpoint
+    task: Annotated[Literal["inpaint", "colorize", "super_resolve", "stroke", "denoise"], tyro.conf.Positional]
+    image: Path | None = None
+    index: int | None = None
+    mask: str | None = None
+    patch: int | None = None
+    sigma: float | None = None
+    steps: int | None = None
+    draws: int | None = None
+    set: tuple[str, ...] = ()
+    label: int | None = None
+    seed: int = 0
+    out: Path = Path("edit.png")
+    overwrite: bool = False
+
+
+def edit(o: EditOptions) -> None:
+    """Run 'cmlab edit'."""
+    import torch
+
+    from ..editing import EDITS, apply_edit, likeliest_label
+    from ..plots.figures import image_grid
+    from .common import labels, load, write_png
+
+    arguments = _arguments(o)
+    if o.image is not None and o.index is not None:
+        raise ValueError("--index chooses a bundled picture: leave it out when --image is given")
+    model, _, about = load(o.checkpoint)
+    if len(model.shape) != 3:
+        raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
+    if not model.precond.consistency:
+        raise ValueError(f"{o.checkpoint} is a diffusion model: edits need a consistency model such as digits-color-cd")
+    channels, *size = model.shape
+    if o.image is None:
+        original, label = _bundled(model, o.index or 0, about)
+    else:
+        original, label = read_image(o.image, channels, size), None
+    if label is None and model.classes:
+        label = int(likeliest_label(model, original, model.classes))
+    if "free" in arguments:
+        arguments["free"] = _mask(arguments["free"], size, o.seed)
+    task = EDITS[o.task](original, **arguments)
+    if task.noisy:  # it is the noise that the edit removes
+        noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(o.seed))
+        task = EDITS[o.task](original + task.sigmas[0] * noise, **arguments)
+    label = labels(model, label if o.label is None else o.label, 0, 1, torch.device("cpu"))
+    target = new_file(o.out, o.overwrite)
+    result = apply_edit(model, task, [o.seed], label=label)
+    write_png(target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0])))
+    difference = float((task.project(result) - result).abs().max())
+    print(f"{target}: original, known, result. Largest change of what was kept: {difference:.1e}")
+
+
+def _arguments(o: EditOptions) -> dict[str, Any]:
+    """What the options say to the task's function; ``free`` is still a name or a path.
+
+    Raises ValueError for an option that the function has no parameter for, and where one is missing.
+    """
+    from ..editing import EDITS
+
+    asked = {"free": o.mask, "patch": o.patch, "sigma": o.sigma, "steps": o.steps, "draws": o.draws}
+    given = {name: value for name, value in asked.items() if value is not None}
+    for pair in o.set:
+        name, there, value = pair.partition("=")
+        if not there:
+            raise ValueError(f"--set takes NAME=VALUE, got {pair!r}")
+        given[name] = _value(value)
+    for parameter in check_taken(EDITS, o.task, given):
+        if parameter.name == "free":
+            given.setdefault("free", "centre")
+        elif parameter.default is parameter.empty and parameter.name not in given:
+            raise ValueError(f"{o.task} needs a value for {parameter.name}: say --set {parameter.name}=VALUE")
+    return given
+
+
+def _value(text: str) -> Any:
+    """A number, True or False, a tuple, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _bundled(model: Any, index: int, about: dict[str, Any]) -> tuple["Tensor", int | None]:
+    """Bundled picture number ``index`` of the model's size (1, C, H, W), and what the model calls its class, if it does."""
+    import torch
+
+    from ..data import DATASETS, load_images
+    from ..data.names import class_names_of
+
+    bundled = (load_images(name) for name in DATASETS.of_kind("images"))
+    data = next((data for data in bundled if tuple(data.shape) == model.shape), None)
+    if data is None:
+        raise ValueError(f"no bundled picture fits {model.shape}: pass --image FILE")
+    if not 0 <= index < len(data):
+        raise ValueError(f"--index must lie in 0..{len(data) - 1}, got {index}")
+    label = None
+    if data.label is not None:
+        names, own = class_names_of(about, model.classes, about.get("data", "")), data.class_names[int(data.label[index])]
+        label = names.index(own) if own in names else None
+    return data.take(torch.tensor([index])), label
+
+
+def read_image(path: Path, channels: int, size: list[int], any_mode: bool = False) -> "Tensor":
+    """A picture file as (1, channels, H, W) in [-1, 1]; raises ValueError unless it is a picture of this size and mode."""
+    from ..plots.figures import read_picture
+
+    x, changes = read_picture(user_path(path, "file", what="picture"), (channels, *size))
+    refused = [c for c in changes if not (any_mode and c.startswith("converted"))]
+    if refused:
+        raise ValueError(f"{path} does not fit the model, it would have to be {' and '.join(refused)}: do that first")
+    return x
+
+
+def _mask(name: str, size: list[int], seed: int) -> "Tensor":
+    from .. import editing
+
+    if name in editing.MASKS:
+        return editing.preset_mask(name, size, seed)
+    if not (path := user_path(name)).is_file():
+        raise ValueError(f"--mask {name!r} is neither a file nor one of {', '.join(editing.MASKS)}")
+    return (read_image(path, 1, size, any_mode=True) > 0).float()

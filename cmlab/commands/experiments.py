@@ -1,0 +1,144 @@
+"""The experiments of `theory` as 'cmlab theory' and the app run them: by name, with a table, a slope, words and a figure.
+
+Each takes ``sampled`` (the seed and, where they are said, ``sizes`` and ``points``) and the options that are its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import theory
+from ..base.suggest import unknown
+from ..data import DATASETS, MixtureData, load_toy
+from ..denoiser import Denoiser
+from ..oracle import Gaussian, GaussianMixture
+from .common import data_of, load
+from .theory import EXPERIMENTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An experiment's ``result`` (a dataclass of `theory`), what to say about it, and how to draw it.
+
+    ``names`` and ``columns`` are its table, from the coarsest grid to the finest, ``slope`` the exponents that were found.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    columns: tuple[Sequence[float | None], ...]
+    conclusions: tuple[str, ...]
+    slope: dict[str, float]
+    result: Any
+    figure: "Callable[[], Figure]"
+
+    def rows(self) -> list[list[str]]:
+        """The table's numbers as text, "" where there is none."""
+        return [
+            ["" if v is None else str(v) if isinstance(v, int) else f"{v:.4g}" for v in row]
+            for row in zip(*self.columns, strict=True)
+        ]
+
+
+def _oracle(name: str) -> GaussianMixture:
+    made = {"soft3": theory.soft3, "gaussian": lambda: Gaussian(torch.zeros(2), 0.5)}
+    if name not in (known := (*made, *DATASETS.of_kind("toy"))):
+        raise ValueError(unknown("2D data set", name, known))
+    return made[name]() if name in made else load_toy(name).oracle
+
+
+def _of_checkpoint(name: str) -> tuple[Denoiser, str, GaussianMixture]:
+    """The model, the name of the data that it was trained on, and their exact score."""
+    model, meta, _ = load(name)
+    data, data_name = data_of(meta, None)
+    if not isinstance(data, MixtureData):
+        raise ValueError(f"{name} makes pictures: theorems are measured where the exact score is known, choose a model of points")
+    return model, data_name, data.oracle
+
+
+def _range(sizes: Sequence[int], low: int) -> tuple[int, int]:
+    """From ``low`` on where two sizes lie there, else all of them."""
+    return (low if sum(n >= low for n in sizes) >= 2 else sizes[0]), sizes[-1]
+
+
+@EXPERIMENTS.register(
+    "thm1", "Theorem 1: CD's error", "the error of models of zero CD loss against the step size; its slope is the solver's order"
+)
+def theorem1(sampled: dict[str, Any], *, data: str = "soft3", checkpoint: str | None = None, solver: str = "heun") -> Measured:
+    floor, name = None, data
+    if checkpoint is None:
+        curve = theory.theorem1(solver, _oracle(data), **sampled)
+    else:
+        model, name, oracle = _of_checkpoint(checkpoint)
+        if not model.precond.consistency:
+            raise ValueError(f"{checkpoint} is a diffusion model: choose a consistency model such as two-moons-cd")
+        floor = theory.trained_floor(model, oracle, solver, **sampled)
+        curve = floor.curve
+    low, high = _range(curve.sizes, 40)
+    slope = {"grid": curve.slope(low, high), "largest": curve.slope(low, high, "largest")}
+    says = [f"slope for N = {low}..{high}: {slope['grid']:.3f} against 1/(N-1), {slope['largest']:.3f} against the largest step"]
+    if floor is not None:
+        takes_over = floor.takes_over("rms")
+        words = "below all of them" if takes_over is None else f"above the solver's from N = {takes_over} on"
+        says.append(f"{checkpoint}: max error {floor.max_error:.4g}, rms error {floor.rms_error:.4g}, {words}")
+
+    def figure() -> "Figure":
+        from ..theory.figures import plot_convergence
+
+        floors = None if floor is None else {str(checkpoint): floor}
+        of = "max" if floor is None else "rms"
+        return plot_convergence({solver: curve}, of=of, floors=floors, title=f"Theorem 1 on {name}")
+
+    return Measured(
+        f"Theorem 1 on {name} with {solver}: models of zero CD loss against the exact consistency function",
+        ("N", "1/(N-1)", "largest step", "max error", "rms error", "order"),
+        (curve.sizes, curve.grid, curve.largest, curve.max_error, curve.rms_error, [None, *curve.local_slopes()]),
+        tuple(says), slope, curve if floor is None else floor, figure,
+    )  # fmt: skip
+
+
+@EXPERIMENTS.register(
+    "thm2", "Theorem 2: CD and CT", "CD loss against CT loss as the steps shrink; the slope of their difference is 2"
+)
+def theorem2(sampled: dict[str, Any], *, data: str = "soft3", distance: str = "l2", target: Any = "other") -> Measured:
+    result = theory.theorem2(distance, target, oracle=_oracle(data), **sampled)
+    low, high = _range(result.sizes, 80)
+    slope = {"difference": result.slope(low, high), "cd": result.slope(low, high, "cd"), "ct": result.slope(low, high, "ct")}
+
+    def figure() -> "Figure":
+        from ..theory.figures import plot_theorem2
+
+        return plot_theorem2(result, f"Theorem 2 on {data}")
+
+    return Measured(
+        f"Theorem 2 on {data}: distance {distance}, target {target}",
+        ("N", "L_CD", "L_CT", "|L_CT-L_CD|", "L_CT/L_CD", "(N-1) L_CT"),
+        (result.sizes, result.cd, result.ct, result.difference, result.ratio, result.ct_per_step),
+        (f"exponent for N = {low}..{high}: {slope['difference']:.3f} of the difference, {slope['cd']:.3f} of L_CD itself",),
+        slope, result, figure,
+    )  # fmt: skip
+
+
+@EXPERIMENTS.register("variance", "CT's gradient: bias and noise", "bias and spread of the CT gradient against N")
+def variance(sampled: dict[str, Any], *, checkpoint: str = "8gaussians-edm", weight: Any = "1") -> Measured:
+    model, _, oracle = _of_checkpoint(checkpoint)
+    result = theory.ct_gradient(model, oracle, weight=weight, **sampled)
+    low, high = _range(result.sizes, 32)
+    slope = {"bias": result.slope(low, high)}
+
+    def figure() -> "Figure":
+        from ..theory.figures import plot_ct_gradient
+
+        return plot_ct_gradient({checkpoint: result}, f"The CT gradient at {checkpoint}")
+
+    return Measured(
+        f"The gradient of the CT loss at {checkpoint}, in units of the true gradient at the same N",
+        ("N", "bias", "cosine", "std", "std of CD", "noise/signal"),
+        (result.sizes, result.bias, result.cosine, result.std, result.cd_std, result.noise_to_signal),
+        (f"exponent of the bias for N = {low}..{high}: {slope['bias']:.3f}",),
+        slope, result, figure,
+    )  # fmt: skip

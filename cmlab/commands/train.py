@@ -1,0 +1,88 @@
+"""'cmlab train': train a preset, a chain of them, or a classifier."""
+
+from dataclasses import replace
+
+from ..base.suggest import unknown
+from .options import TrainCommand, TrainOptions, parse
+
+_USAGE = """usage: cmlab train PRESET [--out DIR] [--overwrite] [--device D] [--threads N] [--network NAME] [--FIELD VALUE ...]
+
+PRESET, with what 'cmlab train PRESET --help' explains and lets you change, is one of:"""
+
+
+def train(words: list[str]) -> None:
+    """Run 'cmlab train': the first of ``words`` is the preset, on which it depends what the others may be."""
+    from ..base.device import choose_device
+    from ..training import presets, session
+
+    if not words or words[0] in ("-h", "--help"):
+        chains, classifiers = other_runs()
+        print(_USAGE, *preset_lines(), "", sep="\n")
+        print(f"or a chain, from the teacher to the cards of its students: {'  '.join(chains)}")
+        print(f"or a classifier, for 'cmlab evaluate --features': {'  '.join(classifiers)}")
+        if not words:
+            raise ValueError("name a preset to train")
+        return
+    name, rest = words[0], words[1:]
+    if name.startswith("-"):
+        raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
+    if name.endswith("-chain"):
+        from . import chain
+
+        chain.run(name, rest)
+    elif name.endswith("-classifier"):
+        from ..evaluation import classifier_training
+
+        both = TrainCommand(classifier_training.ClassifierOptions(), classifier_training.get_classifier_preset(name))
+        command = parse(TrainCommand, rest, f"cmlab train {name}", both)
+        classifier_training.run(name, command.preset, command.run, words, choose_device(command.run.device))
+    else:
+        if name in presets.PRESETS and any(word in ("-h", "--help") for word in rest):
+            from ..training.cost import cost
+
+            about = [f"{name}: {presets.ABOUT[name]}"] if name in presets.ABOUT else []
+            print(*about, cost(presets.PRESETS[name]), "", sep="\n")
+        command = preset_command(name, rest)
+        session.train(name, command.preset, command.run, choose_device(command.run.device), words)
+
+
+def preset_command(name: str, words: list[str]) -> TrainCommand:
+    """The preset ``name`` and how it is run, as ``words`` change them.
+
+    --network NAME comes first, wherever it stands: it replaces the preset's network by that one's default configuration, which
+    --network.FIELD then changes. Raises ValueError for unknown names.
+    """
+    from ..networks import NETWORKS
+    from ..training.presets import PRESETS
+
+    if name not in PRESETS:
+        chains, classifiers = other_runs()
+        raise ValueError(unknown("preset", name, [*PRESETS, *chains, *classifiers]))
+    preset, rest = PRESETS[name], []
+    left = iter(words)
+    for word in left:
+        option, given, network = word.partition("=")
+        if option != "--network":
+            rest.append(word)
+            continue
+        network = network if given else next(left, "")
+        if network not in NETWORKS:
+            raise ValueError(unknown("network", network, NETWORKS))
+        preset = replace(preset, network=NETWORKS[network][0]())
+    return parse(TrainCommand, rest, f"cmlab train {name}", TrainCommand(TrainOptions(), preset))
+
+
+def other_runs() -> tuple[list[str], list[str]]:
+    """Names of the chains and of the classifiers that 'cmlab train' knows beside the presets."""
+    from ..evaluation.classifier_training import CLASSIFIER_PRESETS
+    from .chain import CHAINS
+
+    return list(CHAINS), list(CLASSIFIER_PRESETS)
+
+
+def preset_lines() -> list[str]:
+    """The presets' names, a line for each data set."""
+    from ..training.presets import PRESETS
+
+    sets = dict.fromkeys(preset.data for preset in PRESETS.values())
+    return ["  " + "  ".join(name for name, preset in PRESETS.items() if preset.data == data) for data in sets]
