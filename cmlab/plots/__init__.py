@@ -1,30 +1,5 @@
-"""Figures, with Matplotlib and Plotly."""
+"""Figures, with Matplotlib and Plotly, which are imported when the first name is used."""
 
-from .figures import (
-    COLORS,
-    LINES,
-    MARKERS,
-    MAX_PIXELS,
-    from_uint8,
-    image_grid,
-    plot_along,
-    plot_consistency,
-    plot_curves,
-    plot_fans,
-    plot_fields,
-    plot_images,
-    plot_maps,
-    plot_orders,
-    plot_points,
-    plot_trajectories,
-    read_picture,
-    to_uint8,
-    trajectories_3d,
-    trajectories_3d_static,
-)
+import lazy_loader
 
-__all__ = [
-    "COLORS", "LINES", "MARKERS", "MAX_PIXELS", "from_uint8", "image_grid", "plot_along", "plot_consistency", "plot_curves",
-    "plot_fans", "plot_fields", "plot_images", "plot_maps", "plot_orders", "plot_points", "plot_trajectories", "read_picture",
-    "to_uint8", "trajectories_3d", "trajectories_3d_static",
-]  # fmt: skip
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
