@@ -44,7 +44,6 @@ _MOVED = {
     "checkpoints": "formats.checkpoints",
     "convert": "formats.convert",
     "unpickle": "formats.unpickle",
-    "stackmachine": "formats.stackmachine",
     "theory_base": "theory.base",
     "theory_ct": "theory",
     "theory_dirac": "theory.dirac",

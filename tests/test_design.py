@@ -14,7 +14,7 @@ RANKS = [
     ["noise", "metrics", "processes", "suggest", "appstyle", "exercises"],
     ["sde", "options"],
     ["schedules", "denoiser", "oracle", "distances"],
-    ["objective", "steps", "augment", "sources", "stackmachine", "indicator"],
+    ["objective", "steps", "augment", "sources", "indicator"],
     ["solvers", "continuous", "images", "networks", "unpickle", "ablation", "likelihood"],
     ["samplers", "cifar10", "sharding"],
     ["losses", "guidance", "names"],

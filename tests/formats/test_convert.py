@@ -18,7 +18,7 @@ from torch import nn
 
 from cmlab.commands.main import main
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, Precond, Preconditioning, VEPrecond, VPPrecond
-from cmlab.formats import checkpoints, stackmachine, unpickle
+from cmlab.formats import checkpoints, unpickle
 from cmlab.formats.checkpoints import CheckpointError
 from cmlab.formats.convert import _PARTS, Facts, _openai_network, convert, read, write
 from cmlab.formats.diffusers_layout import diffusers_settings, read_diffusers_settings
@@ -554,7 +554,7 @@ def test_help_names_the_sources(capsys):
 
 
 def test_reading_leaves_torch_and_pickle_alone(tmp_path, pt, monkeypatch):
-    """Nothing of Python's or torch's own machinery for pickles takes part."""
+    """Neither torch's way of reading pickles nor Python's fast one takes part: neither can be made safe."""
     monkeypatch.setattr(pickle, "Unpickler", None)
     monkeypatch.setattr(pickle, "loads", None)
     monkeypatch.setattr(torch, "load", None)
@@ -566,7 +566,7 @@ def test_reading_leaves_torch_and_pickle_alone(tmp_path, pt, monkeypatch):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_tensors_of_every_kind_and_layout_are_read(tmp_path, zipped):
     base = torch.arange(24.0).reshape(4, 6)
-    kinds = {str(t): torch.tensor([0, 1, 2]).to(t) for t in stackmachine._DTYPES.values()}
+    kinds = {str(t): torch.tensor([0, 1, 2]).to(t) for t in unpickle.DTYPES.values()}
     state = {"whole": base, "view": base[1:3, ::2], "turned": base.t(), "number": torch.tensor(3.5), "none": torch.empty(0, 3)}
     state |= kinds | {"parameter": nn.Parameter(base)}
     torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)

@@ -10,6 +10,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -25,7 +26,7 @@ from test_convert import SONG, SONG_SETTINGS, Part, model, snapshot
 
 from cmlab.formats.convert import Facts, convert, write
 from cmlab.formats.layouts import to_openai
-from cmlab.formats.stackmachine import MAX_STEPS
+from cmlab.formats.unpickle import MAGIC, MAX_READS
 
 MEGABYTES = 500
 PT_OPTIONS = ["--kind", "edm", "--image-size", "16", "--head-channels", "16"]
@@ -159,6 +160,69 @@ def diffusers_with_a_hostile_bin(path):
     zipped(path / "unet" / "diffusion_pytorch_model.bin", pickle.dumps(Reduces(os.system, f"touch {canary(path)}"), 2))
 
 
+@hostile(".pt")
+def torchscript_program(path):
+    """torch.load hands it to torch.jit.load, whatever its pickle module, and that runs the method below."""
+    code = """class M(Module):
+  __parameters__ = []
+  __buffers__ = []
+  training : bool
+  _is_full_backward_hook : Optional[bool]
+  def __getstate__(self: __torch__.M) -> str:
+    return ""
+  def __setstate__(self: __torch__.M,
+    state: str) -> NoneType:
+    torch.save(torch.zeros([1]), state)
+    self.training = False
+    return None
+"""
+    name = canary(path).encode()
+    data = b"\x80\x02c__torch__\nM\n)\x81X" + struct.pack("<I", len(name)) + name + b"b."
+    with zipfile.ZipFile(path, "w") as file:
+        parts = {"data.pkl": data, "code/__torch__.py": code, "constants.pkl": b"\x80\x02).", "version": "3\n"}
+        for part, content in parts.items():
+            file.writestr(f"archive/{part}", content)
+
+
+@hostile(".pt")
+def tar_in_disguise(path):
+    """Begins as an old torch file, and is a tar archive with links out of it, which torch.load would unpack."""
+    start = b"\x80\x02\x8a\n" + MAGIC + b".\x80\x02M\xe9\x03."
+    with tarfile.open(path, "w") as file:
+        for name in (len(start) * "x", "storages"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, canary(path)
+            file.addfile(link)
+    content = bytearray(path.read_bytes())
+    content[: len(start)] = start
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + 8 * 32 + sum(content[156:512]))  # the checksum
+    path.write_bytes(content)
+
+
+@hostile(".pt")
+def source_patch_in_an_old_stream(path):
+    """torch.load would write the "source" beside a changed class's name into the working folder, and has no limit where."""
+    torch.save({"w": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    pid = b"(X\x06\0\0\0modulectorch.nn.modules.linear\nLinear\nX\x01\0\0\0aX\x01\0\0\0btQ"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"}q\x00X\x01\0\0\0w", b"}q\x00X\x01\0\0\0v" + pid + b"sX\x01\0\0\0w"))
+
+
+@hostile(".pkl")
+def attributes_of_a_name(path):
+    path.write_bytes(b"\x80\x02ctorch.nn.modules.linear\nLinear\nN}X\x04\0\0\0pathNs\x86b.")
+
+
+@hostile(".pkl")
+def extension_code(path):
+    path.write_bytes(b"\x80\x02\x82\x01.")
+
+
+@hostile(".pkl")
+def out_of_band_data(path):
+    path.write_bytes(b"\x80\x05\x97.")
+
+
 # --- bombs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -257,13 +321,53 @@ def claimed_bytearray(path):
 
 
 @hostile(".pkl")
+def tuples_in_a_set(path):
+    twice = b"".join(b"h%ch%c\x86q%c0" % (n, n, n + 1) for n in range(200))  # each a pair of the one before
+    path.write_bytes(b"\x80\x04)q\x000" + twice + b"\x8f(h%c\x90." % 200)
+
+
+@hostile(".pkl")
+def numbers_as_keys_that_collide(path):
+    keys = b"".join(b"\x8a\x0a" + ((2**61 - 1) * n).to_bytes(10, "little") + b"N" for n in range(50_000))
+    path.write_bytes(b"\x80\x02}(" + keys + b"u.")
+
+
+@hostile(".pkl")
+def memo_of_claimed_index(path):
+    path.write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")
+
+
+@hostile(".pt")
+def memo_of_claimed_index_in_a_zip(path):
+    zipped(path, b"\x80\x02}r\xff\xff\xff\x7f.")
+
+
+@hostile(".pkl")
+def claimed_bytearray_of_protocol_5(path):
+    path.write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b"x.")
+
+
+@hostile(".pkl")
+def tensors_of_one_text(path):
+    """A tensor of 4 MB, made 500 times."""
+    data = torch.zeros(1 << 20)._typed_storage().__reduce__()[1][0]
+    load = b"ctorch.storage\n_load_from_bytes\nq\x000B" + struct.pack("<I", len(data)) + data + b"q\x010"
+    path.write_bytes(b"\x80\x04" + load + b"](" + b"h\x00h\x01\x85R" * 500 + b"e.")
+
+
+@hostile(".pt")
+def numbers_put_into_a_tensor(path):
+    zipped(path, b"\x80\x02" + view(storage(1), b"K\x01", b"K\x01") + b"K\x00K\x01s.", {"0": bytes(4)})
+
+
+@hostile(".pkl")
 def deep(path):
-    path.write_bytes(b"\x80\x02" + b"]" * (MAX_STEPS // 3) + b"a" * (MAX_STEPS // 3 - 1) + b".")
+    path.write_bytes(b"\x80\x02" + b"]" * (MAX_READS // 3) + b"a" * (MAX_READS // 3 - 1) + b".")
 
 
 @hostile(".pkl")
 def endless(path):
-    path.write_bytes(b"\x80\x02" + b"]0" * (10 * MAX_STEPS) + b"N.")
+    path.write_bytes(b"\x80\x02" + b"]0" * (10 * MAX_READS) + b"N.")
 
 
 @hostile(".pkl")
@@ -516,7 +620,7 @@ def named_pipe(path):
 READER = """
 import contextlib, io, json, sys, time
 from pathlib import Path
-from cmlab.cli import main
+from cmlab.commands.main import main
 
 def reset():  # the peak is now what is in use now
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
@@ -571,6 +675,32 @@ def test_a_hostile_file_is_one_clear_line(outcomes, name):
     assert any(way in message for way in ways_out)
     assert not written
     assert megabytes < MEGABYTES
+
+
+REASONS = {
+    "torchscript_program": "TorchScript",
+    "tar_in_disguise": "not a pickle of protocol 2",
+    "source_patch_in_an_old_stream": "refers to data outside the file",
+    "attributes_of_a_name": "sets attributes of a plain value",
+    "extension_code": "not a pickle of protocol 2",
+    "out_of_band_data": "not a pickle of protocol 2",
+    "tuples_as_keys": "neither text nor numbers",
+    "tuples_in_a_set": "no network",
+    "numbers_as_keys_that_collide": "neither text nor numbers",
+    "memo_of_claimed_index": "no network",
+    "memo_of_claimed_index_in_a_zip": "no dictionary of weights",
+    "claimed_bytearray_of_protocol_5": "cut short",
+    "tensors_of_one_text": "claim more bytes than the file has",
+    "numbers_put_into_a_tensor": "fills a value that is no container",
+    "executed_in_a_zip": "asks for 'builtins.exec'",
+    "compressed_zip": "compressed zip file",
+    "endless": "far more parts than a checkpoint",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), REASONS.items())
+def test_a_file_is_refused_for_what_is_hostile_in_it(outcomes, name, words):
+    assert words in outcomes[0][name][2]
 
 
 def test_nothing_ran_and_nothing_was_written(outcomes):
