@@ -6,7 +6,7 @@ classes, and whatever the training run wants to say about itself ("about").
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from ..base.files import write_whole
+from ..base.files import user_path, write_whole
 from ..base.suggest import unknown
 from ..denoiser import PRECONDS, Denoiser, Preconditioning, precond_name
 from ..networks import NETWORKS, build_network, network_name
@@ -39,10 +39,10 @@ def pretrained_names() -> list[str]:
 
 def resolve(name_or_path: str | Path) -> Path:
     """The file of a bundled name ("two-moons-cd") or a path, either with its suffix or without; CheckpointError for none."""
-    path = Path(name_or_path)
+    path = user_path(name_or_path)
     if path.is_file():
         return path
-    file = f"{str(name_or_path).removesuffix(SUFFIX)}{SUFFIX}"
+    file = f"{str(path).removesuffix(SUFFIX)}{SUFFIX}"
     if path.parent == Path(".") and (PRETRAINED / file).is_file():
         return PRETRAINED / file
     if Path(file).is_file():
@@ -60,6 +60,27 @@ def resolve(name_or_path: str | Path) -> Path:
             f"no checkpoint at {path}{held}: check the path, or take a bundled one ({', '.join(pretrained_names())})"
         )
     raise CheckpointError(unknown("checkpoint", str(name_or_path), pretrained_names()) + " (or give the path of a file)")
+
+
+def find(name: str | Path, trainable: Collection[str] = ()) -> Path:
+    """A checkpoint by path, from this folder's ``runs/``, or among the bundled ones: the user's own run comes first.
+
+    Everywhere the name may stand with its ".safetensors" or without. ``trainable`` are names that "cmlab train" knows. Raises
+    CheckpointError for what is not there: one of those has not been trained yet.
+    """
+    path = user_path(name)
+    bare = str(path).removesuffix(SUFFIX)
+    if not path.is_file():
+        for folder in (Path(), Path("runs"), Path("../runs")):  # notebooks run one folder below
+            own = folder / f"{bare}{SUFFIX}"
+            if bare and own.is_file():
+                return own
+    try:
+        return resolve(path)
+    except CheckpointError as error:
+        if bare in trainable and not path.exists():
+            raise CheckpointError(f"{bare} has not been trained yet: run 'cmlab train {bare}' first") from error
+        raise
 
 
 def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
@@ -82,7 +103,7 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
         # Biases and frequencies are few and keep their precision: a rounded frequency is a wrong one at large noise levels.
         to = dtype if dtype is not None and value.ndim > 1 else value.dtype
         weights[name] = value.detach().cpu().to(to).contiguous()
-    return _write(Path(path), weights, meta)
+    return _write(user_path(path), weights, meta)
 
 
 def keep_about(path: str | Path, about: dict[str, Any]) -> Path:
@@ -111,7 +132,7 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {_one_line(error)}. "
+            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {one_line(error)}. "
             "Copy or train it again"
         ) from error
     if "cmlab" not in header:
@@ -120,7 +141,7 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
         meta = json.loads(header["cmlab"])
         version = meta["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} has a damaged cmlab header ({_one_line(error)}): copy or train it again") from error
+        raise CheckpointError(f"{path} has a damaged cmlab header ({one_line(error)}): copy or train it again") from error
     if version != FORMAT:
         raise CheckpointError(f"{path} has format {version}, this cmlab reads format {FORMAT}: update cmlab")
     return meta
@@ -132,7 +153,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_one_line(error)}. Copy or train it again") from error
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}. Copy or train it again") from error
 
 
 def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[str, Any]]:
@@ -153,11 +174,11 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
         model = build(config, precond, meta["shape"], meta["classes"], weights, meta.get("drops_labels", False))
     except WeightsError as error:
         raise CheckpointError(
-            f"{path} holds weights that do not fit its own header: {_one_line(error)}. Copy or train it again"
+            f"{path} holds weights that do not fit its own header: {one_line(error)}. Copy or train it again"
         ) from error
     except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
-            f"{path} describes a model that this cmlab does not know ({_one_line(error)}): update cmlab"
+            f"{path} describes a model that this cmlab does not know ({one_line(error)}): update cmlab"
         ) from error
     return model.to(device).eval(), meta
 
@@ -193,13 +214,8 @@ def build(
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"its preconditioning has a number that is {value}")
     with skeleton(weights):
-        wanted = build_network(config, tuple(shape), classes).state_dict()
-    if unknown_names := wanted.keys() ^ weights.keys():
-        name = min(unknown_names)
-        raise WeightsError(f"{name} is {'missing' if name in wanted else 'one too many'}")
+        check_state(weights, config, tuple(shape), classes)
     for name, value in weights.items():
-        if value.shape != wanted[name].shape:
-            raise WeightsError(f"{name} has the shape {tuple(value.shape)}, not {tuple(wanted[name].shape)}")
         if not value.is_floating_point():
             raise WeightsError(f"{name} has numbers of the kind {value.dtype}")
         if not value.isfinite().all():
@@ -208,6 +224,36 @@ def build(
         net = build_network(config, tuple(shape), classes)
     net.load_state_dict({k: v.float() for k, v in weights.items()})
     return Denoiser(net, precond, shape, classes, drops_labels)
+
+
+def expected_state(config: Any, shape: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of the network that ``config`` describes; uses no memory."""
+    with torch.device("meta"), _WithoutNumbers():
+        net = build_network(config, shape, classes)
+    return {name: tuple(value.shape) for name, value in net.state_dict().items()}
+
+
+def check_state(state: Mapping[str, Tensor], config: Any, shape: tuple[int, ...], classes: int) -> None:
+    """Raise WeightsError unless ``state`` has exactly the names and shapes of that network."""
+    want = expected_state(config, shape, classes)
+    check_names(state, want)
+    if wrong := [name for name, size in want.items() if tuple(state[name].shape) != size]:
+        name = wrong[0]
+        raise WeightsError(f"{some(wrong)}: shape {tuple(state[name].shape)} of {name} should be {want[name]}")
+
+
+def check_names(names: Collection[str], want: Collection[str]) -> None:
+    """Raise WeightsError unless both are the same names."""
+    if missing := set(want) - set(names):
+        raise WeightsError(f"the weights lack {some(missing)}, which this network has")
+    if surplus := set(names) - set(want):
+        raise WeightsError(f"the weights have {some(surplus)}, which this network has not")
+
+
+def some(names: Iterable[str]) -> str:
+    """The first three names in words, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class _WithoutNumbers(TorchFunctionMode):
@@ -258,6 +304,7 @@ def load_weights(model: Denoiser, name_or_path: str | Path) -> None:
     model.net.load_state_dict(source.net.state_dict())
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) < 200 else text[:197] + "..."
+def one_line(error: BaseException) -> str:
+    """An error's text, or else its kind, as at most 250 characters without line breaks and a last full stop."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) < 250 else text[:247] + "..."

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -20,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base.files import write_whole
+from ..base.files import PART, beside, user_path, write_whole
 from ..denoiser import CONSISTENCY, Denoiser, IDDPMPrecond, Precond, Preconditioning, VEPrecond, VPPrecond
 from ..networks.adm import IMAGENET64, LSUN256, UNetConfig
 from . import checkpoints, unpickle
-from .checkpoints import CheckpointError, build, skeleton
+from .checkpoints import SUFFIX, CheckpointError, build, one_line, skeleton
 from .diffusers_layout import diffusers_settings, from_diffusers, read_diffusers_settings, to_diffusers
 from .layouts import from_edm, from_openai, openai_config, to_openai
 
@@ -56,6 +55,11 @@ class Facts:
     def given(self) -> dict[str, Any]:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
+    def refuse(self, who: str) -> None:
+        """Raise ValueError for facts that are given in vain: ``who`` says them itself."""
+        for name in self.given():
+            raise ValueError(f"{who} says that itself: leave out --{name.replace('_', '-')}, which is for OpenAI's .pt files")
+
     def precond(self) -> Precond:
         if self.kind not in ("edm", "consistency"):
             raise ValueError("weights alone do not say what they were trained for: add --kind edm or --kind consistency")
@@ -75,17 +79,16 @@ def read(path: str | Path, facts: Facts | None = None) -> tuple[Denoiser, dict[s
     Raises CheckpointError, naming the file and the way out, for everything that is no whole checkpoint; ValueError for facts that
     are missing or that this format does not need.
     """
-    path, facts = Path(path), facts or Facts()
+    path, facts = user_path(path), facts or Facts()
     reader = _reader(path)
-    if reader is not _read_openai and (unused := facts.given()):
-        name = next(iter(unused)).replace("_", "-")
-        raise ValueError(f"{path} says that itself: leave out --{name}, which is for OpenAI's .pt files")
+    if reader is not _read_openai:
+        facts.refuse(str(path))
     try:
         model, about = reader(path, facts)
     except CheckpointError:
         raise
     except _UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be converted: {_one_line(error)}. {_way_out(error)}") from error
+        raise CheckpointError(f"{path} cannot be converted: {one_line(error)}. {_way_out(error)}") from error
     return model.eval(), about
 
 
@@ -97,7 +100,7 @@ def write(
     half: 16-bit weights instead of 32. Files are written beside and renamed. Raises CheckpointError where the format has no words
     for this model, or where nothing can be written.
     """
-    path, about = Path(path), about or {}
+    path, about = user_path(path), about or {}
     writer = check_target(path, overwrite)
     dtype = torch.float16 if half else torch.float32
     try:
@@ -110,13 +113,13 @@ def write(
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}. Choose another folder") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} cannot be written: {_one_line(error)}. NAME.safetensors can hold it") from error
+        raise CheckpointError(f"{path} cannot be written: {one_line(error)}. NAME.safetensors can hold it") from error
     return path
 
 
 def check_target(path: Path, overwrite: bool) -> Callable[[Path, Denoiser, dict[str, Any], torch.dtype], None]:
     """The writer for this path; raises CheckpointError, before any work is done, for what cannot or should not be written."""
-    writers = {checkpoints.SUFFIX: _write_cmlab, ".pt": _write_openai, "": _write_diffusers}
+    writers = {SUFFIX: _write_cmlab, ".pt": _write_openai, "": _write_diffusers}
     if path.suffix not in writers:
         raise CheckpointError(f"{path}: end it in .safetensors (cmlab), .pt (OpenAI) or nothing (a folder for diffusers)")
     folder = path.suffix == ""
@@ -134,7 +137,7 @@ def convert(
     source: str | Path, target: str | Path, facts: Facts | None = None, half: bool = False, overwrite: bool = False
 ) -> Denoiser:
     """``read`` and ``write`` in one: nothing is written unless all of ``source`` could be read."""
-    source, target = Path(source), Path(target)
+    source, target = user_path(source), user_path(target)
     check_target(target, overwrite)
     if source.exists() and target.exists() and source.samefile(target):
         raise CheckpointError(f"{target} is the source itself: choose another name")
@@ -161,7 +164,7 @@ def _reader(path: Path) -> Callable[[Path, Facts], tuple[Denoiser, dict[str, Any
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}. Check its permissions") from error
     # The length of a safetensors header may begin with the byte that begins a pickle.
-    if (start[5:8] == b"\0\0\0" and start[8:9] == b"{") or path.suffix == checkpoints.SUFFIX:
+    if (start[5:8] == b"\0\0\0" and start[8:9] == b"{") or path.suffix == SUFFIX:
         return _read_cmlab
     if start[:1] == b"\x80":
         return _read_nvlabs
@@ -177,8 +180,7 @@ def _read_cmlab(path: Path, _: Facts) -> tuple[Denoiser, dict[str, Any]]:
 def _read_openai(path: Path, facts: Facts) -> tuple[Denoiser, dict[str, Any]]:
     content = unpickle.read_torch(path)
     if _module(content) is not None:  # a training state of NVlabs' code
-        if unused := facts.given():
-            raise ValueError(f"NVlabs' files say that themselves: leave out --{next(iter(unused)).replace('_', '-')}")
+        facts.refuse("a file of NVlabs'")
         return _from_nvlabs(content, path)
     precond = facts.precond()
     state = _state(content, path)
@@ -315,7 +317,7 @@ def _read_diffusers(path: Path, _: Facts) -> tuple[Denoiser, dict[str, Any]]:
     config, shape, classes = read_diffusers_settings(_json(path / "unet" / "config.json"))
     scheduler = _json(path / "scheduler" / "scheduler_config.json")
     values = {name: _number(scheduler, name, default) for name, default in (("sigma_min", 0.002), ("sigma_data", 0.5))}
-    safe, pickled = (path / "unet" / f"{WEIGHTS}{suffix}" for suffix in (checkpoints.SUFFIX, ".bin"))
+    safe, pickled = (path / "unet" / f"{WEIGHTS}{suffix}" for suffix in (SUFFIX, ".bin"))
     if safe.is_file():
         from safetensors.torch import load_file
 
@@ -342,7 +344,7 @@ def _json(path: Path, why: str = "part of the pipeline") -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON text ({_one_line(error)})") from error
+        raise ValueError(f"{path.name} is no JSON text ({one_line(error)})") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is no JSON object")
     return value
@@ -390,28 +392,25 @@ def _write_diffusers(path: Path, model: Denoiser, about: dict[str, Any], dtype: 
     state = to_diffusers(_numbers(model), config, model.shape[1], model.classes)
     scheduler = {name: about.get(name, default) for name, default in _SCHEDULER.items()}
     scheduler |= {"_class_name": _PARTS["scheduler"][1], "sigma_min": precond.sigma_min, "sigma_data": precond.sigma_data}
+    texts = {
+        "model_index.json": {"_class_name": _PIPELINE, **_PARTS},
+        "unet/config.json": settings,
+        "scheduler/scheduler_config.json": scheduler,
+    }
+    weights = f"unet/{WEIGHTS}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=path.name, suffix=".part"))
-    try:
-        texts = {
-            "model_index.json": {"_class_name": _PIPELINE, **_PARTS},
-            "unet/config.json": settings,
-            "scheduler/scheduler_config.json": scheduler,
-        }
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name, suffix=PART) as folder:
+        whole = Path(folder) / "whole"
+        with beside(whole / weights) as part:
+            save_file({k: v.to(dtype).contiguous().clone() for k, v in state.items()}, part, metadata={"format": "pt"})
         for name, value in texts.items():
-            (beside / name).parent.mkdir(exist_ok=True)
-            (beside / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        weights = {k: v.to(dtype).contiguous().clone() for k, v in state.items()}
-        save_file(weights, beside / "unet" / f"{WEIGHTS}{checkpoints.SUFFIX}", metadata={"format": "pt"})
-        os.chmod(beside, 0o755)
+            write_whole(whole / name, f"{json.dumps(value, indent=2)}\n".encode())
         if path.is_dir():  # replaced file by file: other things in the folder are not ours to remove
-            for name in (f"unet/{WEIGHTS}{checkpoints.SUFFIX}", *reversed(texts)):
+            for name in (weights, *reversed(texts)):
                 (path / name).parent.mkdir(exist_ok=True)
-                os.replace(beside / name, path / name)
+                os.replace(whole / name, path / name)
         else:
-            os.replace(beside, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            os.replace(whole, path)
 
 
 def _unet(model: Denoiser, program: str) -> UNetConfig:
@@ -435,8 +434,3 @@ def _about(path: Path, what: str) -> dict[str, Any]:
 def _way_out(error: BaseException) -> str:
     # A message that already names an option is its own way out.
     return "See 'cmlab convert --help'" if "--" in str(error) else "Download or copy it again, or see 'cmlab convert --help'"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return text if len(text) < 250 else text[:247] + "..."

@@ -1,4 +1,4 @@
-"""Published state dicts in cmlab's terms and back. Pure functions of dictionaries of tensors; nothing here reads a file.
+"""Published state dicts in cmlab's terms, and openai's back. Pure functions of dictionaries of tensors; nothing here reads a file.
 
 openai's consistency models and guided-diffusion have cmlab's own names (`UNet`); their configuration is read off the shapes.
 NVlabs' SongUNet has cmlab's names too (`SongUNet`); their DhariwalUNet is a `UNet` in other words and another channel order.
@@ -6,16 +6,15 @@ Every problem is a ValueError of one line.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-from ..networks.adm import UNet, UNetConfig
-from ..networks.song import SongUNet, SongUNetConfig
+from ..networks.adm import UNetConfig
+from ..networks.song import SongUNetConfig
+from .checkpoints import check_names, check_state, expected_state, some
 
 State = dict[str, Tensor]
 Config = UNetConfig | SongUNetConfig
@@ -38,55 +37,13 @@ LAYERS = {  # openai's and NVlabs' names
 }
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leaves normally distributed weights as they are: the first draw without memory makes torch load its compiler, 5 s."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
-
-
-def expected_state(config: Config, shape: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the state dict of the network that ``config`` describes; uses no memory."""
-    with torch.device("meta"), _NoDraws():
-        net = (UNet if isinstance(config, UNetConfig) else SongUNet)(config, shape, classes)  # type: ignore[arg-type]
-    return {name: tuple(value.shape) for name, value in net.state_dict().items()}
-
-
-def check_state(state: Mapping[str, Tensor], config: Config, shape: tuple[int, ...], classes: int) -> None:
-    """Raise ValueError unless ``state`` has exactly the names and shapes of that network."""
-    want = expected_state(config, shape, classes)
-    if missing := want.keys() - state.keys():
-        raise ValueError(f"the weights lack {_some(missing)}, which this network has")
-    if surplus := state.keys() - want.keys():
-        raise ValueError(f"the weights have {_some(surplus)}, which this network has not")
-    if wrong := [name for name, size in want.items() if tuple(state[name].shape) != size]:
-        name = wrong[0]
-        raise ValueError(f"{_some(wrong)}: shape {tuple(state[name].shape)} of {name} should be {want[name]}")
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def from_openai(state: Mapping[str, Tensor], head_major: UNetConfig | None = None) -> State:
+def from_openai(state: Mapping[str, Tensor]) -> State:
     """cmlab's state of a U-Net of openai/consistency_models (1x1 convolutions (3C, C, 1, 1)) or guided-diffusion (3C, C, 1).
 
-    head_major: for guided-diffusion networks trained with use_new_attention_order=False (its default), their configuration: their
-        attention channels are ordered [head][q|k|v] instead of [q|k|v][head].
+    Attention channels are ordered [q|k|v][head], as use_new_attention_order=True has them in guided-diffusion.
     """
-    out: State = {}
-    for name, value in state.items():
-        if name.endswith(("qkv.weight", "proj_out.weight")) and value.ndim == 4:
-            value = value[..., 0]
-        if head_major is not None and ".qkv." in name:
-            rows = len(value) // 3
-            upwards = head_major.heads_up if name.startswith("output_blocks") else 0
-            heads = rows // head_major.head_channels if head_major.head_channels else upwards or head_major.heads
-            value = value.reshape(heads, 3, rows // heads, *value.shape[1:]).movedim(1, 0).reshape(value.shape)
-        out[name] = value
-    return out
+    pointwise = ("qkv.weight", "proj_out.weight")
+    return {name: value[..., 0] if name.endswith(pointwise) and value.ndim == 4 else value for name, value in state.items()}
 
 
 def to_openai(state: Mapping[str, Tensor]) -> State:
@@ -105,6 +62,13 @@ def _size(state: Mapping[str, Tensor], key: str, dim: int = 0) -> int:
     return state[key].shape[dim]
 
 
+def _check_channels(c_in: int, c_out: int) -> None:
+    if c_out not in (c_in, 2 * c_in):
+        raise ValueError(
+            f"a network from {c_in} to {c_out} channels is no denoiser: as many, or twice as many with a variance, are"
+        )
+
+
 def openai_config(state: Mapping[str, Tensor], image_size: int, **facts: Any) -> tuple[UNetConfig, tuple[int, int, int], int]:
     """Configuration, sample shape and number of classes of a published guided-diffusion U-Net, read off its weights.
 
@@ -118,10 +82,7 @@ def openai_config(state: Mapping[str, Tensor], image_size: int, **facts: Any) ->
     facts = {"group": 1, "max_groups": 32, "time_scale": 1000.0, **facts}
     emb, channels = (_size(state, "time_embed.0.weight", dim) for dim in (0, 1))
     c_in, c_out = _size(state, "input_blocks.0.0.weight", 1), _size(state, "out.2.weight")
-    if c_out not in (c_in, 2 * c_in):
-        raise ValueError(
-            f"a network from {c_in} to {c_out} channels is no denoiser: as many, or twice as many with a variance, are"
-        )
+    _check_channels(c_in, c_out)
     resample, per_level = _resampling(state)
     levels, rest = divmod(len({block for way, block, *_ in _blocks(state) if way == "output"}), per_level)
     if rest or per_level < 2:
@@ -141,7 +102,7 @@ def openai_config(state: Mapping[str, Tensor], image_size: int, **facts: Any) ->
     )
     unknown = facts.keys() - {"heads", "heads_up", "head_channels", "dropout", "time_scale", "group", "max_groups", "recompute"}
     if unknown:
-        raise ValueError(f"{_some(unknown)}: the weights themselves say that, or no U-Net has it")
+        raise ValueError(f"{some(unknown)}: the weights themselves say that, or no U-Net has it")
     config = replace(config, **facts)
     shape = (c_in, image_size, image_size)
     classes = _size(state, "label_emb.weight") if "label_emb.weight" in state else 0
@@ -169,7 +130,6 @@ def _resampling(state: Mapping[str, Tensor]) -> tuple[str, int]:
 
 # What DhariwalUNet fixes: the rules of its heads and normalisation groups, c_noise as it is, and how noise and resolution enter.
 _DHARIWAL: dict[str, Any] = {"head_channels": 64, "group": 4, "max_groups": 32, "time_scale": 1.0, "float32_freqs": True}
-_PLAIN = {"scale_shift": True, "resample": "block", "patch": 1}
 _EDM_COMMON = {"img_resolution": 32, "in_channels": 3, "out_channels": 3, "label_dim": 0, "augment_dim": 0, "label_dropout": 0.0}
 _EDM_DEFAULTS: dict[str, dict[str, Any]] = {
     "SongUNet": {
@@ -223,18 +183,15 @@ def from_edm(
         raise ValueError(f"cannot convert a network of class {class_name}: {' and '.join(_EDM_DEFAULTS)} can be")
     given = dict(init_kwargs)
     if unknown := given.keys() - _EDM_DEFAULTS[class_name].keys():
-        raise ValueError(f"{class_name} has no setting {_some(unknown)}")
+        raise ValueError(f"{class_name} has no setting {some(unknown)}")
     if lacking := {"img_resolution", "in_channels", "out_channels"} - given.keys():
-        raise ValueError(f"the arguments of {class_name} lack {_some(lacking)}")
+        raise ValueError(f"the arguments of {class_name} lack {some(lacking)}")
     kw = {**_EDM_DEFAULTS[class_name], **given}
     for name, value in kw.items():
         if not _alike(value, _EDM_DEFAULTS[class_name][name]):
             raise ValueError(f"{name} of {class_name} should look like {_EDM_DEFAULTS[class_name][name]!r}, got {value!r:.60}")
     c_in, c_out, size = kw["in_channels"], kw["out_channels"], kw["img_resolution"]
-    if c_out not in (c_in, 2 * c_in):
-        raise ValueError(
-            f"a network from {c_in} to {c_out} channels is no denoiser: as many, or twice as many with a variance, are"
-        )
+    _check_channels(c_in, c_out)
     common: dict[str, Any] = {
         "channels": kw["model_channels"],
         "mult": tuple(kw["channel_mult"]),
@@ -262,73 +219,10 @@ def from_edm(
     shape, classes = (c_in, size, size), kw["label_dim"]
     if isinstance(config, UNetConfig):
         names = _dhariwal_names(config, shape, classes)
-        if missing := names.keys() - state.keys():
-            raise ValueError(f"the weights lack {_some(missing)}, which this network has")
-        if surplus := state.keys() - names.keys():
-            raise ValueError(f"the weights have {_some(surplus)}, which this network has not")
-        state = {new: dhariwal_value(new, state[old], to_cmlab=True) for old, new in names.items()}
+        check_names(state, names)
+        state = {new: dhariwal_value(new, state[old]) for old, new in names.items()}
     check_state(state, config, shape, classes)
     return config, shape, classes, dict(state)
-
-
-def to_edm(config: Config, shape: tuple[int, ...], classes: int, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], State]:
-    """Class name, arguments and state dict (without "model.") of the NVlabs network that equals cmlab's; inverse of `from_edm`.
-
-    Raises ValueError for a UNet with settings that DhariwalUNet has not, or a SongUNet with several heads.
-    """
-    check_state(state, config, shape, classes)
-    name, filters = "SongUNet", (1, 1)
-    kwargs: dict[str, Any] = {
-        "img_resolution": shape[1],
-        "in_channels": shape[0],
-        "out_channels": shape[0] * (2 if config.variance else 1),
-        "label_dim": classes,
-        "augment_dim": config.augment,
-        "model_channels": config.channels,
-        "channel_mult": list(config.mult),
-        "channel_mult_emb": (config.emb or 4 * config.channels) // config.channels,
-        "num_blocks": config.blocks,
-        "attn_resolutions": list(config.attention),
-        "dropout": config.dropout,
-    }
-    if kwargs["channel_mult_emb"] * config.channels != (config.emb or 4 * config.channels):
-        raise ValueError(f"NVlabs' networks embed in a multiple of channels ({config.channels}), this one in {config.emb}")
-    if isinstance(config, SongUNetConfig):
-        if config.heads != 1:
-            raise ValueError(f"NVlabs' SongUNet has one attention head, this one {config.heads}")
-        filters = config.fir
-        kwargs |= {
-            "embedding_type": config.embedding,
-            "channel_mult_noise": config.noise_mult,
-            "encoder_type": config.encoder,
-            "decoder_type": config.decoder,
-            "resample_filter": list(filters),
-        }
-        out = dict(state)
-    else:
-        name = "DhariwalUNet"
-        if other := [f for f, value in (_DHARIWAL | _PLAIN).items() if getattr(config, f) != value]:
-            raise ValueError(f"NVlabs' DhariwalUNet has other settings of {_some(other)}: this UNet cannot be written as one")
-        names = _dhariwal_names(config, shape, classes)
-        out = {old: dhariwal_value(new, state[new], to_cmlab=False) for old, new in names.items()}
-    taps = torch.tensor(filters, dtype=torch.float32)
-    kernel = (torch.outer(taps, taps) / taps.sum() ** 2)[None, None]
-    for block in _resampling_blocks(config, shape):
-        for layer in ("",) if "_aux_" in block else ("conv0.", "skip."):
-            out[f"{block}.{layer}resample_filter"] = kernel.clone()
-    return name, kwargs, out
-
-
-def _resampling_blocks(config: Config, shape: tuple[int, ...]) -> list[str]:
-    """NVlabs' names of the parts that change resolution."""
-    sides = [shape[1] >> level for level in range(1, len(config.mult))]
-    names = [f"enc.{s}x{s}_down" for s in sides] + [f"dec.{2 * s}x{2 * s}_up" for s in sides]
-    if isinstance(config, SongUNetConfig):
-        if config.encoder != "standard":
-            names += [f"enc.{s}x{s}_aux_{'down' if config.encoder == 'skip' else 'residual'}" for s in sides]
-        if config.decoder == "skip":
-            names += [f"dec.{2 * s}x{2 * s}_aux_up" for s in sides]
-    return names
 
 
 def _dhariwal_names(config: UNetConfig, shape: tuple[int, ...], classes: int) -> dict[str, str]:
@@ -366,16 +260,15 @@ def _dhariwal_names(config: UNetConfig, shape: tuple[int, ...], classes: int) ->
     return names
 
 
-def dhariwal_value(new: str, value: Tensor, to_cmlab: bool) -> Tensor:
-    """One weight in the other layout; ``new`` is the UNet's name of it.
+def dhariwal_value(new: str, value: Tensor) -> Tensor:
+    """One weight of a DhariwalUNet in the UNet's layout; ``new`` is the UNet's name of it.
 
-    Attention rows [head][channel][q, k, v] become [q|k|v][head][channel], or back.
+    Attention rows [head][channel][q, k, v] become [q|k|v][head][channel].
     """
     if new == "label_emb.weight":
         return value.T.contiguous()
     if new.endswith(("qkv.weight", "proj_out.weight")):
-        value = value.flatten(1)[..., None] if to_cmlab else value[..., None]
+        value = value.flatten(1)[..., None]
     if "qkv." in new:
-        rows = value.unflatten(0, (-1, 3) if to_cmlab else (3, -1))
-        value = rows.transpose(0, 1).flatten(0, 1)
+        value = value.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)
     return value

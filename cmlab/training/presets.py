@@ -59,22 +59,8 @@ def _check_data(path: Path, preset: Preset) -> None:
 
 
 def find(name: str) -> Path:
-    """A checkpoint by path, from this folder's ``runs/``, or among the bundled ones: the user's own run comes first.
-
-    Everywhere the name may stand with its ".safetensors" or without.
-    """
-    bare = name.removesuffix(checkpoints.SUFFIX)
-    if not Path(name).is_file():
-        for folder in (Path(), Path("runs"), Path("../runs")):  # notebooks run one folder below
-            own = folder / f"{bare}{checkpoints.SUFFIX}"
-            if bare and own.is_file():
-                return own
-    try:
-        return checkpoints.resolve(name)
-    except checkpoints.CheckpointError as error:
-        if bare in PRESETS and not Path(name).exists():
-            raise checkpoints.CheckpointError(f"{bare} has not been trained yet: run 'cmlab train {bare}' first") from error
-        raise
+    """`checkpoints.find`, which for a preset's name says how to train it."""
+    return checkpoints.find(name, PRESETS)
 
 
 def load_teacher(preset: Preset) -> Denoise | None:

@@ -128,7 +128,7 @@ def adm_block(case, dtype: torch.dtype):
 
     def weights(module):
         parts = [(new, *new.rpartition(".")[::2]) for new in module.state_dict()]
-        return {new: dhariwal_value(new, state[f"{LAYERS[layer]}.{kind}"], to_cmlab=True) for new, layer, kind in parts}
+        return {new: dhariwal_value(new, state[f"{LAYERS[layer]}.{kind}"]) for new, layer, kind in parts}
 
     block.load_state_dict(weights(block))
     h = with_eps(block, c).to(dtype)(case.input("x", dtype), case.input("emb", dtype))
