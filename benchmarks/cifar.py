@@ -22,11 +22,10 @@ import torch
 from cmlab.base.device import choose_device, machine
 from cmlab.base.files import write_whole
 from cmlab.commands.chain import measure, searched_levels, ways
-from cmlab.commands.common import data_of
 from cmlab.denoiser import Denoiser
 from cmlab.formats import checkpoints
 from cmlab.samplers import sample
-from cmlab.training.presets import find, get_preset
+from cmlab.training.presets import data_of, find, get_preset
 from cmlab.training.states import read_state
 
 FIGURES = ("FD-cls", "KD-cls", "class accuracy")

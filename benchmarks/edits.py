@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmlab.commands.common import data_of
 from cmlab.data import DATASETS, luma
 from cmlab.denoiser import Denoiser
 from cmlab.editing import (
@@ -45,7 +44,7 @@ from cmlab.formats.checkpoints import load
 from cmlab.noise import seeds_from
 from cmlab.plots import plot_images
 from cmlab.samplers import initial_noise, last_state, multistep
-from cmlab.training.presets import find
+from cmlab.training.presets import data_of, find
 
 Restore = Callable[[Tensor], Tensor]
 FIGURES = Path(__file__).parent / "figures"

@@ -8,12 +8,11 @@ import torch
 
 from ..base.device import machine
 from ..base.files import write_whole
-from ..data import Data, load_data
 from ..data.names import title_of
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names, searched_sigmas
-from ..training.presets import PRESETS, Preset, find
+from ..training.presets import Preset, find
 
 if TYPE_CHECKING:
     from .evaluate import EvaluateOptions
@@ -84,16 +83,6 @@ def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:
     if preset.precision not in ("float32", "auto"):
         facts["precision"] = preset.precision
     return facts | {role: getattr(preset, role) for role in ("init", "teacher") if getattr(preset, role)}
-
-
-def data_of(meta: dict[str, Any], name: str | None) -> tuple[Data, str]:
-    """The data set ``name``, or the one that the checkpoint says it was trained on."""
-    about = meta.get("about") or {}
-    preset = PRESETS.get(about.get("preset", ""))
-    name = name or about.get("data") or (preset.data_name if preset else None)
-    if name is None:
-        raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
-    return load_data(name), name
 
 
 def labels(model: Any, label: int | None, start: int, stop: int, device: torch.device) -> torch.Tensor | None:

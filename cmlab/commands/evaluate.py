@@ -128,7 +128,8 @@ def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
 def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from ..evaluation.features import extractor_for
     from ..evaluation.report import model_source, points_report
-    from .common import data_of, load, plan
+    from ..training.presets import data_of
+    from .common import load, plan
 
     model, meta, about = load(o.source, device)
     data, name = data_of(meta, o.data)

@@ -14,7 +14,8 @@ from ..base.suggest import unknown
 from ..data import DATASETS, MixtureData, load_toy
 from ..denoiser import Denoiser
 from ..oracle import Gaussian, GaussianMixture
-from .common import data_of, load
+from ..training.presets import data_of
+from .common import load
 from .theory import EXPERIMENTS
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _oracle(name: str) -> GaussianMixture:
 def _of_checkpoint(name: str) -> tuple[Denoiser, str, GaussianMixture]:
     """The model, the name of the data that it was trained on, and their exact score."""
     model, meta, _ = load(name)
-    data, data_name = data_of(meta, None)
+    data, data_name = data_of(meta)
     if not isinstance(data, MixtureData):
         raise ValueError(f"{name} makes pictures: theorems are measured where the exact score is known, choose a model of points")
     return model, data_name, data.oracle

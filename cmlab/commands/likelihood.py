@@ -38,7 +38,8 @@ def likelihood(o: LikelihoodOptions) -> None:
     from ..data import MixtureData
     from ..methods.likelihood import bits_per_dim, log_likelihood
     from ..steps import level_range
-    from .common import data_of, load
+    from ..training.presets import data_of
+    from .common import load
 
     if o.n < 2 or o.probes < 0:
         raise ValueError(f"--n must be at least 2 and --probes at least 0, got {o.n} and {o.probes}")

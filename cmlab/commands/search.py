@@ -36,7 +36,8 @@ def search(o: SearchOptions) -> None:
 
     from ..base.device import choose_device
     from ..methods.search import data_floor, greedy_search, search_grid, wasserstein_score
-    from .common import data_of, load
+    from ..training.presets import data_of
+    from .common import load
 
     if o.points < 1 or o.n < 1:
         raise ValueError(f"--points and --n must be at least 1, got {o.points} and {o.n}")

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from .. import plots
 from ..base.files import write_whole
-from ..commands.common import data_of
 from ..data import ImageData, PixelData
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..formats.checkpoints import CheckpointError
 from ..samplers import sample
-from ..training.presets import PRESETS, find
+from ..training.presets import PRESETS, data_of, find
 from .card import CURVES, Picture, card
 from .classifier import Split, classifier_for, fit_channels, load_classifier, resolve_classifier, splits, to_pixels
 from .features import ClassifierFeatures, real_features
@@ -61,7 +60,7 @@ def write_card(
     pictures.append(Picture("Samples", name, "samples: " + "; ".join(rows), told if len(model.shape) == 3 else ""))
     if len(model.shape) == 3:
         name = f"{out.stem}-neighbours.png"
-        data, data_name = data_of(meta, None)
+        data, data_name = data_of(meta)
         assert isinstance(data, ImageData | PixelData)
         figure, remark = _neighbours(list(own.values())[-1], data, data_name, cache)
         _write(out.parent / name, figure)

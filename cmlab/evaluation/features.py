@@ -4,13 +4,13 @@ Images reach an extractor as uint8. Samples are rounded by one of the two conven
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -34,12 +34,7 @@ def to_uint8(x: Tensor, rounding: Rounding = "round") -> Tensor:
     return ROUNDINGS[rounding](x.float())
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One metric of an extractor: what it is called there, the function that measures it and says how sure it is."""
-
-    name: str
-    metric: Metric
+Asked = dict[str, dict[str, Metric]]  # by the words of --metrics: each figure's name, and what measures it and says how sure it is
 
 
 class Extractor(Protocol):
@@ -47,7 +42,7 @@ class Extractor(Protocol):
 
     id: str  # differs between extractors whose features differ: part of the cache's key
     title: str
-    asked: ClassVar[dict[str, tuple[Asked, ...]]]  # by the words of --metrics
+    asked: ClassVar[Asked]
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, C, H, W) to features (B, d) and logits (B, classes), float32 on the CPU."""
@@ -65,19 +60,20 @@ class Extractor(Protocol):
 class ClassifierFeatures:
     """Features of a classifier that knows the data set: `FD-cls` and its like, for comparisons within one data set."""
 
-    asked: ClassVar[dict[str, tuple[Asked, ...]]] = {
-        "fd": (Asked("FD-cls", METRICS["fd"]),),
-        "kd": (Asked("KD-cls", METRICS["kd"]),),
-        "is": (Asked("IS-cls", METRICS["is"]),),
-        "pr": (Asked("precision-cls", METRICS["precision"]), Asked("recall-cls", METRICS["recall"])),
-        "accuracy": (Asked("class accuracy", METRICS["accuracy"]),),
+    asked: ClassVar[Asked] = {
+        "fd": {"FD-cls": METRICS["fd"]},
+        "kd": {"KD-cls": METRICS["kd"]},
+        "is": {"IS-cls": METRICS["is"]},
+        "pr": {"precision-cls": METRICS["precision"], "recall-cls": METRICS["recall"]},
+        "accuracy": {"class accuracy": METRICS["accuracy"]},
     }
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):
         loaded = load_classifier(resolve_classifier(name))
         self.shape, self.id, self.device = loaded.model.shape, loaded.id, torch.device(device)
         self.numbers = loaded.numbers
-        self.model = loaded.model if self.device.type == "cpu" else _moved(loaded.model, self.device)
+        # a copy, for the one that `load_classifier` keeps stays on the CPU
+        self.model = loaded.model if self.device.type == "cpu" else copy.deepcopy(loaded.model).to(self.device)
         known = ", ".join(f"{value:.2%} on {data}" for data, value in loaded.about.get("accuracy", {}).items())
         self.title = f"classifier {self.id.rpartition('-')[0]}" + (f" (accuracy {known})" if known else "")
 
@@ -88,12 +84,6 @@ class ClassifierFeatures:
 
     def values(self, word: str, fake: Features, real: Features) -> None:
         return None
-
-
-def _moved(model: torch.nn.Module, device: torch.device) -> Any:
-    import copy
-
-    return copy.deepcopy(model).to(device)
 
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of FID's network
@@ -110,11 +100,11 @@ class InceptionFeatures:
     Raises ValueError when the library is not installed, or the weights are neither here nor to be had.
     """
 
-    asked: ClassVar[dict[str, tuple[Asked, ...]]] = {
-        "fid": (Asked("FID", METRICS["fd"]),),
-        "kid": (Asked("KID", METRICS["kd"]),),
-        "is": (Asked("IS", METRICS["is"]),),
-        "pr": (Asked("precision", METRICS["precision"]), Asked("recall", METRICS["recall"])),
+    asked: ClassVar[Asked] = {
+        "fid": {"FID": METRICS["fd"]},
+        "kid": {"KID": METRICS["kd"]},
+        "is": {"IS": METRICS["is"]},
+        "pr": {"precision": METRICS["precision"], "recall": METRICS["recall"]},
     }
 
     def __init__(self, weights: str | Path | None = None, device: torch.device | str = "cpu", network: str = INCEPTION):

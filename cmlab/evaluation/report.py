@@ -244,12 +244,13 @@ def figures(
     """The figures of samples with their error bars; of more than one sample each."""
     rows = []
     for word in words:
-        values = extractor.values(word, fake, reference.real)
-        for k, asked in enumerate(extractor.asked[word]):
+        asked = extractor.asked[word]
+        values = extractor.values(word, fake, reference.real)  # of another library, which does not say how sure it is
+        for k, (name, metric) in enumerate(asked.items()):
             if values is None:
-                rows.append(Row(asked.name, *figure(asked.metric, fake, reference, replicates)))
+                rows.append(Row(name, *figure(metric, fake, reference, replicates)))
             else:
-                rows.append(Row(asked.name, values[k], error_bar(asked.metric, fake, reference, replicates)))
+                rows.append(Row(name, values[k], error_bar(metric, fake, reference, replicates)))
     return rows
 
 
@@ -294,27 +295,14 @@ def report(
     floors = figures(extractor, words, held_out, real, replicates)
     fewer = figures(extractor, words, fake[: len(held_out)], real, 2) if len(held_out) < len(fake) else rows
     others = rows if beside is None else figures(extractor, words, beside, real, replicates)
+    full = []
+    for row, floor, less, other in zip(rows, floors, fewer, others, strict=True):
+        same_n = None if less is row else less.value
+        row = replace(row, floor=floor.value, floor_error=floor.error, same_n=same_n)
+        full.append(row if beside is None else replace(row, teacher=other.value, teacher_error=other.error))
     told = f"against {len(train)} images of {data} ({how})"
-    return Report(
-        source.title,
-        extractor.title,
-        told,
-        len(held_out),
-        tuple(
-            Row(
-                row.name,
-                row.value,
-                row.error,
-                floor.value,
-                floor.error,
-                None if less is row else less.value,
-                None if other is row else other.value,
-                None if other is row else other.error,
-            )
-            for row, floor, less, other in zip(rows, floors, fewer, others, strict=True)
-        ),
-        {**source.facts, "seconds": round(seconds, 1)},
-    )
+    facts = {**source.facts, "seconds": round(seconds, 1)}
+    return Report(source.title, extractor.title, told, len(held_out), tuple(full), facts)
 
 
 def _called(features: Features, numbers: Tensor | None) -> Features:

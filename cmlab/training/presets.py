@@ -48,11 +48,26 @@ def build_model(preset: Preset) -> Denoiser:
     return model
 
 
+def data_of(meta: dict[str, Any], name: str | None = None) -> tuple[Data, str]:
+    """The data set ``name``, or the one that the checkpoint with the header ``meta`` says it was trained on.
+
+    Raises ValueError where it does not say.
+    """
+    name = name or _trained_on(meta)
+    if name is None:
+        raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
+    return load_data(name), name
+
+
+def _trained_on(meta: dict[str, Any]) -> str | None:
+    about = meta.get("about") or {}
+    made_by = PRESETS.get(about.get("preset", ""))
+    return about.get("data") or (made_by.data_name if made_by else None)
+
+
 def _check_data(path: Path, preset: Preset) -> None:
     """Refuse a checkpoint that says it was trained on other data."""
-    about = checkpoints.read_meta(path).get("about") or {}
-    made_by = PRESETS.get(about.get("preset", ""))
-    data = about.get("data") or (made_by.data_name if made_by else preset.data_name)
+    data = _trained_on(checkpoints.read_meta(path)) or preset.data_name
     if data != preset.data_name:
         others = "name an --init and a --teacher of the same data"
         raise ValueError(f"{path} was trained on {data}, not on {preset.data_name}: {others}")
