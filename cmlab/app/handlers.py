@@ -81,7 +81,7 @@ def group_of(data: str | None, images: bool = False) -> view.Group:
 def source_picture(group: view.Group, image: str | None, example: float) -> tuple[torch.Tensor, str | None, list[str]]:
     """The uploaded file or else a bundled example (1, C, H, W), its class where known, and what was changed to fit the model."""
     if image is not None:
-        from ..plots.figures import read_picture
+        from ..data.pixels import read_picture
 
         y, notes = read_picture(image, group.shape)
         return y, None, notes

@@ -38,11 +38,11 @@ def painted_over(editor: dict | None, shape: Sequence[int]) -> Tensor | None:
     """The edited picture with its paint, (1, C, H, W), or None when nothing is painted."""
     from PIL import Image
 
-    from ..plots.figures import from_uint8
+    from ..data.pixels import flatten, from_uint8
 
     if editor is None or not is_painted(editor) or editor.get("composite") is None:
         return None
-    image = Image.fromarray(editor["composite"]).convert("RGB").resize((shape[2], shape[1]), Image.Resampling.BOX)
+    image = flatten(Image.fromarray(editor["composite"]))[0].convert("RGB").resize((shape[2], shape[1]), Image.Resampling.BOX)
     return from_uint8(np.array(image), shape[0])
 
 

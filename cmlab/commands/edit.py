@@ -143,9 +143,9 @@ def _bundled(model: Any, index: int, about: dict[str, Any]) -> tuple["Tensor", i
 
 def read_image(path: Path, channels: int, size: list[int], any_mode: bool = False) -> "Tensor":
     """A picture file as (1, channels, H, W) in [-1, 1]; raises ValueError unless it is a picture of this size and mode."""
-    from ..plots.figures import read_picture
+    from ..data.pixels import read_picture
 
-    x, changes = read_picture(user_path(path, "file", what="picture"), (channels, *size))
+    x, changes = read_picture(path, (channels, *size))
     refused = [c for c in changes if not (any_mode and c.startswith("converted"))]
     if refused:
         raise ValueError(f"{path} does not fit the model, it would have to be {' and '.join(refused)}: do that first")

@@ -5,11 +5,13 @@ Pictures are decoded once into an .npy in a cache folder ($CMLAB_CACHE, else ~/.
 """
 
 import hashlib
-import io
 import json
+import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -18,13 +20,12 @@ import torch
 
 from ..base.files import beside, user_path
 from . import sources
+from .pixels import RESIZE, Resize, decode
 from .sets import WORKERS, LazyPixels, NoSplit, PixelData, Pixels
 from .sources import PICTURES, SPLITS, Source
 
-Resize = Literal["openai", "edm"]
 Labels = Literal["auto", "folder", "prefix", "none"]
 MAX_CLASSES = 2**17  # a network has weights for each
-MAX_PIXELS = 2**26  # of one picture: larger ones are mistakes or attacks
 SUFFIXES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 
@@ -46,7 +47,7 @@ def _choose(path: Path, source: Source, split: str | None, rule: Labels) -> tupl
         names = [name.removeprefix(cut) for name in source.names if name.startswith(cut)]
         labels = {k.removeprefix(cut): v for k, v in source.labels.items()} if source.labels else source.labels
         read, every = source.read, [name.partition("/")[2] for name in every]
-        source = Source(names, lambda name: read(cut + name), labels)
+        source = source._replace(names=names, read=lambda name: read(cut + name), labels=labels)
     elif split is not None:
         raise NoSplit(f"{path} is not split into folders train and test: leave out split={split!r}")
     return source, *_labels(path, source, every, rule)
@@ -83,66 +84,6 @@ def _numbered(path: str | Path, numbers: list[int]) -> tuple[str, ...]:
     return tuple(str(k) for k in range(max(numbers) + 1))
 
 
-# --- from bytes to pixels --------------------------------------------------------------------------------------------------
-
-
-def decode(data: bytes, name: str, channels: int = 3, resolution: int | None = None, resize: Resize = "openai") -> np.ndarray:
-    """An encoded picture as uint8 (C, H, W); raises a ValueError with its name for one that is broken, huge or transparent.
-
-    ``resize``, for a square of side ``resolution``: "openai" halves by a box filter, fits the short side bicubically and cuts out
-    the middle; "edm" cuts out the middle square and fits it by Lanczos' filter.
-    """
-    from PIL import Image
-
-    if len(data) > sources.MAX_BYTES:
-        raise ValueError(f"{name} has {len(data):,} bytes: more than a picture has")
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height <= MAX_PIXELS:
-            image.load()
-    except Image.DecompressionBombError:
-        raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels: shrink it first") from None
-    except Exception as error:  # PIL's readers raise whatever a broken file leads them to
-        raise ValueError(f"{name} is broken or no picture: {error}") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{name} is {image.width} x {image.height}, more than {MAX_PIXELS:,} pixels: shrink it first")
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{name} has {image.mode} pixels: save it with 8 bits per channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if np.asarray(image)[:, :, 3].min() < 255:
-            raise ValueError(f"{name} is partly transparent: save it without transparency, on a background such as white")
-    image = image.convert("RGB" if channels == 3 else "L")
-    if resolution is not None:
-        if max(image.size) * resolution**2 > MAX_PIXELS * min(image.size):
-            raise ValueError(f"{name} is {image.width} x {image.height}, too long and thin for a square of {resolution}")
-        image = RESIZE[resize](image, resolution)
-    pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
-
-
-def _box_bicubic(image, side: int):
-    from PIL import Image
-
-    while min(image.size) >= 2 * side:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = side / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def _square_lanczos(image, side: int):
-    from PIL import Image
-
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    return image.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.LANCZOS)
-
-
-RESIZE = {"openai": _box_bicubic, "edm": _square_lanczos}
-
-
 # --- loading ---------------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +108,8 @@ def load_pictures(
     cache: str | Path | Literal[False] | None = None,
 ) -> PixelData:
     """Pictures of a folder, .zip, .tar(.gz, .xz) or LSUN's lmdb folder.
+
+    What is left out, and what is changed in pictures that are kept in the cache, is told in the log, with the first names.
 
     Args:
         split: which of the top folders train and test (or val); None takes train, or everything where there is no split.
@@ -195,16 +138,20 @@ def load_pictures(
     how = {"channels": channels, "resolution": resolution, "resize": resize or "openai"}
     if cache is False:
         source, numbers, class_names = _choose(path, sources.open_source(path), split, labels)
+        _tell(path, *_notes(source, []))
         first = decode(source.read(source.names[0]), source.names[0], **how)
         return _data(LazyPixels(source.names, _same_size(source, first, how), first.shape), numbers, class_names)
-    key = hashlib.sha256(json.dumps([1, str(path.resolve()), sources.stamp(path), split, labels, how]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([2, str(path.resolve()), sources.stamp(path), split, labels, how]).encode()).hexdigest()[:32]
     pixels, about = (cache_folder(cache) / f"{key}{suffix}" for suffix in (".npy", ".json"))
     if not about.is_file():
         source, numbers, class_names = _choose(path, sources.open_source(path), split, labels)
-        _write(pixels, lambda file: _decode_all(source, how, file))
-        text = json.dumps({"from": str(path), "numbers": numbers, "class_names": class_names})
+        changes: list[tuple[str, str]] = []
+        _write(pixels, lambda file: _decode_all(source, how, file, changes))
+        notes = _notes(source, changes)
+        text = json.dumps({"from": str(path), "numbers": numbers, "class_names": class_names, "notes": notes})
         _write(about, lambda file: file.write_text(text))  # last: where it is, the pixels are complete
     told = json.loads(about.read_text())
+    _tell(path, *told["notes"])
     return _data(np.load(pixels, mmap_mode="r"), told["numbers"], tuple(told["class_names"]))
 
 
@@ -226,13 +173,34 @@ def _same_size(source: Source, first: np.ndarray, how: dict) -> Callable[[str], 
     return one
 
 
-def _decode_all(source: Source, how: dict, file: Path) -> None:
+def _notes(source: Source, changes: list[tuple[str, str]]) -> list[str]:
+    """What was left out of a set and what was changed in how many pictures, a line each."""
+    groups: dict[str, list[str]] = {}
+    for name, change in sorted(changes):
+        groups.setdefault(re.sub(r"\d+ frames", "frames", change), []).append(name)
+    lines = [f"{len(names)} of {len(source.names)} pictures {change}: {_first(names)}" for change, names in groups.items()]
+    if source.skipped:
+        lines.insert(0, f"left out {len(source.skipped)} files whose names do not end as pictures do: {_first(source.skipped)}")
+    return lines
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+@lru_cache  # once for each set, which is often loaded for its parts
+def _tell(path: Path, *notes: str) -> None:
+    for note in notes:
+        logging.getLogger(__name__).warning("%s: %s", path, note)
+
+
+def _decode_all(source: Source, how: dict, file: Path, changes: list[tuple[str, str]]) -> None:
     first = decode(source.read(source.names[0]), source.names[0], **how)
     out = np.lib.format.open_memmap(file, "w+", np.uint8, (len(source.names), *first.shape))
     with ThreadPoolExecutor(WORKERS) as pool:
         for start in range(0, len(out), 1024):
             part = source.names[start : start + 1024]
-            out[start : start + len(part)] = np.stack(list(pool.map(_same_size(source, first, how), part)))
+            out[start : start + len(part)] = np.stack(list(pool.map(_same_size(source, first, how | {"told": changes}), part)))
     out.flush()
 
 

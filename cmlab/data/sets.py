@@ -16,6 +16,7 @@ from torch import Tensor
 from ..base.suggest import unknown
 from ..noise import Draws, as_draws
 from ..oracle import GaussianMixture
+from .pixels import from_pixels
 
 WORKERS = min(16, os.cpu_count() or 1)  # threads that decode pictures
 
@@ -135,7 +136,7 @@ class PixelData:
 
     def take(self, index: Tensor) -> Tensor:
         """The images at ``index`` (n,), float32 (n, C, H, W) in [-1, 1], never mirrored."""
-        return torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])).float().div_(127.5).sub_(1)
+        return from_pixels(torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])))
 
     def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
         source = as_draws(source)

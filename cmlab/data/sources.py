@@ -4,28 +4,36 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+PICTURES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"),
+    *(".jp2", ".tga", ".mpo"),
+)
 SPLITS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
 MAX_BYTES = 2**28  # of one encoded picture
 MAX_TAR_BYTES = 2**33  # of all pictures of a tar, which are held in memory while they are decoded
 
 
 class Source(NamedTuple):
-    """Encoded pictures: their names (sorted, with "/"), a reader, and what EDM's ``dataset.json`` says, {} for "no labels"."""
+    """Encoded pictures: their names (sorted, with "/"), a reader, what EDM's ``dataset.json`` says, {} for "no labels", and the
+    names of other files that lie among them."""
 
     names: list[str]
     read: Callable[[str], bytes]
     labels: dict[str, int] | None = None
+    skipped: Sequence[str] = ()
 
 
 def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in PICTURES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return name.lower().endswith(PICTURES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
 def _belongs(name: str) -> bool:
@@ -50,16 +58,18 @@ def _read_file(file: Path) -> bytes:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
-def _files(names, read: Callable[[str], bytes]) -> Source:
+def _files(names: Iterable[str], read: Callable[[str], bytes]) -> Source:
     """A tree of files; folders that hold everything are no classes and are cut off."""
+    names = list(names)
     cut, kept = "", [name for name in names if _belongs(name)]
+    skipped = sorted(name for name in names if not _belongs(name) and not _is_hidden(name))
     while len(tops := {name.partition("/")[0] for name in kept}) == 1 and "/" in kept[0]:
         top = tops.pop()
         if any(top in folders for folders in SPLITS.values()):
             break
         cut, kept = f"{cut}{top}/", [name.removeprefix(f"{top}/") for name in kept]
     labels = _json_labels(read(cut + "dataset.json")) if "dataset.json" in kept else None
-    return Source(sorted(filter(_is_picture, kept)), lambda name: read(cut + name), labels)
+    return Source(sorted(filter(_is_picture, kept)), lambda name: read(cut + name), labels, skipped)
 
 
 def _json_labels(data: bytes) -> dict[str, int]:
@@ -91,11 +101,12 @@ def _zip(path: Path) -> Source:
 
 
 def _tar(path: Path) -> Source:
-    content, total = {}, 0
+    names, content, total = [], {}, 0
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = member.name.removeprefix("./")
+                names += [name] * member.isfile()
                 if member.isfile() and _belongs(name):
                     total += member.size
                     if total > MAX_TAR_BYTES:
@@ -107,7 +118,7 @@ def _tar(path: Path) -> Source:
         raise
     except Exception as error:  # of tarfile or of any of its codecs
         raise ValueError(f"{path} is no tar archive, or a damaged one: {error}") from error
-    return _files(content.keys(), content.__getitem__)
+    return _files(names, content.__getitem__)
 
 
 def _lmdb(path: Path) -> Source:
@@ -133,13 +144,13 @@ def _lmdb(path: Path) -> Source:
 
 
 def _walk(path: Path) -> list[str]:
-    """The pictures and dataset.json below ``path``, through links too, as paths from there."""
+    """All files below ``path``, through links too, as paths from there."""
     found = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
-    return sorted(name for p in found if _belongs(name := p.relative_to(path).as_posix()))
+    return sorted(p.relative_to(path).as_posix() for p in found)
 
 
 def stamp(path: Path) -> list:
     """What changes when the pictures do: names, sizes and times."""
     data = path / "data.mdb"
-    files = [path] if path.is_file() else [data] if data.is_file() else [path / name for name in _walk(path)]
+    files = [path] if path.is_file() else [data] if data.is_file() else [path / name for name in _walk(path) if _belongs(name)]
     return [(str(p), (stat := p.stat()).st_size, stat.st_mtime_ns) for p in files]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..base.files import write_whole
 from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
+from ..data.pixels import from_pixels, to_pixels
 from ..data.sets import NoSplit
 from ..noise import global_seed
 
@@ -91,7 +92,7 @@ class ResidualClassifier(Classifier):
         self.head = nn.Linear(config.channels[-1], classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(pixels.float() / 127.5 - 1)
+        x = self.stem(from_pixels(pixels))
         pooled = []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             x = stage(x)
@@ -159,11 +160,6 @@ def build_classifier(config: ClassifierConfig, shape: tuple[int, ...], classes: 
     if config.kind not in KINDS:
         raise ValueError(f"unknown kind of classifier {config.kind!r}: choose one of {', '.join(KINDS)}")
     return KINDS[config.kind](config, shape, classes)
-
-
-def to_pixels(x: Tensor) -> Tensor:
-    """Images in [-1, 1] to the nearest uint8: exact for images that were read from files."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------------

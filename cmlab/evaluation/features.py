@@ -8,9 +8,9 @@ import copy
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,18 +21,6 @@ from ..base.files import user_path, write_whole
 from ..data.pictures import cache_folder
 from .classifier import CLASSIFIERS, Split, classifier_for, classifier_names, fit_channels, load_classifier, resolve_classifier
 from .metrics import METRICS, Features, Metric
-
-Rounding = Literal["trunc", "round"]
-ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "trunc": lambda x: ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8),  # OpenAI's scripts: the level below
-    "round": lambda x: (x * 127.5 + 128).clamp(0, 255).to(torch.uint8),  # EDM's: the nearest level
-}
-
-
-def to_uint8(x: Tensor, rounding: Rounding = "round") -> Tensor:
-    """Samples in [-1, 1] as uint8; ``rounding`` "trunc" is OpenAI's and half a level darker than "round", EDM's."""
-    return ROUNDINGS[rounding](x.float())
-
 
 Asked = dict[str, dict[str, Metric]]  # by the words of --metrics: each figure's name, and what measures it and says how sure it is
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ..data.pictures import load_npz, load_pictures
+from ..data.pixels import Rounding, to_pixels
 from ..denoiser import Denoise, Denoiser
 from ..noise import seeds_from
 from ..samplers import sample
 from ..training.processes import ALONE, Processes, from_environment, joined
 from .classifier import Split, classifier_for, classifier_names, splits
-from .features import ClassifierFeatures, Extractor, Rounding, batches_of, extract, real_features, spread, to_uint8
+from .features import ClassifierFeatures, Extractor, batches_of, extract, real_features, spread
 from .metrics import METRICS, Features, Metric, Reference, error_bar, figure
 from .points import is_consistency, toy_report
 
@@ -138,7 +139,7 @@ def model_source(
         label = torch.arange(start, stop) % model.classes if model.classes else None
         seeds = seeds_from(seed + start, stop - start)
         x = sample(model, model.shape, seeds, sampler, steps, label=label, sigmas=sigmas, device=device)
-        return to_uint8(x.cpu(), rounding), label
+        return to_pixels(x.cpu(), rounding), label
 
     plan = f"{steps} step{'s' * (steps != 1)}"
     if sigmas is not None:
@@ -158,7 +159,7 @@ def picture_source(
     """
     label = None
     if path.suffix == ".npz" and (held := _own_samples(path)) is not None:
-        pixels, label = to_uint8(held[0], rounding), held[1]
+        pixels, label = to_pixels(held[0], rounding), held[1]
     else:
         shape = split.data.shape
         data = load_npz(path) if path.suffix == ".npz" else load_pictures(path, channels=1 if shape[0] == 1 else 3, cache=cache)

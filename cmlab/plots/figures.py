@@ -4,84 +4,30 @@ Colours are Okabe and Ito's (distinguishable with colour-blindness); series also
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..editing import luma
+from ..data.pixels import MAX_PIXELS as MAX_PIXELS  # where pictures were read and written before
+from ..data.pixels import from_uint8 as from_uint8
+from ..data.pixels import read_picture as read_picture
+from ..data.pixels import to_uint8
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-MAX_PIXELS = 50_000_000  # of a picture that is read
 LINES = ("-", "--", "-.", ":")
 TIME = r"noise level $\sigma$ (time runs to the right)"
 SCALED = r"$x_1\,/\sqrt{\sigma^2+0.5^2}$"
 
 
 # --- images --------------------------------------------------------------------------------------------------------------
-
-
-def to_uint8(x: Tensor) -> np.ndarray:
-    """Images (B, C, H, W) in [-1, 1] as uint8 (B, H, W, 3): rounded, values outside cut off, grey repeated over RGB."""
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"need images (B, 1 or 3, H, W), got {tuple(x.shape)}")
-    bytes_ = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    return bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def from_uint8(image: np.ndarray, channels: int = 3) -> Tensor:
-    """One picture (H, W, 3) uint8 as (1, channels, H, W) float32 in [-1, 1]; one channel takes the luma."""
-    x = torch.from_numpy(np.ascontiguousarray(image[..., :3])).float().permute(2, 0, 1)[None] / 127.5 - 1
-    if channels == 1:
-        return luma(x)
-    return x
-
-
-def read_picture(path: str | Path, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
-    """An image file as (1, C, H, W) in [-1, 1] for a model of ``shape``, and what had to be changed, in words.
-
-    Raises ValueError for a file that is not a readable picture, and for one of more than 50 million pixels.
-    """
-    from PIL import Image, ImageOps
-
-    channels, height, width = shape
-    notes = []
-    try:
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise Image.DecompressionBombError  # as Pillow does for more than 179 million
-            frames = getattr(file, "n_frames", 1)
-            if frames > 1 and file.format != "MPO":  # a phone's MPO holds a preview of the same photo
-                notes.append(f"reduced to the first of its {frames} frames")
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except Image.DecompressionBombError as error:
-        limit = f"{MAX_PIXELS // 10**6} million pixels"
-        raise ValueError(f"{Path(path).name} is too large a picture: choose one of at most {limit}.") from error
-    except Exception as error:  # Pillow raises many kinds, SyntaxError among them
-        raise ValueError(f"{Path(path).name} is not a picture that can be read. Choose a PNG, JPEG, GIF or WebP file.") from error
-    if image.mode not in (("RGB",) if channels == 3 else ("L", "RGB")):
-        white = ", on white where it is transparent" if image.has_transparency_data else ""
-        notes.append(f"converted to {'RGB colours' if channels == 3 else 'shades of grey'}{white}")
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=float)
-        span = values.max() - values.min()
-        image = Image.fromarray(((values - values.min()) / (span or 1) * 255).astype(np.uint8))
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-    if image.size != (width, height):
-        cut = "" if image.width * height == image.height * width else f"cut to a {'square' if width == height else 'part'} and "
-        notes.append(f"{cut}resized from {image.width} x {image.height} to {width} x {height} pixels")
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BOX)
-    return from_uint8(np.array(image), channels), notes
 
 
 def image_grid(x: Tensor, columns: int | None = None, scale: int = 1, gap: int = 1) -> np.ndarray:

@@ -15,7 +15,7 @@ from test_app import COLOR, THREE, pixels, untrained  # noqa: E402
 from cmlab.app import handlers, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
-from cmlab.plots import figures, read_picture  # noqa: E402
+from cmlab.plots import read_picture  # noqa: E402
 from cmlab.samplers import sample  # noqa: E402
 
 
@@ -192,7 +192,8 @@ def test_classes_have_the_names_that_the_header_has(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (3, 32, 32)])
 def test_pictures_of_every_mode_are_read(tmp_path, mode, shape):
     ramp = Image.fromarray(np.linspace(0, 255, 16 * 24, dtype=np.uint8).reshape(16, 24))
-    image = ramp if mode == "L" else Image.fromarray(np.asarray(ramp).astype(np.uint16)) if mode == "I;16" else ramp.convert(mode)
+    deep = Image.fromarray(np.asarray(ramp).astype(np.uint16) * 257)
+    image = ramp if mode == "L" else deep if mode == "I;16" else ramp.convert(mode)
     path = tmp_path / f"ramp.{'png' if mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16') else 'tif'}"
     image.save(path)
     x, notes = read_picture(str(path), shape)
@@ -227,7 +228,7 @@ def test_of_moving_pictures_the_first_frame_is_taken_and_told(tmp_path):
 def test_a_picture_that_is_too_large_is_told_the_limit(tmp_path, monkeypatch):
     Image.new("1", (40, 40)).save(tmp_path / "a.png")
     message = r"^a\.png is too large a picture: choose one of at most \d+ million pixels\.$"
-    for limits in ((figures, "MAX_PIXELS", 1000), (Image, "MAX_IMAGE_PIXELS", 100)):  # ours, and Pillow's own
+    for limits in (("cmlab.data.pixels.MAX_PIXELS", 1000), ("PIL.Image.MAX_IMAGE_PIXELS", 100)):  # ours, and Pillow's own
         with monkeypatch.context() as patch:
             patch.setattr(*limits)
             with pytest.raises(ValueError, match=message):

@@ -22,7 +22,8 @@ from PIL import Image
 
 from cmlab.data import ImageData, cifar10, digits, load_data, load_images, sources
 from cmlab.data import pictures as images
-from cmlab.data.pictures import decode, load_pictures
+from cmlab.data.pictures import load_pictures
+from cmlab.data.pixels import RESIZE, decode
 from cmlab.data.sets import LazyPixels, PixelData, random_index
 from cmlab.noise import SampleDraws
 
@@ -231,7 +232,7 @@ def test_a_thread_of_a_picture_is_no_square():
         decode(encoded(np.zeros((1, 30000, 3), np.uint8)), "x", resolution=64)
 
 
-@pytest.mark.parametrize("resize", images.RESIZE)
+@pytest.mark.parametrize("resize", RESIZE)
 @pytest.mark.parametrize("size", [(6, 6), (7, 13), (3, 5), (50, 6)])
 def test_any_size_comes_out_square_and_a_fitting_one_untouched(resize, size):
     out = decode(encoded(pixels(0, *size)), "x", resolution=6, resize=resize)
@@ -278,7 +279,7 @@ def test_changed_pictures_and_other_options_are_decoded_anew(tmp_path, cache):
 
 def test_a_broken_picture_leaves_nothing_behind(tmp_path, cache):
     root = write(tmp_path / "a", FILES | {"dog/9.png": encoded()[:60]})
-    with pytest.raises(ValueError, match=r"dog/9.png is broken"):
+    with pytest.raises(ValueError, match=r"dog/9.png is not a picture that can be read"):
         load_pictures(root)
     assert not cache.exists() or not list(cache.iterdir())
 
@@ -376,23 +377,17 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-transparent = Image.fromarray(np.dstack([pixels(), np.full((6, 6), 128, np.uint8)]))
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({}, "holds no pictures"),
         ({"notes.txt": b"hello"}, "holds no pictures"),
-        ({"a.png": b""}, "a.png is broken or no picture"),
-        ({"a.png": b"hello"}, "a.png is broken or no picture"),
-        ({"a.jpg": encoded(kind="JPEG")[:200]}, "a.jpg is broken or no picture"),
-        ({"a.png": encoded()[:-30]}, "a.png is broken or no picture"),
-        ({"a.png": png_header(10_000, 10_000)}, "a.png is 10000 x 10000, more than 67,108,864 pixels"),
-        ({"a.png": png_header(100_000, 100_000)}, "a.png has more than 67,108,864 pixels"),
-        ({"a.png": encoded(transparent)}, "a.png is partly transparent: save it without"),
-        ({"a.gif": encoded(Image.fromarray(pixels()).quantize(4), "GIF", transparency=0)}, "a.gif is partly transparent"),
-        ({"a.png": encoded(np.arange(36, dtype=np.uint16).reshape(6, 6))}, "a.png has I;16 pixels: save it with 8 bits"),
+        ({"a.png": b""}, "a.png is not a picture that can be read"),
+        ({"a.png": b"hello"}, "a.png is not a picture that can be read"),
+        ({"a.jpg": encoded(kind="JPEG")[:200]}, "a.jpg is not a picture that can be read"),
+        ({"a.png": encoded()[:-30]}, "a.png is not a picture that can be read"),
+        ({"a.png": png_header(10_000, 10_000)}, "a.png is too large a picture: choose one of at most 67 million pixels"),
+        ({"a.png": png_header(100_000, 100_000)}, "a.png is too large a picture: choose one of at most 67 million pixels"),
         ({"a.png": encoded(), "dataset.json": b"{"}, "dataset.json should hold"),
         ({"a.png": encoded(), "dataset.json": b"{}"}, "dataset.json should hold"),
         ({"a.png": encoded(), "dataset.json": b'{"labels": [3]}'}, "dataset.json should hold"),
@@ -436,7 +431,7 @@ def test_damaged_archives(tmp_path, name, damage):
     half, middle = len(whole) // 2, slice(len(whole) // 3, len(whole) // 3 + 1500)
     flipped = whole[: middle.start] + bytes(255 - b for b in whole[middle]) + whole[middle.stop :]
     (tmp_path / name).write_bytes({"empty": b"", "50 bytes": whole[:50], "half": whole[:half], "flipped": flipped}[damage])
-    with pytest.raises(ValueError, match=r"damaged|no npz|broken|cannot be unpacked"):
+    with pytest.raises(ValueError, match=r"damaged|no npz|not a picture that can be read|cannot be unpacked"):
         load_data(tmp_path / name)
 
 

@@ -36,7 +36,6 @@ from cmlab.evaluation.features import (
     inception_weights,
     real_features,
     spread,
-    to_uint8,
 )
 from cmlab.evaluation.metrics import METRICS, Features, Reference
 from cmlab.evaluation.report import Source, figures, quick_fd, report
@@ -173,18 +172,18 @@ def _refuses(*_, **__):
 
 def test_both_roundings():
     x = torch.tensor([-1.5, -1.0, -0.998, 0.0, 0.999, 1.0, 2.0])
-    assert to_uint8(x, "trunc").tolist() == [0, 0, 0, 127, 254, 255, 255]
-    assert to_uint8(x, "round").tolist() == [0, 0, 0, 128, 255, 255, 255]
+    assert to_pixels(x, "trunc").tolist() == [0, 0, 0, 127, 254, 255, 255]
+    assert to_pixels(x, "round").tolist() == [0, 0, 0, 128, 255, 255, 255]
     dense = torch.linspace(-0.99, 0.99, 10_001, dtype=torch.float64)
     exact = (dense + 1) * 127.5  # real-valued grey level
-    assert float((to_uint8(dense, "trunc") - exact).mean()) == pytest.approx(-0.5, abs=0.01)
-    assert float((to_uint8(dense, "round") - exact).mean()) == pytest.approx(0, abs=0.01)
+    assert float((to_pixels(dense, "trunc") - exact).mean()) == pytest.approx(-0.5, abs=0.01)
+    assert float((to_pixels(dense, "round") - exact).mean()) == pytest.approx(0, abs=0.01)
 
 
 def test_images_of_files_come_back_to_the_bit():
     every = PixelData(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16), None)
     assert torch.equal(to_pixels(every.x0), torch.from_numpy(every.pixels[np.arange(1)]))
-    assert torch.equal(to_uint8(every.x0, "round"), to_pixels(every.x0))
+    assert torch.equal(to_pixels(every.x0, "round"), to_pixels(every.x0))
 
 
 # --- the classifier --------------------------------------------------------------------------------------------------------
@@ -371,7 +370,7 @@ def test_samples_in_files_are_those_of_the_checkpoint(tmp_path):
     from_file = evaluated(tmp_path, str(tmp_path / "x.npz"), "--data", "digits", "--rounding", "trunc")
     assert from_file["figures"] == direct["figures"]
     held = np.load(tmp_path / "x.npz")
-    pixels = to_uint8(torch.from_numpy(held["x"]), "trunc").permute(0, 2, 3, 1).numpy()
+    pixels = to_pixels(torch.from_numpy(held["x"]), "trunc").permute(0, 2, 3, 1).numpy()
     np.savez(tmp_path / "openai.npz", arr_0=pixels, arr_1=held["label"])
     assert evaluated(tmp_path, str(tmp_path / "openai.npz"), "--data", "digits")["figures"] == direct["figures"]
     rounded = evaluated(tmp_path, str(tmp_path / "x.npz"), "--data", "digits")
