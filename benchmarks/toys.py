@@ -27,8 +27,9 @@ from cmlab.denoiser import Denoiser
 from cmlab.distances import Distance
 from cmlab.evaluation import ToyTest, paired_rms, toy_report
 from cmlab.formats import checkpoints
-from cmlab.losses import ConsistencyLoss, ProgressiveLoss, ct, ict
+from cmlab.losses import ConsistencyLoss, ct, ict
 from cmlab.methods.continuous import sct
+from cmlab.methods.progressive import ProgressiveLoss
 from cmlab.noise import karras_sigmas, sampling_sigmas
 from cmlab.samplers import euler, heun, last_state
 from cmlab.schedules import FixedMu, GridPairs, ProgressiveN

@@ -13,6 +13,8 @@ import lazy_loader
 __version__ = "0.1.0"
 # Modules that stand in a room now, by the names that they had before: those still import.
 _MOVED = {
+    "objective": "losses",
+    "steps": "samplers",
     "sde": "methods.sde",
     "continuous": "methods.continuous",
     "solvers": "methods.solvers",
@@ -54,11 +56,13 @@ _MOVED = {
     "chain": "commands.chain",
     "cli": "commands.main",
 }
+_BY_NAME = ("course", "plots")  # rooms that import figures: attributes, but no part of ``from cmlab import *``
 _lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> object:
-    return importlib.import_module(f"{__name__}.{_MOVED[name]}") if name in _MOVED else _lazy(name)
+    known = name in _MOVED or name in _BY_NAME
+    return importlib.import_module(f"{__name__}.{_MOVED.get(name, name)}") if known else _lazy(name)
 
 
 class _Moved(MetaPathFinder, Loader):

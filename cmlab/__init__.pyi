@@ -1,7 +1,6 @@
 """What ``cmlab`` exports: `lazy_loader` reads it when a name is used, type checkers when they look."""
 
 from . import (
-    course,
     data,
     denoiser,
     distances,
@@ -12,38 +11,24 @@ from . import (
     methods,
     networks,
     noise,
-    objective,
     oracle,
-    plots,
     samplers,
     schedules,
-    steps,
     theory,
     training,
 )
 from .data import DATASETS, load_data
-from .denoiser import (
-    CONSISTENCY,
-    EDM,
-    PRECONDS,
-    Coeffs,
-    Denoise,
-    Denoiser,
-    IDDPMPrecond,
-    Precond,
-    TrigPrecond,
-    VEPrecond,
-    VPPrecond,
-    conditioned,
-)
+from .denoiser import CONSISTENCY, EDM, PRECONDS, Coeffs, Denoise, Denoiser, Precond, conditioned
 from .distances import Distance
 from .editing import EDITS, Edit, apply_edit, run_edit, slerp
 from .evaluation.points import sliced_wasserstein
 from .formats.checkpoints import load, pretrained_names, save
-from .losses import LOSSES, ConsistencyLoss, DenoisingLoss, EDMLoss, LossOut, ProgressiveLoss
+from .losses import LOSSES, ConsistencyLoss, DenoisingLoss, EDMLoss, LossOut
 from .methods.continuous import ContinuousLoss, SCMLoss
 from .methods.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance
 from .methods.likelihood import decode, encode, log_likelihood
+from .methods.progressive import ProgressiveLoss
+from .methods.scalings import IDDPMPrecond, TrigPrecond, VEPrecond, VPPrecond
 from .methods.search import greedy_search
 from .networks import NETWORKS, MLPConfig, SongUNetConfig, UNetConfig, build_network
 from .noise import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, sampling_sigmas
@@ -100,7 +85,6 @@ __all__ = [
     "apply_edit",
     "build_network",
     "conditioned",
-    "course",
     "data",
     "decode",
     "default_sigmas",
@@ -123,9 +107,7 @@ __all__ = [
     "methods",
     "networks",
     "noise",
-    "objective",
     "oracle",
-    "plots",
     "pretrained_names",
     "run",
     "run_edit",
@@ -136,7 +118,6 @@ __all__ = [
     "schedules",
     "slerp",
     "sliced_wasserstein",
-    "steps",
     "theory",
     "training",
 ]

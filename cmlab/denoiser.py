@@ -5,14 +5,13 @@ One contract for everything in this package: ``denoise(x, sigma, label=None) -> 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .methods.sde import VP, iddpm_table, vp_range
+from .base.registry import PRECONDS
 from .noise import SIGMA_DATA, SIGMA_MIN, expand
 
 
@@ -20,6 +19,28 @@ class Denoise(Protocol):
     """``denoise(x, sigma, label=None)``: x (B, *S), sigma (B,) or (), label (B,) int or None; returns x0_hat (B, *S)."""
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a denoiser may say about itself beyond being called, in its attribute ``traits``. The defaults are a plain function's.
+
+    Args:
+        consistency: whether it is a consistency model, D(x, lowest level) = x.
+        levels: lowest and highest noise level that it was trained on; samplers stay between them.
+        round: maps noise levels to the nearest that it knows, where it knows a table of them.
+        classes: number of its classes, 0 for none.
+    """
+
+    consistency: bool = False
+    levels: tuple[float, float] = (0.0, math.inf)
+    round: Callable[[Tensor], Tensor] = lambda sigma: sigma
+    classes: int = 0
+
+
+def traits_of(denoise: Denoise) -> Traits:
+    """The `Traits` of any denoiser: the one place that is asked for them."""
+    return getattr(denoise, "traits", Traits())
 
 
 class Coeffs(NamedTuple):
@@ -51,6 +72,7 @@ class Preconditioning(Protocol):
         ...
 
 
+@PRECONDS.register("karras")
 @dataclass(frozen=True)
 class Precond:
     """EDM's scalings (EDM, Table 1), shifted so that the output at ``sigma_min`` is the input itself (CM, eq. 5 and appendix C).
@@ -88,135 +110,12 @@ class Precond:
         return sigma
 
 
-@dataclass(frozen=True)
-class VPPrecond:
-    """The VP networks' scalings: an eps-prediction, told the time t(sigma) in steps of 1/``steps`` (EDM, Table 1, first column)."""
-
-    beta_d: float = 19.9
-    beta_min: float = 0.1
-    steps: int = 1000
-    epsilon: float = 1e-5
-    consistency = False
-
-    def __call__(self, sigma: Tensor) -> Coeffs:
-        time = VP(self.beta_d, self.beta_min).time(sigma)
-        return Coeffs(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), (self.steps - 1) * time)
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        return vp_range(self.epsilon, VP(self.beta_d, self.beta_min))
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma
-
-
-@dataclass(frozen=True)
-class VEPrecond:
-    """The VE networks' scalings: an eps-prediction of the unscaled input, told ln(sigma / 2) (EDM, Table 1, second column)."""
-
-    lowest: float = 0.02
-    highest: float = 100.0
-    consistency = False
-
-    def __call__(self, sigma: Tensor) -> Coeffs:
-        one = torch.ones_like(sigma)
-        return Coeffs(one, sigma, one, (sigma.clamp_min(1e-6) / 2).log())
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        return self.lowest, self.highest
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma
-
-
-@lru_cache(maxsize=8)
-def _iddpm_levels(steps: int, c1: float, c2: float) -> Tensor:
-    # float32, as the published networks were trained: in double the small levels differ by up to 5e-4.
-    return iddpm_table(steps, c1, c2, dtype=torch.float32).double()
-
-
-@dataclass(frozen=True)
-class IDDPMPrecond:
-    """Improved DDPM's scalings: an eps-prediction, told the index of the nearest of ``steps`` levels (EDM, Table 1, third column).
-
-    The networks have twice the channels; the second half, their variance, is not used.
-    """
-
-    c1: float = 0.001
-    c2: float = 0.008
-    steps: int = 1000
-    consistency = False
-
-    @property
-    def table(self) -> Tensor:
-        """The levels u_0 > ... > u_steps = 0, float64."""
-        return _iddpm_levels(self.steps, self.c1, self.c2)
-
-    def nearest(self, sigma: Tensor) -> Tensor:
-        """Index of the nearest level of the table, the first on ties, int64 in the shape of ``sigma``."""
-        table = self.table.to(sigma)
-        return (sigma.reshape(-1, 1) - table).abs().argmin(1).reshape(sigma.shape)
-
-    def __call__(self, sigma: Tensor) -> Coeffs:
-        label = (self.steps - 1 - self.nearest(sigma)).to(sigma.dtype)
-        return Coeffs(torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), label)
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        return float(self.table[-2]), float(self.table[0])
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return self.table.to(sigma)[self.nearest(sigma)]
-
-
-@dataclass(frozen=True)
-class TrigPrecond:
-    """TrigFlow's scalings: D(x) = cos(t) x_t - sin(t) sigma_data F(x_t / sigma_data, t) (sCM, arXiv 2410.11081, section 3).
-
-    Here t = arctan(sigma / sigma_data), from 0 to pi/2, and x_t = cos(t) x. As a map it is EDM's with the sign of F turned, and
-    D(x, 0) = x, so diffusion and consistency models share these scalings.
-
-    Args:
-        network: "trig" is told t and gives F; "edm" is told ln(sigma)/4 and gives -F, so that an EDM network fits as it is.
-        consistency: whether the model was trained as a consistency model.
-    """
-
-    sigma_data: float = SIGMA_DATA
-    network: Literal["trig", "edm"] = "trig"
-    consistency: bool = False
-
-    def __post_init__(self):
-        if self.network not in ("trig", "edm"):
-            raise ValueError(f"unknown network {self.network!r}: choose 'trig' (told t) or 'edm' (told ln(sigma)/4)")
-
-    @property
-    def sign(self) -> int:
-        """F = sign * what the network gives."""
-        return 1 if self.network == "trig" else -1
-
-    def __call__(self, sigma: Tensor) -> Coeffs:
-        edm = Precond(self.sigma_data)(sigma)
-        if self.network == "edm":
-            return edm
-        return edm._replace(c_out=-edm.c_out, c_noise=(sigma / self.sigma_data).arctan())
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        return 0.0, math.inf
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma
-
-
 EDM = Precond()
 CONSISTENCY = Precond(sigma_min=SIGMA_MIN)
-# "karras" is EDM's, and with sigma_min > 0 the consistency model's.
-PRECONDS: dict[str, type] = {"karras": Precond, "vp": VPPrecond, "ve": VEPrecond, "iddpm": IDDPMPrecond, "trig": TrigPrecond}
 
 
 def precond_name(precond: Preconditioning) -> str:
-    """The registry name of a preconditioning's class."""
+    """The registry name of a preconditioning's class; raises ValueError for one that has none."""
     for name, kind in PRECONDS.items():
         if isinstance(precond, kind):
             return name
@@ -248,6 +147,11 @@ class Denoiser(nn.Module):
             raise ValueError("drops_labels is for conditional models: this one has no classes")
         self.drops_labels = drops_labels
         self.uncertainty: nn.Module | None = None  # of a loss with adaptive weights, see `continuous.attach_uncertainty`
+
+    @property
+    def traits(self) -> Traits:
+        precond = self.precond
+        return Traits(precond.consistency, precond.levels, precond.round, self.classes)
 
     @property
     def config(self) -> Any:
@@ -315,8 +219,7 @@ def _any_on_cpu(tensor: Tensor, wrong: Callable[[Tensor], Tensor]) -> bool:
 class _Conditioned:
     def __init__(self, denoise: Denoise, label: Tensor):
         self._denoise, self._label = denoise, label
-        if isinstance(denoise, Denoiser):
-            self.precond = denoise.precond  # samplers ask it for the noise levels that the network knows
+        self.traits = replace(traits_of(denoise), classes=0)
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:
         return self._denoise(x, sigma, self._label[: len(x)].to(x.device))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .base.registry import EDITS
 from .denoiser import Denoise
 from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, state_dtype
 from .samplers import Step, last_state, multistep
@@ -86,6 +87,11 @@ class Edit:
         return self.operator.inverse(a_y * (1 - free) + self.operator.forward(x0_hat) * free)
 
 
+@EDITS.register(
+    "inpaint",
+    "Inpaint",
+    "The pixels outside the mask are kept exactly; the model fills in the rest so that the whole looks like data.",
+)
 def inpaint(y: Tensor, free: Tensor, steps: int = EDIT_STEPS, fill: float = 0.0) -> Edit:
     """Fill in ``free`` (1 = generate), a mask that broadcasts to y, from what surrounds it.
 
@@ -96,6 +102,11 @@ def inpaint(y: Tensor, free: Tensor, steps: int = EDIT_STEPS, fill: float = 0.0)
     return Edit(y, free, IDENTITY, grid_sigmas(steps), shown=y * (1 - free) + fill * free if fill else None)
 
 
+@EDITS.register(
+    "colorize",
+    "Colorize",
+    "The brightness of every pixel is kept exactly; the model chooses the colours. Another seed, other colours.",
+)
 def colorize(y: Tensor, steps: int = EDIT_STEPS, draws: int = COLOR_DRAWS) -> Edit:
     """Keep the luma of y (B, 3, H, W), generate the colours. y may be grey (three equal channels) or the colour original.
 
@@ -111,6 +122,11 @@ def colorize(y: Tensor, steps: int = EDIT_STEPS, draws: int = COLOR_DRAWS) -> Ed
     return Edit(y, free, luma_operator(), grid_sigmas(steps), shown=luma(y).expand_as(y), draws=draws)
 
 
+@EDITS.register(
+    "super_resolve",
+    "Super-resolve",
+    "The mean of every block is kept exactly; the model adds the detail inside the blocks.",
+)
 def super_resolve(y: Tensor, patch: int = 2, steps: int = EDIT_STEPS) -> Edit:
     """Keep the mean of every ``patch`` x ``patch`` block of y (B, C, H, W), generate the detail.
 
@@ -125,6 +141,12 @@ def super_resolve(y: Tensor, patch: int = 2, steps: int = EDIT_STEPS) -> Edit:
     return Edit(y, free, operator, grid_sigmas(steps))
 
 
+@EDITS.register(
+    "stroke",
+    "Stroke",
+    "Noise hides a rough painting's flaws but not its layout; the model makes a picture of what is left. "
+    "Paint on the canvas, or leave it as it is: then the picture in coarse blocks is the painting.",
+)
 def stroke(y: Tensor, sigma: float | None = None) -> Edit:
     """Turn a rough painting into a picture: start from y + sigma eps, go on at 0.42 sigma, keep nothing exactly (SDEdit).
 
@@ -141,14 +163,16 @@ def stroke(y: Tensor, sigma: float | None = None) -> Edit:
     return Edit(y, torch.ones(1), IDENTITY, (sigma, second))
 
 
+@EDITS.register(
+    "denoise",
+    "Denoise",
+    "One evaluation at the known noise level takes the noise away: f(x, σ) is what a consistency model computes.",
+)
 def denoise(y: Tensor, sigma: float = 0.5) -> Edit:
     """Remove Gaussian noise of standard deviation ``sigma`` from y in one evaluation, f(y, sigma)."""
     if not SIGMA_MIN <= sigma <= SIGMA_MAX:
         raise ValueError(f"the noise level must lie in [{SIGMA_MIN}, {SIGMA_MAX}], got {sigma}")
     return Edit(y, torch.ones(1), IDENTITY, (float(sigma),), noisy=True)
-
-
-EDITS = {"inpaint": inpaint, "colorize": colorize, "super_resolve": super_resolve, "stroke": stroke, "denoise": denoise}
 
 
 @torch.no_grad()

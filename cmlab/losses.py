@@ -1,36 +1,60 @@
-"""Training objectives: denoising (EDM, VP, VE, iDDPM), progressive distillation, and the consistency losses CD, CT, iCT and ECT.
+"""Training objectives: what a loss is, the denoising loss (EDM), and the consistency loss of which CD, CT, iCT and ECT are presets.
 
-A loss is a frozen dataclass that obeys `objective.Loss`: it returns one number per sample, nothing reduced.
+    loss(model, x0, label, progress=..., target=..., teacher=..., draws=...) -> LossOut(loss, sigma, weight)
+
+with one number per sample and nothing reduced: whoever loops decides how to average, log or mask. `cmlab.methods` has the losses of
+other diffusion models, progressive distillation, and the limits in continuous time.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .denoiser import Denoise, IDDPMPrecond, Precond, Preconditioning, VEPrecond, VPPrecond
+from .base.registry import BRIDGES, LOSSES
+from .denoiser import Denoise, Precond, Preconditioning
 from .distances import Distance
-from .methods.continuous import CONTINUOUS
-from .methods.solvers import midpoint_step
-from .noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas, replay_rng
-from .objective import LossOut
-from .schedules import (
-    AdaptiveMu,
-    DoublingN,
-    EctPairs,
-    FixedMu,
-    FixedN,
-    GridPairs,
-    HalvingN,
-    LogNormal,
-    LogUniform,
-    ProgressiveN,
-    TableUniform,
-    VPTime,
-)
-from .steps import euler_step, heun_step
+from .noise import SIGMA_DATA, SIGMA_MIN, Draws, as_draws, expand, replay_rng
+from .schedules import AdaptiveMu, Density, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, Pairs, ProgressiveN
+
+
+class LossOut(NamedTuple):
+    """Per-sample loss (weight already in it), the noise level it was taken at, and the weight: all (B,)."""
+
+    loss: Tensor
+    sigma: Tensor
+    weight: Tensor
+
+
+class Loss(ABC):
+    """An objective. Its subclasses are frozen dataclasses, so that presets can compare, print and change them."""
+
+    needs_teacher: bool = False  # whether it distils: ``teacher`` is a diffusion model or an oracle
+    needs_target: bool = False  # whether ``target`` is a moving average of the model
+    needs_uncertainty: bool = False  # whether it learns its weights (`continuous.attach_uncertainty`)
+    precond: Preconditioning  # the scalings of the models that it trains; a property, or a field
+
+    def target_decay(self, progress: float) -> float:
+        """mu(k), the decay of the target's moving average after the step at ``progress``: where there is a target."""
+        return 0.0
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Denoise,
+        x0: Tensor,
+        label: Tensor | None = None,
+        *,
+        progress: float = 0.0,
+        target: Denoise | None = None,
+        teacher: Denoise | None = None,
+        draws: "Draws | torch.Generator | Sequence[int]",
+    ) -> LossOut:
+        """The loss of each sample of x0 (B, *S), label (B,); ``progress`` is the trained part in [0, 1]."""
+
 
 # Weights lambda(sigma, sigma_data) of the squared error of x0, under the names of openai/consistency_models (snr = 1/sigma^2).
 # "karras" is EDM's 1/c_out^2; "snr" makes the loss that of eps, as in VP, VE and iDDPM.
@@ -41,18 +65,16 @@ WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "truncated-snr": lambda sigma, sigma_data: (sigma**-2).clamp_min(1),
     "uniform": lambda sigma, sigma_data: torch.ones_like(sigma),
 }
-# Solvers of which one step takes a distilling loss from sigma to sigma_next: (denoise, x, sigma, sigma_next, label) -> OdeStep.
-BRIDGES = {"euler": euler_step, "heun": heun_step, "midpoint": midpoint_step}
 Weight = Literal["snr", "snr+1", "karras", "truncated-snr", "uniform"]
 
 
-def _check_weight(name: str, known: Sequence[str] = tuple(WEIGHTS)) -> None:
+def check_weight(name: str, known: Sequence[str] = tuple(WEIGHTS)) -> None:
     if name not in known:
         raise ValueError(f"unknown weight {name!r}: choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
-class DenoisingLoss:
+class DenoisingLoss(Loss):
     """E lambda(sigma) ||D(x0 + sigma eps, sigma) - x0||^2 (EDM, eqs. 2 and 8). The defaults are EDM's own density and weight.
 
     Args:
@@ -61,25 +83,17 @@ class DenoisingLoss:
         sigma_data: standard deviation of the data: for the weight "karras", and for EDM's scalings.
     """
 
-    density: LogNormal | VPTime | LogUniform | TableUniform = field(default_factory=LogNormal)
+    density: Density = field(default_factory=LogNormal)
     weight: Weight = "karras"
     sigma_data: float = SIGMA_DATA
-    needs_teacher = False
-    needs_target = False
-    needs_uncertainty = False
 
     def __post_init__(self):
-        _check_weight(self.weight)
+        check_weight(self.weight)
 
     @property
     def precond(self) -> Preconditioning:
-        """The scalings of the density's own column in EDM's Table 1."""
-        d = self.density
-        if isinstance(d, VPTime):
-            return VPPrecond(d.beta_d, d.beta_min, epsilon=d.epsilon)
-        if isinstance(d, LogUniform):
-            return VEPrecond(d.low, d.high)
-        return IDDPMPrecond(d.c1, d.c2, d.steps) if isinstance(d, TableUniform) else Precond(self.sigma_data)
+        """The scalings that belong to the density: of its own column in EDM's Table 1."""
+        return self.density.precond(self.sigma_data)
 
     def __call__(
         self,
@@ -102,93 +116,17 @@ class DenoisingLoss:
         return LossOut(weight * error, sigma, weight)
 
 
-EDMLoss = DenoisingLoss
+EDMLoss = LOSSES.register(
+    "edm",
+    "EDM",
+    "A diffusion model: it learns to denoise, and is sampled by Heun's method in 18 steps (35 evaluations).",
+    kind="diffusion",
+    lr=2e-3,
+)(DenoisingLoss)
 
 
 @dataclass(frozen=True)
-class ProgressiveLoss:
-    """Progressive distillation: one step of the student does what two Euler steps of the teacher do (2202.00512; CM, appendix C).
-
-    The student has N steps on a Karras grid, the teacher 2N. After each N the student becomes the teacher (`fit` does that), and
-    N halves down to 1. What the student learns is the x0_hat whose Euler step from sigma to the next level of its grid arrives
-    where the teacher's two steps do.
-
-    Args:
-        n: number of the student's steps over the training.
-        distance: between the student's and that x0_hat.
-        weight: lambda at sigma, see WEIGHTS.
-        teacher_from: what becomes the next teacher and starts the next student: "model", the weights themselves (the official
-            codes), or "ema", their moving average.
-        sigma_data: standard deviation of the data: for the weight "karras", and for the model's scalings.
-        sigma_min: the grid's lowest level, where the last step ends.
-        sigma_max: its highest level.
-        rho: its exponent.
-    """
-
-    n: HalvingN = field(default_factory=HalvingN)
-    distance: Distance = field(default_factory=Distance)
-    weight: Weight = "truncated-snr"
-    teacher_from: Literal["model", "ema"] = "model"
-    sigma_data: float = SIGMA_DATA
-    sigma_min: float = SIGMA_MIN
-    sigma_max: float = SIGMA_MAX
-    rho: float = RHO
-    needs_teacher = True
-    needs_target = False
-    needs_uncertainty = False
-
-    def __post_init__(self):
-        _check_weight(self.weight)
-        if self.teacher_from not in ("model", "ema"):
-            raise ValueError(f"unknown teacher_from {self.teacher_from!r}: choose one of model, ema")
-
-    @property
-    def precond(self) -> Precond:
-        return Precond(self.sigma_data)
-
-    def stages(self, steps: int) -> list[range]:
-        """The steps 0 ... steps - 1 of a training, cut where N changes.
-
-        Raises ValueError where N is no power of two: half of an odd number of steps is none of the teacher's.
-        """
-        if self.n.start & (self.n.start - 1):
-            raise ValueError(f"the number of steps is halved down to 1: choose a power of two such as 64, not {self.n.start}")
-        borders = [k for k in range(1, steps) if self.n(k / steps) != self.n((k - 1) / steps)]
-        return [range(a, b) for a, b in zip([0, *borders], [*borders, steps], strict=True)]
-
-    def __call__(
-        self,
-        model: Denoise,
-        x0: Tensor,
-        label: Tensor | None = None,
-        *,
-        progress: float = 0.0,
-        target: Denoise | None = None,
-        teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
-    ) -> LossOut:
-        if teacher is None:
-            raise ValueError("progressive distillation needs a teacher: a diffusion model or an oracle")
-        if target is not None:
-            raise ValueError("progressive distillation has no target: leave it out")
-        source, n = as_draws(draws), self.n(progress)
-        grid = karras_sigmas(2 * n + 1, self.sigma_min, self.sigma_max, self.rho)
-        i = 2 * (source.uniform((len(x0),)).double() * n).long().clamp_max(n - 1)
-        levels = grid[i], grid[i + 1], grid[i + 2]
-        share = (levels[2] * (levels[0] - levels[1])) / (levels[1] * (levels[0] - levels[2]))
-        sigma, middle, end = (s.to(x0) for s in levels)
-        x = x0 + expand(sigma, x0) * source.normal(x0.shape).to(x0)
-        with torch.no_grad():
-            first = euler_step(teacher, x, sigma, middle, label)
-            second = euler_step(teacher, first.x, middle, end, label)
-            # x - sigma (x_end - x) / (end - sigma), written as a mean of the teacher's two answers: nothing cancels in it.
-            goal = torch.lerp(second.x0_hat.to(x0), first.x0_hat.to(x0), expand(share.to(x0), x0))
-        weight = WEIGHTS[self.weight](sigma, self.sigma_data)
-        return LossOut(weight * self.distance(model(x, sigma, label), goal), sigma, weight)
-
-
-@dataclass(frozen=True)
-class ConsistencyLoss:
+class ConsistencyLoss(Loss):
     """E w d(f(x, sigma), f_target(x_next, sigma_next)): CD, CT, iCT and ECT are presets of it (CM, Algorithms 2 and 3).
 
     Args:
@@ -202,20 +140,19 @@ class ConsistencyLoss:
         sigma_data: standard deviation of the data: for the weight "karras", and for the model's scalings.
     """
 
-    pairs: GridPairs | EctPairs = field(default_factory=GridPairs)
-    bridge: Literal["noise", "euler", "heun", "midpoint"] = "noise"
+    pairs: Pairs = field(default_factory=GridPairs)
+    bridge: str = "noise"
     distance: Distance = field(default_factory=Distance)
     weight: Literal["1", "1/dt", "snr", "snr+1", "karras", "truncated-snr"] = "1/dt"
     target: FixedMu | AdaptiveMu = field(default_factory=FixedMu)
     sigma_data: float = SIGMA_DATA
-    needs_uncertainty = False
 
     def __post_init__(self):
         if isinstance(self.target, AdaptiveMu) and not isinstance(self.pairs, GridPairs):
             raise ValueError("an adaptive target decay follows N(k): give it pairs on a grid, or take FixedMu")
         if self.bridge not in ("noise", *BRIDGES):
             raise ValueError(f"unknown bridge {self.bridge!r}: choose one of noise, {', '.join(BRIDGES)}")
-        _check_weight(self.weight, ("1", "1/dt", *(w for w in WEIGHTS if w != "uniform")))  # "uniform" is "1"
+        check_weight(self.weight, ("1", "1/dt", *(w for w in WEIGHTS if w != "uniform")))  # "uniform" is "1"
 
     @property
     def needs_teacher(self) -> bool:
@@ -283,31 +220,37 @@ class ConsistencyLoss:
         return x if bool(clean.all()) else torch.where(expand(clean, x), x, target(x, sigma, label))
 
 
-def vp() -> DenoisingLoss:
-    """The VP loss (EDM, Table 1): levels even in the VP schedule's time, squared error of eps."""
-    return DenoisingLoss(VPTime(), "snr")
-
-
-def ve() -> DenoisingLoss:
-    """The VE loss (EDM, Table 1): log-uniform levels, squared error of eps."""
-    return DenoisingLoss(LogUniform(), "snr")
-
-
-def iddpm() -> DenoisingLoss:
-    """The improved DDPM loss (EDM, Table 1): levels of its table, squared error of eps; the learned variance is left out."""
-    return DenoisingLoss(TableUniform(), "snr")
-
-
+@LOSSES.register(
+    "cd",
+    "CD",
+    "Two neighbouring points of one path share one end: the neighbour comes from the exact PF-ODE, the teacher.",
+    kind="distilled",
+    start="edm",
+)
 def cd(n: int = 80, solver: Literal["euler", "heun", "midpoint"] = "heun") -> ConsistencyLoss:
     """Consistency distillation (CM, Algorithm 2), with the weight 1/dt and N = 80 that small models want."""
     return ConsistencyLoss(GridPairs(FixedN(n)), solver, Distance("huber"), "1/dt")
 
 
+@LOSSES.register(
+    "ct",
+    "CT",
+    "As CD, but without a teacher: the neighbour is the same data point with the same noise, less of it.",
+    kind="data",
+)
 def ct(s0: int = 2, s1: int = 150, mu0: float = 0.9) -> ConsistencyLoss:
     """Consistency training as the paper has it (CM, Algorithm 3, Table 3): N(k), mu(k), l2, weight 1."""
     return ConsistencyLoss(GridPairs(ProgressiveN(s0, s1)), "noise", Distance("l2"), "1", AdaptiveMu(s0, mu0))
 
 
+@LOSSES.register(
+    "ict",
+    "iCT",
+    "CT improved: pseudo-Huber distance, weight 1/Δσ, no averaged target, steps between neighbours that halve on the way.",
+    kind="data",
+    start="edm",
+    lr=2e-3,
+)
 def ict(
     s0: int = 10, s1: int = 1280, density: Literal["lognormal", "uniform"] = "lognormal", c: float | None = None
 ) -> ConsistencyLoss:
@@ -318,20 +261,14 @@ def ict(
     return ConsistencyLoss(GridPairs(DoublingN(s0, s1), density), "noise", Distance("huber", c), "1/dt")
 
 
+@LOSSES.register(
+    "ect",
+    "ECT",
+    "Starts as a diffusion model, neighbours far apart; then they come closer. Quick from trained weights.",
+    kind="data",
+    start="edm",
+    lr=2e-3,
+)
 def ect(q: float = 2.0, stages: int = 8) -> ConsistencyLoss:
     """Easy consistency tuning (ECT, arXiv 2406.14548): start it from a trained diffusion model."""
     return ConsistencyLoss(EctPairs(q, stages), "noise", Distance("huber", 0.0), "1/dt")
-
-
-LOSSES = {
-    "edm": EDMLoss,
-    "vp": vp,
-    "ve": ve,
-    "iddpm": iddpm,
-    "pd": ProgressiveLoss,
-    "cd": cd,
-    "ct": ct,
-    "ict": ict,
-    "ect": ect,
-    **CONTINUOUS,
-}

@@ -6,39 +6,203 @@
 Every sampler shares one signature: ``(denoise, x, sigmas, label=None, *, noise=None, project=None)``. ``noise`` is a source of
 draws (per-sample seeds, a generator), needed by samplers that add noise. ``project`` maps every x0_hat before it is used: the
 hook of zero-shot editing, and of clamping (``project=lambda x0: x0.clamp(-1, 1)``). Here are the samplers of the papers on
-diffusion and consistency models themselves; `solvers` has the faster ODE solvers and Score SDE's predictor-corrector.
+diffusion and consistency models themselves; `cmlab.methods` has the faster ODE solvers and Score SDE's predictor-corrector.
+
+The slope of the PF-ODE, dx/dsigma, is e(x, sigma) = (x - D(x, sigma)) / sigma (EDM, eq. 1 with s = 1 and sigma(t) = t).
 """
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .denoiser import Denoise, Denoiser
-from .methods.solvers import deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
-from .noise import SIGMA_MAX, SIGMA_MIN, as_draws, karras_sigmas, sampling_sigmas, state_dtype, usable_device
-from .steps import (
-    Churn,
-    Noise,
-    Project,
-    Step,
-    estimate,
-    euler_step,
-    heun_step,
-    last_state,
-    level_range,
-    need_noise,
-    refuse_noise,
-    round_level,
-    solver_levels,
-    walk,
-)
+from .base.registry import BRIDGES, SAMPLERS
+from .denoiser import Denoise, Denoiser, traits_of
+from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas, sampling_sigmas, state_dtype, usable_device
+
+Project = Callable[[Tensor], Tensor]
+Noise = Draws | torch.Generator | Sequence[int] | None
 
 
+class Step(NamedTuple):
+    """State after solver step ``i``: ``x`` at noise level ``sigma_next``, the estimate ``x0_hat`` made at ``sigma``.
+
+    ``nfe`` counts network evaluations so far. ``x`` and ``x0_hat`` are (B, *S); the levels are Python floats.
+    """
+
+    i: int
+    x: Tensor
+    x0_hat: Tensor
+    sigma: float
+    sigma_next: float
+    nfe: int
+
+
+class OdeStep(NamedTuple):
+    """One PF-ODE step: the new state, the first x0_hat and the number of evaluations."""
+
+    x: Tensor
+    x0_hat: Tensor
+    nfe: int
+
+
+OneStep = Callable[[Denoise, Tensor, Tensor, Tensor, Tensor | None, Project | None], OdeStep]
+
+
+def estimate(denoise: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None = None, project: Project | None = None) -> Tensor:
+    """x0_hat = D(x, sigma), mapped by ``project`` where there is one."""
+    x0_hat = denoise(x, sigma, label)
+    return x0_hat if project is None else project(x0_hat)
+
+
+@BRIDGES.register("euler")
+def euler_step(
+    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
+) -> OdeStep:
+    """x + (sigma_next - sigma) e: one Euler step down the PF-ODE, the same as DDIM (EDM, eq. 4)."""
+    x0_hat = estimate(denoise, x, sigma, label, project)
+    # Written as an interpolation: at sigma_next = 0 it returns x0_hat itself, without rounding.
+    ratio = expand(sigma_next / sigma, x)
+    return OdeStep(x0_hat + ratio * (x - x0_hat), x0_hat, 1)
+
+
+@BRIDGES.register("heun")
+def heun_step(
+    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
+) -> OdeStep:
+    """Euler's step corrected by the slope at its end (EDM, Algorithm 1). Samples with sigma_next = 0 keep Euler's step."""
+    x_euler, x0_hat, _ = euler_step(denoise, x, sigma, sigma_next, label, project)
+    last = sigma_next == 0
+    if bool(last.all()):
+        return OdeStep(x_euler, x0_hat, 1)
+    safe_next = torch.where(last, sigma, sigma_next)
+    x0_next = estimate(denoise, x_euler, safe_next, label, project)
+    slope = (x - x0_hat) / expand(sigma, x)
+    slope_next = (x_euler - x0_next) / expand(safe_next, x)
+    corrected = x + expand(sigma_next - sigma, x) * (slope + slope_next) / 2
+    return OdeStep(torch.where(expand(last, x), x_euler, corrected), x0_hat, 2)
+
+
+# --- noise levels --------------------------------------------------------------------------------------------------------
+
+
+def level_range(denoise: Denoise) -> tuple[float, float]:
+    """[0.002, 80], cut to the levels that ``denoise`` was trained on where it knows them."""
+    low, high = traits_of(denoise).levels
+    return max(SIGMA_MIN, low), min(SIGMA_MAX, high)
+
+
+def round_level(denoise: Denoise, sigma: Tensor) -> Tensor:
+    """The nearest level that the network knows, for the preconditionings with a table of them (`IDDPMPrecond`); 0 stays 0.
+
+    Raises ValueError where a level would be rounded to 0.
+    """
+    traits = traits_of(denoise)
+    rounded = torch.where(sigma > 0, traits.round(sigma), sigma)
+    if bool(((rounded == 0) & (sigma > 0)).any()):
+        raise ValueError(f"the network's lowest level is {traits.levels[0]:.4g}: choose noise levels from there, and 0")
+    return rounded
+
+
+def solver_levels(denoise: Denoise, x: Tensor, sigmas: Tensor, at_least: int = 2) -> Tensor:
+    """``sigmas`` checked, in the dtype and on the device of x, each rounded to what the network knows (`round_level`)."""
+    sigmas = torch.as_tensor(sigmas, dtype=x.dtype)
+    if sigmas.ndim != 1 or len(sigmas) < at_least:
+        raise ValueError(f"this sampler needs at least {at_least} noise levels, got {sigmas.tolist()}")
+    if not (bool((sigmas >= 0).all()) and bool((sigmas[1:] < sigmas[:-1]).all())):  # in this form NaN is refused too
+        raise ValueError(f"noise levels must decrease and not be negative, got {[round(s, 4) for s in sigmas.tolist()]}")
+    return round_level(denoise, sigmas.to(x.device))
+
+
+# --- draws and churn -----------------------------------------------------------------------------------------------------
+
+
+def refuse_noise(noise: Noise, name: str) -> None:
+    if noise is not None:
+        raise ValueError(f"{name} draws nothing: leave noise out")
+
+
+def need_noise(noise: Noise, name: str) -> Draws:
+    if noise is None:
+        raise ValueError(f"{name} adds noise on the way: pass noise=, a list of per-sample seeds or a torch.Generator")
+    return as_draws(noise)
+
+
+@dataclass(frozen=True)
+class Churn:
+    """EDM's stochasticity: before a step at ``low`` <= sigma <= ``high`` the level is raised by min(amount / steps, sqrt(2) - 1),
+    with fresh noise of scale ``noise`` (EDM, Algorithm 2; S_churn, S_tmin, S_tmax, S_noise)."""
+
+    amount: float = 0.0
+    low: float = 0.0
+    high: float = math.inf
+    noise: float = 1.0
+
+    def __post_init__(self):
+        if self.amount < 0:
+            raise ValueError(f"churn adds noise, it cannot be negative: got {self.amount}")
+        if self.amount == 0 and (self.low, self.high, self.noise) != (0.0, math.inf, 1.0):
+            raise ValueError("churn_min, churn_max and churn_noise need churn > 0")
+
+    def draws(self, noise: Noise, name: str) -> Draws | None:
+        """The source of draws where there is churn; raises ValueError where noise is missing, or given in vain."""
+        if self.amount == 0:
+            return refuse_noise(noise, f"{name} without churn")
+        return need_noise(noise, f"{name} with churn")
+
+    def gamma(self, sigma: Tensor, steps: int) -> float:
+        """By what share a step from ``sigma`` () first raises the level."""
+        return min(self.amount / steps, math.sqrt(2) - 1) if self.low <= float(sigma) <= self.high else 0.0
+
+
+NO_CHURN = Churn()
+
+
+def walk(
+    one_step: OneStep,
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    label: Tensor | None,
+    project: Project | None,
+    churn: Churn = NO_CHURN,
+    draws: Draws | None = None,
+) -> Iterator[Step]:
+    """One step of ``one_step`` from every level to the next, each preceded by ``churn``: the loop of every one-step solver."""
+    levels = solver_levels(denoise, x, sigmas)
+    nfe = 0
+    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        gamma = churn.gamma(sigma, len(levels) - 1)
+        if gamma > 0:
+            assert draws is not None
+            raised = round_level(denoise, sigma * (1 + gamma))
+            x = x + (raised**2 - sigma**2).clamp_min(0).sqrt() * churn.noise * draws.normal(x.shape).to(x)
+            sigma = raised
+        x, x0_hat, used = one_step(denoise, x, sigma, sigma_next, label, project)
+        nfe += used
+        yield Step(i, x, x0_hat, float(sigma), float(sigma_next), nfe)
+
+
+def last_state(steps: Iterable[Step]) -> Tensor:
+    """Run a sampler to its end and return the state x."""
+    step = None
+    for step in steps:  # noqa: B007 (only the last one matters)
+        pass
+    if step is None:
+        raise ValueError("the sampler made no step")
+    return step.x
+
+
+# --- samplers -------------------------------------------------------------------------------------------------------------
+
+
+@SAMPLERS.register("euler", "Euler", "first order, one evaluation a step; the same as DDIM", kind="ode")
 @torch.no_grad()
 def euler(
     denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
@@ -48,6 +212,7 @@ def euler(
     yield from walk(euler_step, denoise, x, sigmas, label, project)
 
 
+@SAMPLERS.register("heun", "Heun", "second order, two evaluations a step", kind="ode")
 @torch.no_grad()
 def heun(
     denoise: Denoise,
@@ -80,6 +245,7 @@ def ancestral_levels(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tup
     return (sigma_next**2 - up**2).sqrt(), up
 
 
+@SAMPLERS.register("ancestral", "Ancestral (DDPM)", "each step draws fresh noise", kind="sde")
 @torch.no_grad()
 def ancestral(
     denoise: Denoise,
@@ -107,6 +273,7 @@ def ancestral(
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)
 
 
+@SAMPLERS.register("ddim", "DDIM (the same as Euler)", "ancestral sampling without its noise", kind="ode")
 def ddim(
     denoise: Denoise,
     x: Tensor,
@@ -121,20 +288,7 @@ def ddim(
     return ancestral(denoise, x, sigmas, label, noise=noise, project=project, eta=eta)
 
 
-@torch.no_grad()
-def progressive(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
-) -> Iterator[Step]:
-    """A progressively distilled student walks the very grid that it was distilled on, by Euler's method (PD, Algorithm 2).
-
-    It was never taught a step to 0, so the levels must end above 0: k + 1 levels `karras_sigmas(k + 1)` for k steps.
-    """
-    refuse_noise(noise, "progressive")
-    if float(sigmas[-1]) == 0:
-        raise ValueError("a progressively distilled student stops at its lowest level: leave out the 0 at the end")
-    yield from walk(euler_step, denoise, x, sigmas, label, project)
-
-
+@SAMPLERS.register("multistep", "Multistep", "a consistency model, noised and asked again at every level", kind="consistency")
 @torch.no_grad()
 def multistep(
     denoise: Denoise,
@@ -154,8 +308,8 @@ def multistep(
     """
     levels = solver_levels(denoise, x, sigmas, 1)
     draws = need_noise(noise, "multistep") if len(levels) > 1 else None
-    precond = getattr(denoise, "precond", None)
-    own = precond.levels[0] if precond is not None and precond.consistency else SIGMA_MIN
+    traits = traits_of(denoise)
+    own = traits.levels[0] if traits.consistency else SIGMA_MIN
     floor = own if sigma_min is None else sigma_min
     for i, sigma in enumerate(levels):
         x0_hat = estimate(denoise, x, sigma, label, project)
@@ -168,6 +322,7 @@ def multistep(
         yield Step(i, x, x0_hat, float(sigma), float(levels[i + 1]), i + 1)
 
 
+@SAMPLERS.register("onestep", "One step", "a consistency model, asked once", kind="consistency")
 def onestep(
     denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
 ) -> Iterator[Step]:
@@ -177,37 +332,15 @@ def onestep(
     return multistep(denoise, x, sigmas, label, noise=noise, project=project)
 
 
-SAMPLERS = {
-    "euler": euler,
-    "heun": heun,
-    "dpm2": dpm2,
-    "dpm_solver3": dpm_solver3,
-    "dpmpp_2s": dpmpp_2s,
-    "dpmpp_2m": dpmpp_2m,
-    "deis": deis,
-    "ddim": ddim,
-    "progressive": progressive,
-    "ancestral": ancestral,
-    "predictor_corrector": predictor_corrector,
-    "onestep": onestep,
-    "multistep": multistep,
-}
-CONSISTENCY_SAMPLERS = ("onestep", "multistep")  # for consistency models; all others are for diffusion models
-SDE_SAMPLERS = ("ancestral", "predictor_corrector")  # always draw, unless eta = 0
-ODE_SAMPLERS = tuple(name for name in SAMPLERS if name not in CONSISTENCY_SAMPLERS + SDE_SAMPLERS)  # draw nothing by default
 TWO_STEP_SIGMA = 0.821  # iCT's and ECT's second level on CIFAR-10
-
-
-def _check_sampler(sampler: str) -> None:
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
 
 
 def adds_noise(sampler: str, levels: int, **options) -> bool:
     """Whether ``sampler``, on this many levels and with these options, needs a source of noise."""
-    if sampler in CONSISTENCY_SAMPLERS:
+    kind = SAMPLERS.record(sampler).kind
+    if kind == "consistency":
         return levels > 1
-    return options.get("eta", float(sampler in SDE_SAMPLERS)) > 0 or options.get("churn", 0.0) > 0
+    return options.get("eta", float(kind == "sde")) > 0 or options.get("churn", 0.0) > 0
 
 
 def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma_min: float = SIGMA_MIN) -> Tensor:
@@ -215,13 +348,13 @@ def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma
 
     Two-step consistency sampling takes the level that iCT and ECT found, more steps an even share of the Karras grid.
     """
-    _check_sampler(sampler)
+    kind = SAMPLERS.record(sampler).kind
     if not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"need a whole number of steps, at least 1 step: got {steps!r}")
     steps = int(steps)
-    if sampler == "progressive":
+    if kind == "distilled":
         return karras_sigmas(steps + 1, sigma_min, sigma_max)
-    if sampler not in CONSISTENCY_SAMPLERS:
+    if kind != "consistency":
         if steps == 1:
             return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
         return sampling_sigmas(steps, sigma_min, sigma_max)
@@ -231,6 +364,43 @@ def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma
     if steps == 2:
         return torch.tensor([sigma_max, TWO_STEP_SIGMA], dtype=torch.float64)
     return karras_sigmas(steps + 1, sigma_min, sigma_max)[:-1]
+
+
+class Plan(NamedTuple):
+    """How a model is sampled: the sampler's name, its steps, the noise levels (float64), and whether those were chosen."""
+
+    sampler: str
+    steps: int
+    sigmas: Tensor
+    chosen: bool = False
+
+
+def plan(
+    denoise: Denoise,
+    sampler: str | None = None,
+    steps: int | None = None,
+    sigmas: Tensor | Sequence[float] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Which sampler, how many steps and which levels a model is sampled with: what is given, and the usual where nobody says.
+
+    A consistency model takes "multistep" in 1 step, any other "heun" in 18, on the levels of `default_sigmas` within those of its
+    training. ``about`` is what a checkpoint's header tells: a progressively distilled student names its own sampler and steps,
+    and a consistency model may keep levels that were searched for two steps. Raises ValueError for an unknown sampler.
+    """
+    about = about or {}
+    sampler = sampler or about.get("sampler") or ("multistep" if traits_of(denoise).consistency else "heun")
+    consistency = SAMPLERS.record(sampler).kind == "consistency"
+    if sigmas is not None:
+        levels = torch.as_tensor(sigmas, dtype=torch.float64)
+        return Plan(sampler, len(levels) - (not consistency), levels, True)
+    if steps is None:
+        steps = int(about["steps"]) if sampler == about.get("sampler") else 1 if consistency else 18
+    searched = about.get("two_steps") if sampler == "multistep" else None
+    if isinstance(searched, Mapping) and len(searched["sigmas"]) == steps:
+        return Plan(sampler, steps, torch.tensor(searched["sigmas"], dtype=torch.float64), True)
+    low, high = level_range(denoise)
+    return Plan(sampler, steps, default_sigmas(sampler, steps, high, low))
 
 
 def initial_noise(
@@ -258,18 +428,14 @@ def sample(
     Args:
         denoise: a model on ``device``.
         seeds: whole numbers; one number is one seed.
-        sampler: one of SAMPLERS; None is "multistep" for a consistency model and "heun" for any other.
-        steps: None is 1 for "onestep" and "multistep", and 18 for all others.
+        sampler, steps, sigmas: a name in SAMPLERS, a number of steps, or noise levels in their place; `plan` has the usual ones.
         label: the class of each sample, (len(seeds),), or one for all.
-        sigmas: levels in place of the default ones, which stay within those of the model's training.
         options: of the sampler (``churn``, ``project``, ...).
 
     Raises ValueError for what does not fit together.
     """
     device = usable_device(device)
-    if sampler is None:
-        sampler = "multistep" if getattr(getattr(denoise, "precond", None), "consistency", False) else "heun"
-    _check_sampler(sampler)
+    sampler, _, levels, _ = plan(denoise, sampler, steps, sigmas)
     known = list(inspect.signature(SAMPLERS[sampler]).parameters)[5:]  # after denoise, x, sigmas, label, noise
     if strange := [name for name in options if name not in known]:
         raise ValueError(f"{sampler} has no option {strange[0]!r}: it takes {', '.join(known)}")
@@ -279,10 +445,6 @@ def sample(
         each = [seeds]  # pyright: ignore[reportAssignmentType]
     draws = as_draws(each)
     label = None if label is None else _class_of_each(denoise, label, len(each)).to(device)
-    low, high = level_range(denoise)
-    if steps is None:
-        steps = 1 if sampler in CONSISTENCY_SAMPLERS else 18
-    levels = default_sigmas(sampler, steps, high, low) if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
     start = float(round_level(denoise, levels[:1])[0])
     x = draws.normal((len(each), *shape)).to(device, state_dtype(device)) * start
     noise = draws if adds_noise(sampler, len(levels), **options) else None

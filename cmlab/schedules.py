@@ -5,6 +5,7 @@
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .methods.sde import VP, iddpm_table
+from .denoiser import Precond, Preconditioning
 from .noise import RHO, SIGMA_MAX, SIGMA_MIN, Draws, karras_sigmas
 
 
@@ -20,13 +21,35 @@ def _clamp01(progress: float) -> float:
     return min(max(progress, 0.0), 1.0)
 
 
-def _floor(units: float) -> int:
+def whole_units(units: float) -> int:
     # progress = k/K and phase = P/K are rounded: their quotient may miss the whole number k/P by 1e-13, never by 1e-9.
     return math.floor(units + 1e-9)
 
 
+class Density(ABC):
+    """How often training meets each noise level. Its subclasses are frozen dataclasses."""
+
+    @abstractmethod
+    def __call__(self, n: int, draws: Draws) -> Tensor:
+        """``n`` levels (n,), float64."""
+
+    def precond(self, sigma_data: float) -> Preconditioning:
+        """The scalings of a model that is trained on these levels."""
+        return Precond(sigma_data)
+
+
+class Pairs(ABC):
+    """Which two levels a consistency loss compares. Its subclasses are frozen dataclasses with a lowest level ``sigma_min``."""
+
+    sigma_min: float
+
+    @abstractmethod
+    def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
+        """sigma and the lower sigma_next, two float64 tensors (count,), at this part of the training."""
+
+
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(Density):
     """ln sigma ~ N(mean, std^2): the density of EDM training (EDM, Table 1)."""
 
     mean: float = -1.2
@@ -34,54 +57,6 @@ class LogNormal:
 
     def __call__(self, n: int, draws: Draws) -> Tensor:
         return (self.mean + self.std * draws.normal((n,)).double()).exp()
-
-
-@dataclass(frozen=True)
-class VPTime:
-    """Even in the time of the VP schedule: sigma(t), t = 1 + u (epsilon - 1) (EDM, Table 1, first column)."""
-
-    beta_d: float = 19.9
-    beta_min: float = 0.1
-    epsilon: float = 1e-5
-
-    def __call__(self, n: int, draws: Draws) -> Tensor:
-        # In the draws' own precision, as the original: sigma(epsilon) is 9.77e-4 in float32 and 1.0005e-3 in double.
-        t = 1 + draws.uniform((n,)) * (self.epsilon - 1)
-        return VP(self.beta_d, self.beta_min).sigma(t).double()
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """ln sigma even between the ends: the density of VE training (EDM, Table 1, second column)."""
-
-    low: float = 0.02
-    high: float = 100.0
-
-    def __post_init__(self):
-        if not 0 < self.low < self.high:
-            raise ValueError(f"need 0 < low < high, got {self.low} and {self.high}")
-
-    def __call__(self, n: int, draws: Draws) -> Tensor:
-        return self.low * (self.high / self.low) ** draws.uniform((n,)).double()
-
-
-@lru_cache(maxsize=8)
-def _table(steps: int, c1: float, c2: float) -> Tensor:
-    # float32, as `IDDPMPrecond`: what is drawn must be levels that the network knows.
-    return iddpm_table(steps, c1, c2, dtype=torch.float32).double()
-
-
-@dataclass(frozen=True)
-class TableUniform:
-    """The levels u_0 ... u_{steps-1} of improved DDPM's cosine schedule, all equally often (EDM, Table 1, third column)."""
-
-    steps: int = 1000
-    c1: float = 0.001
-    c2: float = 0.008
-
-    def __call__(self, n: int, draws: Draws) -> Tensor:
-        j = (draws.uniform((n,)).double() * self.steps).long().clamp_max(self.steps - 1)
-        return _table(self.steps, self.c1, self.c2)[j]
 
 
 @dataclass(frozen=True)
@@ -121,37 +96,14 @@ class DoublingN:
     def __post_init__(self):
         if not 1 <= self.s0 <= self.s1:
             raise ValueError(f"need 1 <= s0 <= s1, got {self.s0} and {self.s1}")
-        _check_phase(self.phase)
+        check_phase(self.phase)
 
     def __call__(self, progress: float) -> int:
         phase = self.phase or 1 / (math.log2(self.s1 // self.s0) + 1)
-        return min(self.s0 * 2 ** min(_floor(_clamp01(progress) / phase), 64), self.s1) + 1
+        return min(self.s0 * 2 ** min(whole_units(_clamp01(progress) / phase), 64), self.s1) + 1
 
 
-@dataclass(frozen=True)
-class HalvingN:
-    """N = start, start/2, start/4, ..., 1: the number of steps of a progressively distilled sampler.
-
-    Each N lasts ``phase``, a part of the training; N = 2 lasts two, and N = 1 stays to the end. ``phase=None`` gives N = 1 two
-    as well, 1 / (log2(start) + 3) (Progressive Distillation, 2202.00512; the doubled last stages are CM's, appendix C).
-    """
-
-    start: int = 64
-    phase: float | None = None
-
-    def __post_init__(self):
-        if self.start < 2:
-            raise ValueError(f"start must be at least 2 steps, to be halved, got {self.start}")
-        _check_phase(self.phase)
-
-    def __call__(self, progress: float) -> int:
-        stages = math.log2(self.start)
-        units = max(progress, 0.0) / (self.phase or 1 / (stages + 3))
-        n = max(self.start >> _floor(units), 2)
-        return n if n > 2 else max(2 >> _floor(max(units - (stages - 1), 0.0) / 2), 1)
-
-
-def _check_phase(phase: float | None) -> None:
+def check_phase(phase: float | None) -> None:
     if phase is not None and not phase > 0:
         raise ValueError(f"phase is a part of the training and must be above 0, got {phase}")
 
@@ -174,7 +126,7 @@ def lognormal_mass(sigmas: Tensor, mean: float, std: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GridPairs:
+class GridPairs(Pairs):
     """Neighbours (sigma_i, sigma_{i+1}) of a Karras grid with N(k) points.
 
     ``density`` "uniform" draws the index evenly (CM, Algorithms 2 and 3); "lognormal" with the mass that LogNormal(mean, std)
@@ -210,7 +162,7 @@ class GridPairs:
 
 
 @dataclass(frozen=True)
-class EctPairs:
+class EctPairs(Pairs):
     """Continuous pairs that close in on each other: sigma_next = sigma (1 - n(sigma) / q^(stage+1)), n = 1 + k sigmoid(-b sigma).
 
     At stage 0 and small sigma the lower level is the data itself, so training starts as diffusion and anneals into consistency
@@ -239,7 +191,7 @@ class EctPairs:
 
     def stage(self, progress: float) -> int:
         """The stage, 0 to stages - 1, at this part of the training."""
-        return min(_floor(_clamp01(progress) * self.stages), self.stages - 1)
+        return min(whole_units(_clamp01(progress) * self.stages), self.stages - 1)
 
     def below(self, sigma: Tensor, stage: int) -> Tensor:
         """The lower level that goes with ``sigma`` at a stage, in the shape of sigma."""

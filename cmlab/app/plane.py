@@ -13,7 +13,7 @@ from ..base.suggest import unknown
 from ..data import TOYS, MixtureData, drawn_points, load_data
 from ..evaluation.points import sliced_wasserstein
 from ..formats import checkpoints
-from ..losses import ProgressiveLoss
+from ..methods.progressive import ProgressiveLoss
 from ..noise import sampling_sigmas, seeds_from
 from ..samplers import default_sigmas, heun, initial_noise
 from ..training.fit import fit

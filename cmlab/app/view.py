@@ -27,7 +27,7 @@ from ..formats import checkpoints
 from ..methods.likelihood import encode
 from ..noise import as_draws, seeds_from, state_dtype
 from ..oracle import FiniteData
-from ..samplers import CONSISTENCY_SAMPLERS, SAMPLERS, Step, adds_noise, default_sigmas, initial_noise
+from ..samplers import SAMPLERS, Step, adds_noise, default_sigmas, initial_noise
 from ..training.presets import PRESETS
 from .paint import painted_mask, painted_over
 
@@ -73,7 +73,7 @@ DIFFUSION_SAMPLERS = {
         "predictor_corrector": "Predictor-corrector",
     }.get(name, name)
     for name in SAMPLERS
-    if name not in (*CONSISTENCY_SAMPLERS, "progressive")
+    if name not in (*SAMPLERS.of_kind("consistency"), "progressive")
 }
 TASKS = {"inpaint": "Inpaint", "colorize": "Colorize", "super_resolve": "Super-resolve", "stroke": "Stroke", "denoise": "Denoise"}
 TASK_HELP = {

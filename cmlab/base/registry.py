@@ -115,17 +115,21 @@ class Registry(Mapping[str, T]):
         return [path for path in files if f"{self.variable}.register(" in path.read_text(encoding="utf-8")]
 
     def _declared(self, path: Path) -> Iterator[Record[None]]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"{self.variable}.register":
-                words = [ast.literal_eval(a) for a in node.args]
-                facts = {k.arg: k.value.value for k in node.keywords if k.arg and isinstance(k.value, ast.Constant)}
-                text = dict(zip(("name", "label", "help"), words, strict=False)) | facts
-                label, help, kind = text.get("label") or text["name"], text.get("help", ""), text.get("kind", "")
-                yield Record(text["name"], None, label, help, kind)
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        for call in sorted(calls, key=lambda node: node.lineno):
+            if ast.unparse(call.func) != f"{self.variable}.register":
+                continue
+            words = dict(zip(("name", "label", "help"), map(ast.literal_eval, call.args), strict=False))
+            words |= {k.arg: k.value.value for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}
+            name = words["name"]
+            yield Record(name, None, words.get("label") or name, words.get("help", ""), words.get("kind", ""))
 
 
 DATASETS: Registry[Any] = Registry("data set", "DATASETS", "data/toys", "data/scikit_digits", "data")
 NETWORKS: Registry[Any] = Registry("network", "NETWORKS", "networks")
+PRECONDS: Registry[Any] = Registry("preconditioning", "PRECONDS", "denoiser", "methods")
+DISTANCES: Registry[Any] = Registry("distance", "DISTANCES", "distances", "methods")
 LOSSES: Registry[Any] = Registry("loss", "LOSSES", "losses", "methods")
 SAMPLERS: Registry[Any] = Registry("sampler", "SAMPLERS", "samplers", "methods")
+BRIDGES: Registry[Any] = Registry("solver of one step", "BRIDGES", "samplers", "methods")
 EDITS: Registry[Any] = Registry("edit", "EDITS", "editing", "methods")

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import samplers
 from ..base.device import machine
 from ..base.files import write_whole
+from ..base.registry import SAMPLERS
 from ..data.names import title_of
 from ..denoiser import Denoiser
 from ..formats import checkpoints
-from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names, searched_sigmas
+from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names
 from ..training.presets import Preset, find
 
 if TYPE_CHECKING:
@@ -35,46 +37,34 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[
     return model, meta, meta.get("about") or {}
 
 
-def plan(
-    model: Denoiser, name: str, o: "SampleOptions | EvaluateOptions", about: dict[str, Any]
-) -> tuple[str, int, torch.Tensor | None]:
-    """Sampler, steps and levels (None for the default) that the options choose for this model.
-
-    ``about`` is the checkpoint's: a model that is made for one sampler and number of steps (progressive distillation) says so,
-    and one whose levels were searched keeps them there.
-    """
-    from ..samplers import CONSISTENCY_SAMPLERS, SAMPLERS
-
-    consistency = model.precond.consistency
-    sampler = o.sampler or about.get("sampler") or ("multistep" if consistency else "heun")
-    usual = about["steps"] if sampler == about.get("sampler") else 1 if consistency else 18
-    if consistency != (sampler in CONSISTENCY_SAMPLERS):
-        others = ", ".join(name for name in SAMPLERS if name not in ("euler", "heun", *CONSISTENCY_SAMPLERS))
-        fitting = "onestep or multistep" if consistency else f"euler or heun (or {others})"
-        kind = "consistency" if consistency else "diffusion"
-        raise ValueError(f"{name} is a {kind} model: choose --sampler {fitting}, not {sampler}")
-    if o.sigmas is None:
-        steps = usual if o.steps is None else o.steps
-        if steps > MOST_STEPS:
-            raise ValueError(f"--steps {steps}: {MOST_STEPS:,} is the most")
-        return sampler, steps, searched_sigmas(about, sampler, steps)
-    levels = _levels(model, o.sigmas, o.steps)
-    return sampler, len(levels) - (not consistency), levels
+def plan(model: Denoiser, name: str, o: "SampleOptions | EvaluateOptions", about: dict[str, Any]) -> samplers.Plan:
+    """How the options say that this model is sampled: `samplers.plan` with what does not fit refused."""
+    if o.sigmas is not None:
+        _check_levels(model, o.sigmas, o.steps)
+    if (o.steps or 0) > MOST_STEPS:
+        raise ValueError(f"--steps {o.steps}: {MOST_STEPS:,} is the most")
+    chosen = samplers.plan(model, o.sampler, o.steps, o.sigmas, about)
+    kind = SAMPLERS.record(chosen.sampler).kind
+    if model.traits.consistency != (kind == "consistency"):
+        others = ", ".join(
+            record.name for record in SAMPLERS.records("ode", "sde", "distilled") if record.name not in ("euler", "heun")
+        )
+        fitting = "onestep or multistep" if model.traits.consistency else f"euler or heun (or {others})"
+        kind = "consistency" if model.traits.consistency else "diffusion"
+        raise ValueError(f"{name} is a {kind} model: choose --sampler {fitting}, not {chosen.sampler}")
+    return chosen
 
 
-def _levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> torch.Tensor:
-    from ..steps import level_range
-
+def _check_levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None) -> None:
     if steps is not None:
         raise ValueError("--sigmas are the levels themselves: leave --steps out")
     if not sigmas:
         raise ValueError("--sigmas needs at least one noise level, such as 80")
-    lowest = level_range(model)[0]
-    if model.precond.consistency and not min(sigmas) > lowest:
+    lowest = samplers.level_range(model)[0]
+    if model.traits.consistency and not min(sigmas) > lowest:
         raise ValueError(f"--sigmas of a consistency model lie above {lowest:g}, where it returns its input")
-    if not model.precond.consistency and sigmas[-1] > lowest:
+    if not model.traits.consistency and sigmas[-1] > lowest:
         raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
-    return torch.tensor(sigmas, dtype=torch.float64)
 
 
 def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class EvaluateOptions:
     seed: int = 0
     steps: int | None = None
     sigmas: tuple[float, ...] | None = None
-    sampler: Sampler | None = None
+    sampler: Sampler = None
     batch: int = 256
     metrics: str = ""
     features: str = "auto"
@@ -156,7 +156,9 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
 
     extractor = extractor_for(o.features, name, _words(o), o.weights, device)
     beside = None if teacher is None else drawn(teacher, str(o.teacher), "heun", 18, None)
-    return _report(o, drawn(model, o.source, *plan(model, o.source, o, about)), extractor, name, beside)
+    chosen = plan(model, o.source, o, about)
+    source = drawn(model, o.source, chosen.sampler, chosen.steps, chosen.sigmas if chosen.chosen else None)
+    return _report(o, source, extractor, name, beside)
 
 
 def _refuse(o: EvaluateOptions, options: tuple[str, ...], why: str) -> None:

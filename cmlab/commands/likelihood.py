@@ -37,7 +37,7 @@ def likelihood(o: LikelihoodOptions) -> None:
     from ..base.device import choose_device
     from ..data import MixtureData
     from ..methods.likelihood import bits_per_dim, log_likelihood
-    from ..steps import level_range
+    from ..samplers import level_range
     from ..training.presets import data_of
     from .common import load
 

@@ -7,10 +7,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from ..base.files import new_file, write_whole
-from .options import Checkpoint
+from ..base.registry import SAMPLERS
+from .options import Checkpoint, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,21 +19,7 @@ if TYPE_CHECKING:
 BATCH = 256  # samples that are drawn at a time
 SHOWN = 10_000  # samples that a .png shows at most, and ...
 SHOWN_PIXELS = 2**26  # ... how many pixels
-Sampler = Literal[
-    "euler",
-    "heun",
-    "dpm2",
-    "dpm_solver3",
-    "dpmpp_2s",
-    "dpmpp_2m",
-    "deis",
-    "ddim",
-    "progressive",
-    "ancestral",
-    "predictor_corrector",
-    "onestep",
-    "multistep",
-]
+Sampler = Annotated[str | None, one_of(SAMPLERS)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,7 @@ class SampleOptions:
     seed: int = 0
     steps: int | None = None
     sigmas: tuple[float, ...] | None = None
-    sampler: Sampler | None = None
+    sampler: Sampler = None
     label: int | None = None
     out: Path = Path("samples.png")
     overwrite: bool = False
@@ -82,7 +69,7 @@ def sample(o: SampleOptions) -> None:
         raise ValueError(f"the seeds from --seed {o.seed} on do not fit into 64 bits: choose a smaller one")
     device = choose_device(o.device)
     model, _, about = load(o.checkpoint, device)
-    sampler, steps, levels = plan(model, o.checkpoint, o, about)
+    sampler, steps, levels, chosen = plan(model, o.checkpoint, o, about)
     labels(model, o.label, 0, 1, device)  # refuses a class that is not there
     target = new_file(o.out, o.overwrite)
     _check_room(o, model.shape)
@@ -108,7 +95,7 @@ def sample(o: SampleOptions) -> None:
             write_whole(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
         else:
             write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
-    at = "" if levels is None else f" at the levels {' '.join(f'{level:.5g}' for level in levels)}"
+    at = "" if not chosen else f" at the levels {' '.join(f'{level:.5g}' for level in levels)}"
     print(f"{target}: {o.n} samples, {sampler} with {steps} step{'s' * (steps > 1)}{at}, {seconds:.2f} s")
 
 

@@ -35,7 +35,8 @@ def search(o: SearchOptions) -> None:
     from tqdm import tqdm
 
     from ..base.device import choose_device
-    from ..methods.search import data_floor, greedy_search, search_grid, wasserstein_score
+    from ..evaluation.levels import data_floor, wasserstein_score
+    from ..methods.search import greedy_search, search_grid
     from ..training.presets import data_of
     from .common import load
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise, Denoiser
+from ..denoiser import Denoise, Denoiser, traits_of
 from ..editing import luma
 from ..noise import SIGMA_MAX, sampling_sigmas, seeds_from
 from ..samplers import heun, last_state, multistep, sample
@@ -78,7 +78,7 @@ def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: 
 
 def is_consistency(model: Denoise) -> bool:
     """True for a Denoiser whose output at sigma_min > 0 is its input."""
-    return isinstance(model, Denoiser) and model.precond.consistency
+    return traits_of(model).consistency
 
 
 def digit_features(x: Tensor) -> np.ndarray:

@@ -15,12 +15,12 @@ from ..data.pictures import load_npz, load_pictures
 from ..data.pixels import Rounding, to_pixels
 from ..denoiser import Denoise, Denoiser
 from ..noise import seeds_from
-from ..samplers import sample
+from ..samplers import plan, sample
 from ..training.processes import ALONE, Processes, from_environment, joined
 from .classifier import Split, classifier_for, classifier_names, splits
 from .features import ClassifierFeatures, Extractor, batches_of, extract, real_features, spread
 from .metrics import METRICS, Features, Metric, Reference, error_bar, figure
-from .points import is_consistency, toy_report
+from .points import toy_report
 
 MIN_SAMPLES = 10  # every metric is a finite number from here on
 REPLICATES = 20  # of the bootstrap: its error bars are themselves known to a sixth
@@ -360,8 +360,7 @@ def quick_fd(
         )
     if tuple(model.shape) != (shape := splits(data)[0].data.shape):
         raise ValueError(f"the model makes samples of shape {tuple(model.shape)}, {data} has samples of shape {shape}")
-    consistency = is_consistency(model)
-    sampler, steps = sampler or ("multistep" if consistency else "heun"), steps or (1 if consistency else 18)
+    sampler, steps, _, _ = plan(model, sampler, steps)
     device, training = next(model.parameters()).device, model.training
     model.eval()
     try:

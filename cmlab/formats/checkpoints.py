@@ -162,7 +162,7 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
     meta = read_meta(path)
     weights = _read_weights(path)
     try:
-        kind, _ = NETWORKS[meta["network"]]
+        kind = NETWORKS.record(meta["network"]).facts["config"]
         known = {f.name for f in fields(kind)}
         # Files from before the MLP's time_scale was a setting had 4.
         settings = ({"time_scale": 4.0} if meta["network"] == "mlp" else {}) | meta["config"]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..base.files import PART, beside, user_path, write_whole
-from ..denoiser import CONSISTENCY, Denoiser, IDDPMPrecond, Precond, Preconditioning, VEPrecond, VPPrecond
+from ..denoiser import CONSISTENCY, Denoiser, Precond, Preconditioning
+from ..methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from ..networks.adm import IMAGENET64, LSUN256, UNetConfig
 from . import checkpoints, unpickle
 from .checkpoints import SUFFIX, CheckpointError, build, one_line, skeleton

@@ -16,9 +16,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise
+from ..denoiser import Denoise, traits_of
 from ..noise import RHO, SIGMA_MAX, SIGMA_MIN
-from ..steps import Churn, Noise, Project, Step, estimate, round_level, solver_levels
+from ..samplers import Churn, Noise, Project, Step, estimate, round_level, solver_levels
 from .sde import SCALINGS, SCHEDULES, TIME_STEPS, VP, Linear, Schedule, vp_range
 
 SOLVERS = ("euler", "heun")
@@ -59,7 +59,7 @@ def design(
         raise ValueError(f"{', '.join(table)} belong to the time steps 'iddpm', not to {time_steps!r}")
     low, high = RANGES[time_steps] if time_steps in RANGES else vp_range(epsilon)
     low, high = sigma_min or low, sigma_max or high
-    known = getattr(getattr(denoise, "precond", None), "levels", (0.0, math.inf))
+    known = traits_of(denoise).levels
     low, high = max(low, known[0]), min(high, known[1])
     options = {"vp": {"epsilon": epsilon}, "edm": {"rho": rho or RHO}, "iddpm": table}.get(time_steps, {})
     levels = TIME_STEPS[time_steps](n, low, high, **options)

@@ -10,11 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoise, Denoiser, Precond, TrigPrecond
+from ..base.registry import LOSSES
+from ..denoiser import Denoise, Denoiser, Precond
 from ..distances import Distance
+from ..losses import Loss, LossOut
 from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, state_dtype
-from ..objective import LossOut
 from ..schedules import LogNormal
+from .scalings import TrigPrecond
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ContinuousLoss:
+class ContinuousLoss(Loss):
     """The limit N -> infinity of the consistency losses, at sigma = tau(u) with u uniform (CM, Theorems 3 to 6).
 
     With Df the rate of change of f along a trajectory and s = |d tau / du|:
@@ -85,8 +87,6 @@ class ContinuousLoss:
     weight: Literal["1", "1/dt"] = "1/dt"
     warp: KarrasWarp = field(default_factory=KarrasWarp)
     sigma_data: float = SIGMA_DATA
-    needs_target = False
-    needs_uncertainty = False
 
     def __post_init__(self):
         _check_choice("bridge", self.bridge, ("noise", "teacher"))
@@ -182,7 +182,7 @@ def _weigh(error: Tensor, model: Denoise, sigma: Tensor, adaptive: bool) -> Loss
 
 
 @dataclass(frozen=True)
-class TrigLoss:
+class TrigLoss(Loss):
     """Diffusion in TrigFlow's coordinates: the mean over coordinates of (sigma_data F - (cos(t) z - sin(t) x0))^2, where
     x_t = cos(t) x0 + sin(t) z and z = sigma_data eps (sCM, section 3.1).
 
@@ -192,8 +192,6 @@ class TrigLoss:
     density: LogNormal = field(default_factory=lambda: LogNormal(-1.0, 1.4))
     adaptive: bool = False
     precond: TrigPrecond = field(default_factory=TrigPrecond)
-    needs_teacher = False
-    needs_target = False
 
     def __post_init__(self):
         if self.precond.consistency:
@@ -254,7 +252,7 @@ def trig_tangent(
 
 
 @dataclass(frozen=True)
-class SCMLoss:
+class SCMLoss(Loss):
     """Continuous-time consistency models, simplified and stabilised: sCT and sCD (sCM, arXiv 2410.11081, Algorithm 1).
 
     e^w / D ||F - sg(F) - g||^2 - w with the tangent g of `trig_tangent`: the gradient pulls F along g, and the value is that of
@@ -279,7 +277,6 @@ class SCMLoss:
     c: float | None = None
     adaptive: bool = True
     precond: TrigPrecond = field(default_factory=lambda: TrigPrecond(consistency=True))
-    needs_target = False
 
     def __post_init__(self):
         _check_choice("bridge", self.bridge, ("noise", "teacher"))
@@ -356,29 +353,62 @@ def _check_models(bridge: str, target: Denoise | None, teacher: Denoise | None) 
         raise ValueError("bridge 'noise' does not use a teacher: choose bridge 'teacher', or leave the teacher out")
 
 
+@LOSSES.register(
+    "ccd",
+    "CD, continuous time",
+    "CD for infinitely close neighbours: the model's rate of change along the exact path, by forward-mode differentiation.",
+    kind="distilled",
+    start="edm",
+)
 def ccd(stop_gradient: bool = True) -> ContinuousLoss:
     """Continuous-time consistency distillation (CM, Theorems 3 and 5)."""
     return ContinuousLoss("teacher", stop_gradient=stop_gradient)
 
 
+@LOSSES.register(
+    "cct",
+    "CT, continuous time",
+    "The same limit without a teacher. Its gradient is noisy; the paper starts it from a diffusion model.",
+    kind="data",
+    start="edm",
+)
 def cct() -> ContinuousLoss:
     """Continuous-time consistency training (CM, Theorem 6); start it from a diffusion model, as the paper does."""
     return ContinuousLoss("noise")
 
 
+@LOSSES.register(
+    "sct",
+    "sCT (sCM)",
+    "sCM without a teacher: TrigFlow's angle in place of σ, and tangents that are normalized.",
+    kind="data",
+    time_scale=2.0,
+)
 def sct() -> SCMLoss:
     """sCT (sCM, Algorithm 1): no teacher; from a diffusion model or from nothing."""
     return SCMLoss("noise")
 
 
+@LOSSES.register(
+    "scd",
+    "sCD (sCM)",
+    "sCM with the exact PF-ODE for a teacher: TrigFlow's angle in place of σ, and tangents that are normalized.",
+    kind="distilled",
+    time_scale=2.0,
+)
 def scd() -> SCMLoss:
     """sCD (sCM, Algorithm 1) without the adaptive weight, which small networks in the plane are better off without."""
     return SCMLoss("teacher", adaptive=False)
 
 
-def trig() -> TrigLoss:
+@LOSSES.register(
+    "trigflow",
+    "TrigFlow",
+    "A diffusion model that is told an angle in place of σ: where sCM starts.",
+    kind="diffusion",
+    lr=2e-3,
+    time_scale=2.0,
+)
+def trigflow() -> TrigLoss:
     """A diffusion model in TrigFlow's coordinates: the teacher of sCD, the start of sCT."""
     return TrigLoss()
-
-
-CONTINUOUS = {"ccd": ccd, "cct": cct, "scd": scd, "sct": sct, "trigflow": trig}

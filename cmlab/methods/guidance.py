@@ -23,10 +23,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise
+from ..denoiser import Denoise, Traits, traits_of
 from ..noise import expand
-from ..samplers import ancestral_levels
-from ..steps import Noise, Project, Step, euler_step, need_noise, solver_levels
+from ..samplers import Noise, Project, Step, ancestral_levels, euler_step, need_noise, solver_levels
 
 LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
 """log p(label | x, sigma): x (B, *S), sigma (), label (B,) int64 -> (B,), differentiable in x."""
@@ -49,13 +48,13 @@ def _need_label(label: Tensor | None) -> Tensor:
 
 
 class _Guided:
-    """Samplers ask a denoiser for its preconditioning: the levels it knows."""
+    """Says about itself what the denoiser says that it guides: samplers ask for the levels that it knows."""
 
     denoise: Denoise
 
     @property
-    def precond(self):
-        return getattr(self.denoise, "precond", None)
+    def traits(self) -> Traits:
+        return traits_of(self.denoise)
 
 
 @dataclass(frozen=True)

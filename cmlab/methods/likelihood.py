@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoise, Denoiser
+from ..denoiser import Denoise, traits_of
 from ..noise import Draws, as_draws, state_dtype
 from ..oracle import Oracle
-from ..steps import level_range
+from ..samplers import level_range
 
 TOLERANCE = 1e-6
 # Below this the rounding of a network's precision looks like a rough ODE, and the steps shrink without end.
@@ -262,12 +262,12 @@ def _checked(denoise: Denoise, sigma_min: float | None, sigma_max: float | None,
         raise ValueError(f"need 0 < sigma_min < sigma_max, got {low} and {high}")
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol and atol must be above 0, got {rtol} and {atol}")
-    if isinstance(denoise, Denoiser):
-        if denoise.precond.consistency:
-            raise ValueError("a consistency model jumps along the PF-ODE, it is not its drift: take a diffusion model")
-        lowest, highest = denoise.precond.levels
-        if low < lowest or high > highest:
-            raise ValueError(f"this model knows noise levels from {lowest:.4g} to {highest:.4g}: keep sigma_min and sigma_max in")
+    traits = traits_of(denoise)
+    if traits.consistency:
+        raise ValueError("a consistency model jumps along the PF-ODE, it is not its drift: take a diffusion model")
+    lowest, highest = traits.levels
+    if low < lowest or high > highest:
+        raise ValueError(f"this model knows noise levels from {lowest:.4g} to {highest:.4g}: keep sigma_min and sigma_max in")
     if isinstance(denoise, nn.Module):
         if denoise.training:
             raise ValueError("the model is in training mode, where dropout changes it from call to call: call model.eval() first")

@@ -17,10 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..data import Data
-from ..denoiser import Denoiser
-from ..evaluation.points import sliced_wasserstein
-from ..noise import SIGMA_MIN, karras_sigmas, seeds_from
+from ..denoiser import Denoiser, traits_of
+from ..noise import SIGMA_MIN, karras_sigmas
 from ..samplers import sample
 
 Sigmas = tuple[float, ...]
@@ -202,7 +200,7 @@ def sample_score(
 
     Raises ValueError for a diffusion model, which multistep sampling cannot use.
     """
-    if not model.precond.consistency:
+    if not traits_of(model).consistency:
         raise ValueError("multistep sampling needs a consistency model, this is a diffusion model")
     if len(seeds) < 1:
         raise ValueError("a score needs at least one seed")
@@ -220,36 +218,6 @@ def sample_score(
     return score
 
 
-def wasserstein_score(
-    model: Denoiser, data: Data, n: int, seed: int = 0, *, batch: int = 4096, device: torch.device | str = "cpu"
-) -> Score:
-    """The sliced Wasserstein distance of ``n`` samples to ``n`` draws from ``data``, points or small pictures as long vectors.
-
-    Samples have the seeds seed, seed + 1, ...; a conditional model gets the classes of the drawn data.
-    """
-    reference, label = _reference(data, n, seed)
-    if tuple(data.shape) != model.shape:
-        raise ValueError(f"the model makes samples of shape {model.shape}, the data have shape {tuple(data.shape)}")
-    label = label if model.classes else None
-
-    def metric(x: Tensor) -> float:
-        return sliced_wasserstein(x.flatten(1), reference)
-
-    return sample_score(model, metric, seeds_from(seed, n), label=label, batch=batch, device=device)
-
-
-def data_floor(data: Data, n: int, seed: int = 0) -> float:
-    """The distance of `wasserstein_score` between ``n`` draws from the data and ``n`` others: no model comes out much lower."""
-    return sliced_wasserstein(_reference(data, n, seed)[0], _reference(data, n, seed, stream=1)[0])
-
-
-def _reference(data: Data, n: int, seed: int, stream: int = 0) -> tuple[Tensor, Tensor | None]:
-    if n < 1:
-        raise ValueError(f"the number of samples must be at least 1, got {n}")
-    x0, label = data.batch(n, torch.Generator().manual_seed(2 * seed + stream))
-    return x0.flatten(1), label
-
-
 def search_grid(model: Denoiser, n: int) -> Tensor:
     """Karras' grid of ``n`` levels down to the model's lowest: the grid of a consistency model that was trained on ``n`` levels."""
-    return karras_sigmas(n, sigma_min=model.precond.levels[0] or SIGMA_MIN)
+    return karras_sigmas(n, sigma_min=traits_of(model).levels[0] or SIGMA_MIN)

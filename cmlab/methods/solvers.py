@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.registry import BRIDGES, SAMPLERS
 from ..denoiser import Denoise
 from ..noise import Draws, expand
-from ..steps import (
+from ..samplers import (
     Churn,
     Noise,
     OdeStep,
@@ -30,6 +31,7 @@ from ..steps import (
 )
 
 
+@BRIDGES.register("midpoint")
 def midpoint_step(
     denoise: Denoise,
     x: Tensor,
@@ -60,6 +62,7 @@ def midpoint_step(
     return OdeStep(torch.where(expand(last, x), x_mid, x_next), x0_hat, 2)
 
 
+@SAMPLERS.register("dpm2", "DPM-Solver-2", "second order, two evaluations a step", kind="ode")
 @torch.no_grad()
 def dpm2(
     denoise: Denoise,
@@ -111,6 +114,7 @@ def _solver3_step(
     return OdeStep(x + (sigma_next - sigma) * slope - 1.5 * sigma_next * rest(h) * second, x0_hat, 3)
 
 
+@SAMPLERS.register("dpm_solver3", "DPM-Solver-3", "third order, three evaluations a step", kind="ode")
 @torch.no_grad()
 def dpm_solver3(
     denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
@@ -131,6 +135,7 @@ def _solver2s_step(
     return OdeStep(x0_mid + sigma_next / sigma * (x - x0_mid), x0_hat, 2)
 
 
+@SAMPLERS.register("dpmpp_2s", "DPM-Solver++(2S)", "second order, two evaluations a step", kind="ode")
 @torch.no_grad()
 def dpmpp_2s(
     denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
@@ -140,6 +145,7 @@ def dpmpp_2s(
     yield from walk(_solver2s_step, denoise, x, sigmas, label, project)
 
 
+@SAMPLERS.register("dpmpp_2m", "DPM-Solver++(2M)", "second order with one evaluation a step", kind="ode")
 @torch.no_grad()
 def dpmpp_2m(
     denoise: Denoise,
@@ -185,6 +191,7 @@ def adams_bashforth(nodes: list[float], start: float, end: float) -> list[float]
     return result
 
 
+@SAMPLERS.register("deis", "DEIS", "up to fourth order with one evaluation a step", kind="ode")
 @torch.no_grad()
 def deis(
     denoise: Denoise,
@@ -221,6 +228,7 @@ def deis(
 # --- predictor-corrector -------------------------------------------------------------------------------------------------
 
 
+@SAMPLERS.register("predictor_corrector", "Predictor-corrector", "a step of the reverse SDE, then Langevin steps", kind="sde")
 @torch.no_grad()
 def predictor_corrector(
     denoise: Denoise,

@@ -2,26 +2,26 @@
 
 from torch import nn
 
+from ..base.registry import NETWORKS
 from .adm import UNet, UNetConfig
+from .layers import NetworkConfig
 from .mlp import MLP, MLPConfig
 from .song import SongUNet, SongUNetConfig
 
-NetworkConfig = MLPConfig | UNetConfig | SongUNetConfig
-NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
-    "mlp": (MLPConfig, MLP),
-    "unet": (UNetConfig, UNet),
-    "song": (SongUNetConfig, SongUNet),
-}
+__all__ = [
+    "NETWORKS", "MLP", "MLPConfig", "NetworkConfig", "SongUNet", "SongUNetConfig", "UNet", "UNetConfig",
+    "build_network", "network_name",
+]  # fmt: skip
 
 
 def build_network(config: NetworkConfig, shape: tuple[int, ...], classes: int = 0) -> nn.Module:
     """The network that ``config`` describes, for samples of ``shape`` with ``classes`` classes (0: unconditional)."""
-    return NETWORKS[network_name(config)][1](config, tuple(shape), classes)
+    return NETWORKS[network_name(config)](config, tuple(shape), classes)
 
 
 def network_name(config: NetworkConfig) -> str:
     """The registry name of a configuration's class."""
-    for name, (kind, _) in NETWORKS.items():
-        if isinstance(config, kind):
-            return name
+    for record in NETWORKS.records():
+        if isinstance(config, record.facts["config"]):
+            return record.name
     raise ValueError(f"no network is registered for {type(config).__name__}: NETWORKS has {', '.join(NETWORKS)}")

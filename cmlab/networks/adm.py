@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..base.registry import NETWORKS
 from .attention import attend
-from .layers import Norm, class_embedding, positional_features, run, time_features, zero
+from .layers import NetworkConfig, Norm, class_embedding, positional_features, run, time_features, zero
 
 RESAMPLING = ("block", "conv", "pool")
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(NetworkConfig):
     """
     channels: width of the first level; ``mult`` multiplies it, one entry per resolution (each half the one before).
     blocks: residual blocks per level on the way down (one more on the way up).
@@ -173,6 +174,7 @@ def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
     return widths
 
 
+@NETWORKS.register("unet", "ADM U-Net", config=UNetConfig)
 class UNet(nn.Module):
     """F(x, c_noise, label): x (B, C, H, W) -> the same shape; the last layer starts at zero. Sides divide by 2^(levels-1)."""
 

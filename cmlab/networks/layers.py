@@ -12,6 +12,10 @@ from .attention import in_forward_mode
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
+class NetworkConfig:
+    """What a network is built from; a frozen dataclass for each kind of network, registered with it."""
+
+
 class Norm(nn.GroupNorm):
     """Group normalisation in at least float32, also under autocast: ``channels // group`` groups, at most ``most`` (0: no limit).
 

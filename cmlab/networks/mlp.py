@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layers import class_embedding
+from ..base.registry import NETWORKS
+from .layers import NetworkConfig, class_embedding
 
 
 @dataclass(frozen=True)
-class MLPConfig:
+class MLPConfig(NetworkConfig):
     """``width`` units in ``depth`` residual SiLU blocks; ``freqs`` sine/cosine pairs of ``time_scale * c_noise``.
 
     c_noise is ln(sigma)/4 for EDM and consistency models. Few turns over its range (a small ``time_scale``) keep neighbouring
@@ -24,6 +25,7 @@ class MLPConfig:
     time_scale: float = 0.5
 
 
+@NETWORKS.register("mlp", "Residual MLP", config=MLPConfig)
 class MLP(nn.Module):
     """F(x, c_noise, label) for samples of any shape S, flattened; label -1 is "no class".
 

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..base.registry import NETWORKS
 from .attention import attend
-from .layers import Norm, positional_features, run, zero
+from .layers import NetworkConfig, Norm, positional_features, run, zero
 
 HALF = math.sqrt(0.5)  # two branches of equal variance are added and scaled by it
 
 
 @dataclass(frozen=True)
-class SongUNetConfig:
+class SongUNetConfig(NetworkConfig):
     """
     channels: width of the first convolution; ``mult`` times it is the width of each resolution (each half the one before).
     blocks: residual blocks per level on the way down (one more on the way up).
@@ -188,6 +189,7 @@ def _check(config: SongUNetConfig, shape: tuple[int, ...]) -> None:
         raise ValueError("fourier_scale acts with embedding='fourier' only")
 
 
+@NETWORKS.register("song", "DDPM++ or NCSN++", config=SongUNetConfig)
 class SongUNet(nn.Module):
     """F(x, c_noise, label): x (B, C, H, H) -> the same shape; the last layer starts at zero. H divides by 2^(levels-1)."""
 

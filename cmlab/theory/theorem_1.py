@@ -21,8 +21,8 @@ from ..methods.likelihood import decode
 from ..methods.solvers import midpoint_step
 from ..noise import RHO, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, state_dtype
 from ..oracle import Oracle
+from ..samplers import OneStep
 from ..schedules import FixedN, GridPairs
-from ..steps import OneStep
 from .base import check_sizes, data_and_noise, local_slopes, slope_between, soft3
 
 # The loss's own solvers, and the midpoint rule with its middle in sigma instead of ln sigma.

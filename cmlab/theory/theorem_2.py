@@ -15,7 +15,7 @@ from ..distances import Distance
 from ..networks import MLPConfig, build_network
 from ..noise import global_seed
 from ..oracle import GaussianMixture
-from ..steps import euler_step
+from ..samplers import euler_step
 from .base import check_sizes, local_slopes, noised_pairs, posterior, slope_between, soft3, stratified
 
 CHUNK = 2**17  # quadrature points that are evaluated at once

@@ -15,8 +15,8 @@ from ..data import MixtureData
 from ..denoiser import CONSISTENCY, Denoiser, Preconditioning
 from ..losses import ConsistencyLoss
 from ..oracle import GaussianMixture
+from ..samplers import euler_step
 from ..schedules import FixedN, GridPairs
-from ..steps import euler_step
 from ..training.fit import fit
 from .base import check_sizes, noised_pairs, slope_between, soft3, stratified
 from .theorem_2 import ct_targets

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data import DATASETS, load_data
 from ..data.names import fact, split_name
 from ..denoiser import Denoiser
-from ..losses import ConsistencyLoss, ProgressiveLoss
+from ..losses import ConsistencyLoss
 from ..methods.continuous import ContinuousLoss, SCMLoss
+from ..methods.progressive import ProgressiveLoss
 from ..networks import build_network
 from .experiment import Preset
 from .processes import ALONE, Processes

@@ -1,9 +1,10 @@
 """What an experiment is: data, objective, network, and how they are trained, in one frozen dataclass."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..data.names import sized
+from ..losses import Loss
+from ..networks import NetworkConfig
 from .config import Ema, HalfLife, TrainConfig
 
 
@@ -12,8 +13,8 @@ class _Subject:
     """What is trained on what: the fields of a preset that come first."""
 
     data: str
-    loss: Any  # any `objective.Loss` and any network's configuration: the command line reads their fields from the default ones
-    network: Any
+    loss: Loss
+    network: NetworkConfig
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..denoiser import Denoise, Denoiser
-from ..losses import DenoisingLoss, ProgressiveLoss
+from ..losses import DenoisingLoss, Loss
 from ..methods.augment import Augment
+from ..methods.progressive import ProgressiveLoss
 from ..networks.layers import orders_by_pixel
 from ..noise import BatchDraws, global_seed, usable_device
-from ..objective import Loss
 from .config import TrainConfig
 from .processes import ALONE, Processes
 from .trainer import MicroBatch, Snapshot, Trainer

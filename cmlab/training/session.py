@@ -21,7 +21,7 @@ from ..data import fingerprint
 from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
 from ..formats.checkpoints import SUFFIX, CheckpointError
-from ..losses import ProgressiveLoss
+from ..methods.progressive import ProgressiveLoss
 from . import presets
 from .cost import memory
 from .fit import TrainState

@@ -13,9 +13,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..denoiser import Denoise, Denoiser
+from ..losses import Loss
 from ..methods.continuous import ContinuousLoss, SCMLoss
 from ..noise import Draws
-from ..objective import Averaging, Loss
 from .config import HalfLife, Precision, TrainConfig
 from .processes import ALONE, Processes
 
@@ -243,7 +243,6 @@ class Trainer:
         for ema, rate in zip(self.emas, self.rates, strict=True):
             update_average(ema, self.model, rate.decay(self.images, batch) if isinstance(rate, HalfLife) else rate)
         if self.target is not None:
-            assert isinstance(self.loss, Averaging), "a loss with a target says how fast the target moves"
             update_average(self.target, self.model, self.loss.target_decay(progress))
 
     # --- to and from files -----------------------------------------------------------------------------------------------

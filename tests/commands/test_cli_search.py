@@ -10,8 +10,9 @@ from conftest import said, tiny
 from cmlab.commands.main import main
 from cmlab.data import load_data
 from cmlab.denoiser import EDM
+from cmlab.evaluation.levels import wasserstein_score
 from cmlab.formats import checkpoints
-from cmlab.methods.search import greedy_search, wasserstein_score
+from cmlab.methods.search import greedy_search
 from cmlab.noise import karras_sigmas, seeds_from
 from cmlab.samplers import sample
 

@@ -9,41 +9,15 @@ import torch
 from conftest import KnownDraws, normal, randomise, seeded, soft3, tiny
 from torch import nn
 
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, Precond, VEPrecond, VPPrecond
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond
 from cmlab.distances import Distance
-from cmlab.losses import (
-    BRIDGES,
-    LOSSES,
-    WEIGHTS,
-    ConsistencyLoss,
-    DenoisingLoss,
-    EDMLoss,
-    ProgressiveLoss,
-    cd,
-    ct,
-    ect,
-    ict,
-    iddpm,
-    ve,
-    vp,
-)
+from cmlab.losses import BRIDGES, LOSSES, WEIGHTS, ConsistencyLoss, DenoisingLoss, EDMLoss, cd, ct, ect, ict
+from cmlab.methods.progressive import HalvingN, ProgressiveLoss
+from cmlab.methods.scalings import IDDPMPrecond, LogUniform, TableUniform, VEPrecond, VPPrecond, VPTime, iddpm, ve, vp
 from cmlab.noise import expand, karras_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import euler
-from cmlab.schedules import (
-    AdaptiveMu,
-    DoublingN,
-    EctPairs,
-    FixedMu,
-    FixedN,
-    GridPairs,
-    HalvingN,
-    LogNormal,
-    LogUniform,
-    ProgressiveN,
-    TableUniform,
-    VPTime,
-)
+from cmlab.schedules import AdaptiveMu, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, ProgressiveN
 
 
 def data(n: int = 6, seed: int = 3):

@@ -9,23 +9,10 @@ from conftest import KnownDraws, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmlab.denoiser import IDDPMPrecond
+from cmlab.methods.progressive import HalvingN
+from cmlab.methods.scalings import IDDPMPrecond, LogUniform, TableUniform, VPTime
 from cmlab.noise import as_draws, karras_sigmas
-from cmlab.schedules import (
-    AdaptiveMu,
-    DoublingN,
-    EctPairs,
-    FixedMu,
-    FixedN,
-    GridPairs,
-    HalvingN,
-    LogNormal,
-    LogUniform,
-    ProgressiveN,
-    TableUniform,
-    VPTime,
-    lognormal_mass,
-)
+from cmlab.schedules import AdaptiveMu, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, ProgressiveN, lognormal_mass
 
 
 def stratified(n: int) -> torch.Tensor:

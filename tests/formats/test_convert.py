@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cmlab.commands.main import main
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, Precond, Preconditioning, VEPrecond, VPPrecond
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond, Preconditioning
 from cmlab.formats import checkpoints, unpickle
 from cmlab.formats.checkpoints import CheckpointError, expected_state
 from cmlab.formats.convert import _PARTS, Facts, _openai_network, convert, read, write

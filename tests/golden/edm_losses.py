@@ -5,7 +5,8 @@ from conftest import KnownDraws
 from torch import Tensor
 
 from cmlab.losses import DenoisingLoss
-from cmlab.schedules import LogNormal, LogUniform, VPTime
+from cmlab.methods.scalings import LogUniform, VPTime
+from cmlab.schedules import LogNormal
 
 from .base import F32_ELEMENTARY, F32_GRADIENT, F32_NETWORK, Check, runs
 from .precond import label_of, net_calls, precond_of, wrap

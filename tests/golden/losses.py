@@ -12,17 +12,9 @@ from torch import Tensor
 
 from cmlab.denoiser import Denoiser, Precond
 from cmlab.distances import Distance
-from cmlab.losses import ConsistencyLoss, DenoisingLoss, ProgressiveLoss
-from cmlab.objective import LossOut
-from cmlab.schedules import (
-    AdaptiveMu,
-    FixedMu,
-    FixedN,
-    GridPairs,
-    HalvingN,
-    LogNormal,
-    ProgressiveN,
-)
+from cmlab.losses import ConsistencyLoss, DenoisingLoss, LossOut
+from cmlab.methods.progressive import HalvingN, ProgressiveLoss
+from cmlab.schedules import AdaptiveMu, FixedMu, FixedN, GridPairs, LogNormal, ProgressiveN
 from cmlab.training import MicroBatch, Trainer
 
 from .base import F32_GRADIENT, F32_NETWORK, F64, Check, runs, tolerance

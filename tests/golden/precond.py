@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmlab.denoiser import Denoiser, IDDPMPrecond, Precond, VEPrecond, VPPrecond
+from cmlab.denoiser import Denoiser, Precond
+from cmlab.methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from cmlab.methods.sde import VP
 
 from .base import F32_ELEMENTARY, F32_NETWORK, Check, runs

@@ -13,8 +13,7 @@ from cmlab import editing
 from cmlab.denoiser import Denoiser, Precond
 from cmlab.methods.ablation import ablation, design
 from cmlab.noise import karras_sigmas
-from cmlab.samplers import SAMPLERS, Step, multistep
-from cmlab.steps import round_level
+from cmlab.samplers import SAMPLERS, Step, multistep, round_level
 
 from .base import F32_ELEMENTARY, F32_UNET_SAMPLER, F64, Case, Check, runs
 from .networks import openai_net

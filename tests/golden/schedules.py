@@ -5,11 +5,12 @@ from conftest import KnownDraws
 from torch import nn
 
 from cmlab.denoiser import Precond
-from cmlab.losses import WEIGHTS, DenoisingLoss, ProgressiveLoss
+from cmlab.losses import WEIGHTS, DenoisingLoss
+from cmlab.methods.progressive import HalvingN, ProgressiveLoss
 from cmlab.networks.adm import time_features
 from cmlab.noise import sampling_sigmas
 from cmlab.samplers import ancestral_levels
-from cmlab.schedules import AdaptiveMu, FixedMu, FixedN, GridPairs, HalvingN, LogNormal, ProgressiveN
+from cmlab.schedules import AdaptiveMu, FixedMu, FixedN, GridPairs, LogNormal, ProgressiveN
 from cmlab.training import update_average
 
 from .base import F32_ELEMENTARY, F64, Check, Skip, runs, tolerance

@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import KnownDraws, normal, randomise, seeded, tiny
 
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, Preconditioning
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Preconditioning, Traits, traits_of
 from cmlab.methods.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, guided_ancestral, log_prob_gradient
+from cmlab.methods.scalings import IDDPMPrecond
 from cmlab.networks import MLPConfig, build_network
 from cmlab.noise import expand, karras_sigmas, sampling_sigmas
 from cmlab.oracle import GaussianMixture
@@ -187,8 +188,8 @@ def test_a_conditional_model_may_have_a_classifier_too():
 def test_samplers_see_the_levels_of_the_model_within():
     model = network(True, IDDPMPrecond())
     for guided in (ClassifierFree(model), ClassifierGuidance(model, log_prob), AutoGuidance(model, model)):
-        assert guided.precond is model.precond
-    assert ClassifierFree(conditional).precond is None
+        assert guided.traits == traits_of(model)
+    assert ClassifierFree(conditional).traits == Traits()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -10,8 +10,9 @@ from conftest import KnownDraws, normal, randomise, seeded, soft3, tiny
 
 from cmlab import load
 from cmlab.data import load_data
-from cmlab.denoiser import EDM, Denoiser, VEPrecond
+from cmlab.denoiser import EDM, Denoiser
 from cmlab.methods.likelihood import bits_per_dim, decode, encode, log_likelihood, normal_log_prob
+from cmlab.methods.scalings import VEPrecond
 from cmlab.networks import UNetConfig, build_network
 from cmlab.noise import SIGMA_MAX, SIGMA_MIN, karras_sigmas, seeds_from
 from cmlab.oracle import Gaussian, GaussianMixture

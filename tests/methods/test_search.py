@@ -10,17 +10,8 @@ from conftest import tiny
 from cmlab.data import load_data
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond
 from cmlab.evaluation import sliced_wasserstein
-from cmlab.methods.search import (
-    candidates,
-    data_floor,
-    full_sweep,
-    greedy_search,
-    is_unimodal,
-    sample_score,
-    search_grid,
-    ternary_search,
-    wasserstein_score,
-)
+from cmlab.evaluation.levels import data_floor, wasserstein_score
+from cmlab.methods.search import candidates, full_sweep, greedy_search, is_unimodal, sample_score, search_grid, ternary_search
 from cmlab.networks import MLPConfig, build_network
 from cmlab.noise import karras_sigmas, seeds_from
 from cmlab.samplers import sample

@@ -3,25 +3,22 @@
 import math
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import get_args
 
 import pytest
 import torch
 from conftest import KnownDraws, normal, randomise, seeded, soft3, tiny
 
-from cmlab.commands.sample import Sampler
-from cmlab.denoiser import Denoise, Denoiser, IDDPMPrecond, Precond, VEPrecond
+from cmlab.denoiser import Denoise, Denoiser, Precond, traits_of
 from cmlab.methods.ablation import ablation, design
+from cmlab.methods.scalings import IDDPMPrecond, VEPrecond
 from cmlab.methods.sde import VE, VP, Linear
 from cmlab.methods.solvers import adams_bashforth, deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
 from cmlab.networks import MLPConfig, build_network
 from cmlab.noise import karras_sigmas, sampling_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import (
-    CONSISTENCY_SAMPLERS,
-    ODE_SAMPLERS,
     SAMPLERS,
-    SDE_SAMPLERS,
+    Step,
     adds_noise,
     ancestral,
     ancestral_levels,
@@ -30,10 +27,11 @@ from cmlab.samplers import (
     euler,
     heun,
     last_state,
+    level_range,
     multistep,
+    round_level,
     sample,
 )
-from cmlab.steps import Step, level_range, round_level
 
 GAUSSIAN = Gaussian(torch.tensor([0.3, -0.2]), 0.5)
 
@@ -47,7 +45,7 @@ class Recorder:
 
     def __init__(self, denoise: Denoise = GAUSSIAN):
         self.denoise, self.sigmas = denoise, []
-        self.precond = getattr(denoise, "precond", None)
+        self.traits = traits_of(denoise)
 
     def __call__(self, x, sigma, label=None):
         self.sigmas.append(float(sigma))
@@ -96,7 +94,7 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("name", ODE_SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS.of_kind("ode", "distilled"))
 def test_ode_samplers_have_their_order(name):
     order, tolerance = ORDERS[name]
     for coarse, fine in pairwise([error(SAMPLERS[name], n) for n in (72, 144, 288)]):
@@ -342,16 +340,17 @@ def test_wrong_options_are_errors(name, options, message):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_noise_that_is_not_used_or_missing_is_an_error(name):
     grid = default_sigmas(name, 1 if name == "onestep" else 3)
-    if name in CONSISTENCY_SAMPLERS + SDE_SAMPLERS and len(grid) > 1:
+    if name in SAMPLERS.of_kind("consistency", "sde") and len(grid) > 1:
         with pytest.raises(ValueError, match="pass noise="):
             last_state(SAMPLERS[name](GAUSSIAN, normal(2, 2), grid))
-    elif name in ODE_SAMPLERS:
+    elif name in SAMPLERS.of_kind("ode", "distilled"):
         with pytest.raises(ValueError, match="leave noise out"):
             last_state(SAMPLERS[name](GAUSSIAN, normal(2, 2), grid, noise=[0, 1]))
 
 
-def test_the_command_line_offers_every_sampler():
-    assert set(get_args(Sampler)) == set(SAMPLERS)
+def test_names_are_known_before_their_modules_are_imported():
+    assert list(SAMPLERS.texts()) == list(SAMPLERS)
+    assert all(record.label and record.help and record.kind for record in SAMPLERS.texts().values())
 
 
 # --- samplers that add noise ---------------------------------------------------------------------------------------------
@@ -555,7 +554,7 @@ def test_levels_stay_within_those_of_the_models_training():
     assert (seen.sigmas[0], seen.sigmas[-1]) == (50.0, 0.02)
 
 
-@pytest.mark.parametrize("name", ODE_SAMPLERS + SDE_SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS.of_kind("ode", "distilled", "sde"))
 def test_a_network_with_a_table_is_asked_at_its_levels(name):
     precond = IDDPMPrecond(steps=20)
     seen = Recorder(mlp(precond))

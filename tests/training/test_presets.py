@@ -8,10 +8,11 @@ import torch
 from conftest import randomise
 
 from cmlab.data import TOYS, ImageData, load_data
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, IDDPMPrecond, VEPrecond, VPPrecond
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.distances import Distance
 from cmlab.formats import checkpoints
 from cmlab.losses import LOSSES
+from cmlab.methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from cmlab.networks import MLPConfig, SongUNetConfig, UNetConfig, build_network
 from cmlab.oracle import GaussianMixture
 from cmlab.training.cost import kept_for_backward, memory

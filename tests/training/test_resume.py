@@ -19,11 +19,11 @@ from cmlab.commands.main import main
 from cmlab.data import ImageData, MixtureData, digits
 from cmlab.denoiser import EDM, Denoiser
 from cmlab.formats import checkpoints
-from cmlab.losses import EDMLoss, ProgressiveLoss, cd, ct, ect, ict
+from cmlab.losses import EDMLoss, cd, ct, ect, ict
 from cmlab.methods.augment import CIFAR10_AUGMENT
-from cmlab.methods.continuous import SCMLoss, attach_uncertainty, trig
+from cmlab.methods.continuous import SCMLoss, attach_uncertainty, trigflow
+from cmlab.methods.progressive import HalvingN, ProgressiveLoss
 from cmlab.networks import MLPConfig
-from cmlab.schedules import HalvingN
 from cmlab.training import Snapshot, Trainer, TrainState, fit
 from cmlab.training.presets import get_preset
 from cmlab.training.states import Curves, RunFolder, check_unchanged, flatten, read_state, write_state
@@ -63,7 +63,7 @@ KINDS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "ict": (lambda: tiny(dropout=0.2), POINTS, ict(2, 8), {}),
     "ect": (tiny, POINTS, ect(2.0, 3), {}),
     "sct": (adaptive, POINTS, SCMLoss("noise"), {}),
-    "trigflow": (lambda: tiny(precond=trig().precond), POINTS, trig(), {}),  # type: ignore[arg-type]
+    "trigflow": (lambda: tiny(precond=trigflow().precond), POINTS, trigflow(), {}),  # type: ignore[arg-type]
     "labels": (
         lambda: Denoiser(tiny("unet", EDM, 10).net, EDM, (3, 8, 8), 10, drops_labels=True),
         images(),

@@ -12,12 +12,13 @@ from torch import nn
 from cmlab.data import ImageData, MixtureData, load_data
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.evaluation import sliced_wasserstein
-from cmlab.losses import ConsistencyLoss, EDMLoss, ProgressiveLoss, cd, ct, ict
+from cmlab.losses import ConsistencyLoss, EDMLoss, cd, ct, ict
+from cmlab.methods.progressive import HalvingN, ProgressiveLoss
 from cmlab.networks import MLPConfig, build_network
 from cmlab.noise import BatchDraws, as_draws, karras_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import euler, sample
-from cmlab.schedules import FixedMu, FixedN, GridPairs, HalvingN, ProgressiveN
+from cmlab.schedules import FixedMu, FixedN, GridPairs, ProgressiveN
 from cmlab.training import MicroBatch, TrainConfig, Trainer, fit, update_average
 
 DATA = MixtureData(soft3())

@@ -2,7 +2,7 @@
 
 import torch
 
-from ...steps import euler_step
+from ...samplers import euler_step
 from .base import Exercise, Question, blob, normal
 
 

@@ -1,0 +1,144 @@
+"""Progressive distillation: a student makes in one step what its teacher makes in two, again and again (arXiv 2202.00512)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..base.registry import LOSSES, SAMPLERS
+from ..denoiser import Denoise, Precond
+from ..distances import Distance
+from ..losses import WEIGHTS, Loss, LossOut, Weight, check_weight
+from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas
+from ..samplers import Noise, Project, Step, euler_step, refuse_noise, walk
+from ..schedules import check_phase, whole_units
+
+
+@dataclass(frozen=True)
+class HalvingN:
+    """N = start, start/2, start/4, ..., 1: the number of steps of a progressively distilled sampler.
+
+    Each N lasts ``phase``, a part of the training; N = 2 lasts two, and N = 1 stays to the end. ``phase=None`` gives N = 1 two
+    as well, 1 / (log2(start) + 3) (Progressive Distillation, 2202.00512; the doubled last stages are CM's, appendix C).
+    """
+
+    start: int = 64
+    phase: float | None = None
+
+    def __post_init__(self):
+        if self.start < 2:
+            raise ValueError(f"start must be at least 2 steps, to be halved, got {self.start}")
+        check_phase(self.phase)
+
+    def __call__(self, progress: float) -> int:
+        stages = math.log2(self.start)
+        units = max(progress, 0.0) / (self.phase or 1 / (stages + 3))
+        n = max(self.start >> whole_units(units), 2)
+        return n if n > 2 else max(2 >> whole_units(max(units - (stages - 1), 0.0) / 2), 1)
+
+
+@SAMPLERS.register("progressive", "Progressive", "a progressively distilled student on its own grid", kind="distilled")
+@torch.no_grad()
+def progressive(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
+) -> Iterator[Step]:
+    """A progressively distilled student walks the very grid that it was distilled on, by Euler's method (PD, Algorithm 2).
+
+    It was never taught a step to 0, so the levels must end above 0: k + 1 levels `karras_sigmas(k + 1)` for k steps.
+    """
+    refuse_noise(noise, "progressive")
+    if float(sigmas[-1]) == 0:
+        raise ValueError("a progressively distilled student stops at its lowest level: leave out the 0 at the end")
+    yield from walk(euler_step, denoise, x, sigmas, label, project)
+
+
+@LOSSES.register(
+    "pd",
+    "Progressive distillation",
+    "One step of the student does what two of the teacher do; the student becomes the teacher, and its steps halve, "
+    "from 64 to 1. It is sampled in as many steps as it has at the time.",
+    kind="distilled",
+    start="edm",
+    lr=2e-3,
+)
+@dataclass(frozen=True)
+class ProgressiveLoss(Loss):
+    """Progressive distillation: one step of the student does what two Euler steps of the teacher do (2202.00512; CM, appendix C).
+
+    The student has N steps on a Karras grid, the teacher 2N. After each N the student becomes the teacher (`fit` does that), and
+    N halves down to 1. What the student learns is the x0_hat whose Euler step from sigma to the next level of its grid arrives
+    where the teacher's two steps do.
+
+    Args:
+        n: number of the student's steps over the training.
+        distance: between the student's and that x0_hat.
+        weight: lambda at sigma, see WEIGHTS.
+        teacher_from: what becomes the next teacher and starts the next student: "model", the weights themselves (the official
+            codes), or "ema", their moving average.
+        sigma_data: standard deviation of the data: for the weight "karras", and for the model's scalings.
+        sigma_min: the grid's lowest level, where the last step ends.
+        sigma_max: its highest level.
+        rho: its exponent.
+    """
+
+    n: HalvingN = field(default_factory=HalvingN)
+    distance: Distance = field(default_factory=Distance)
+    weight: Weight = "truncated-snr"
+    teacher_from: Literal["model", "ema"] = "model"
+    sigma_data: float = SIGMA_DATA
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+    rho: float = RHO
+    needs_teacher = True
+
+    def __post_init__(self):
+        check_weight(self.weight)
+        if self.teacher_from not in ("model", "ema"):
+            raise ValueError(f"unknown teacher_from {self.teacher_from!r}: choose one of model, ema")
+
+    @property
+    def precond(self) -> Precond:
+        return Precond(self.sigma_data)
+
+    def stages(self, steps: int) -> list[range]:
+        """The steps 0 ... steps - 1 of a training, cut where N changes.
+
+        Raises ValueError where N is no power of two: half of an odd number of steps is none of the teacher's.
+        """
+        if self.n.start & (self.n.start - 1):
+            raise ValueError(f"the number of steps is halved down to 1: choose a power of two such as 64, not {self.n.start}")
+        borders = [k for k in range(1, steps) if self.n(k / steps) != self.n((k - 1) / steps)]
+        return [range(a, b) for a, b in zip([0, *borders], [*borders, steps], strict=True)]
+
+    def __call__(
+        self,
+        model: Denoise,
+        x0: Tensor,
+        label: Tensor | None = None,
+        *,
+        progress: float = 0.0,
+        target: Denoise | None = None,
+        teacher: Denoise | None = None,
+        draws: "Draws | torch.Generator | Sequence[int]",
+    ) -> LossOut:
+        if teacher is None:
+            raise ValueError("progressive distillation needs a teacher: a diffusion model or an oracle")
+        if target is not None:
+            raise ValueError("progressive distillation has no target: leave it out")
+        source, n = as_draws(draws), self.n(progress)
+        grid = karras_sigmas(2 * n + 1, self.sigma_min, self.sigma_max, self.rho)
+        i = 2 * (source.uniform((len(x0),)).double() * n).long().clamp_max(n - 1)
+        levels = grid[i], grid[i + 1], grid[i + 2]
+        share = (levels[2] * (levels[0] - levels[1])) / (levels[1] * (levels[0] - levels[2]))
+        sigma, middle, end = (s.to(x0) for s in levels)
+        x = x0 + expand(sigma, x0) * source.normal(x0.shape).to(x0)
+        with torch.no_grad():
+            first = euler_step(teacher, x, sigma, middle, label)
+            second = euler_step(teacher, first.x, middle, end, label)
+            # x - sigma (x_end - x) / (end - sigma), written as a mean of the teacher's two answers: nothing cancels in it.
+            goal = torch.lerp(second.x0_hat.to(x0), first.x0_hat.to(x0), expand(share.to(x0), x0))
+        weight = WEIGHTS[self.weight](sigma, self.sigma_data)
+        return LossOut(weight * self.distance(model(x, sigma, label), goal), sigma, weight)
