@@ -23,6 +23,7 @@ from cmlab.formats.checkpoints import CheckpointError, expected_state
 from cmlab.formats.convert import _PARTS, Facts, _openai_network, convert, read, write
 from cmlab.formats.diffusers_layout import diffusers_settings, read_diffusers_settings
 from cmlab.formats.layouts import from_openai, to_openai
+from cmlab.methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from cmlab.networks import SongUNetConfig, UNetConfig, build_network
 from cmlab.networks.adm import IMAGENET64, LSUN256
 
