@@ -17,6 +17,7 @@ from . import (
     theory,
     training,
 )
+from .base.registry import register
 from .data import DATASETS, load_data
 from .denoiser import CONSISTENCY, EDM, PRECONDS, Coeffs, Denoise, Denoiser, Precond, conditioned
 from .distances import Distance
@@ -33,7 +34,7 @@ from .methods.search import greedy_search
 from .networks import NETWORKS, MLPConfig, SongUNetConfig, UNetConfig, build_network
 from .noise import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, sampling_sigmas
 from .oracle import FiniteData, Gaussian, GaussianMixture
-from .samplers import SAMPLERS, Step, default_sigmas, initial_noise, sample
+from .samplers import SAMPLERS, Plan, Step, default_sigmas, initial_noise, sample
 from .training.fit import TrainState, fit
 from .training.presets import PRESETS, Preset, get_preset, run
 
@@ -65,6 +66,7 @@ __all__ = [
     "MLPConfig",
     "NETWORKS",
     "PRECONDS",
+    "Plan",
     "PRESETS",
     "Precond",
     "Preset",
@@ -109,6 +111,7 @@ __all__ = [
     "noise",
     "oracle",
     "pretrained_names",
+    "register",
     "run",
     "run_edit",
     "sample",

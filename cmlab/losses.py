@@ -122,6 +122,7 @@ EDMLoss = LOSSES.register(
     "A diffusion model: it learns to denoise, and is sampled by Heun's method in 18 steps (35 evaluations).",
     kind="diffusion",
     lr=2e-3,
+    images=True,
 )(DenoisingLoss)
 
 
@@ -226,6 +227,7 @@ class ConsistencyLoss(Loss):
     "Two neighbouring points of one path share one end: the neighbour comes from the exact PF-ODE, the teacher.",
     kind="distilled",
     start="edm",
+    images=True,
 )
 def cd(n: int = 80, solver: Literal["euler", "heun", "midpoint"] = "heun") -> ConsistencyLoss:
     """Consistency distillation (CM, Algorithm 2), with the weight 1/dt and N = 80 that small models want."""
@@ -237,6 +239,7 @@ def cd(n: int = 80, solver: Literal["euler", "heun", "midpoint"] = "heun") -> Co
     "CT",
     "As CD, but without a teacher: the neighbour is the same data point with the same noise, less of it.",
     kind="data",
+    images=True,
 )
 def ct(s0: int = 2, s1: int = 150, mu0: float = 0.9) -> ConsistencyLoss:
     """Consistency training as the paper has it (CM, Algorithm 3, Table 3): N(k), mu(k), l2, weight 1."""
@@ -250,6 +253,7 @@ def ct(s0: int = 2, s1: int = 150, mu0: float = 0.9) -> ConsistencyLoss:
     kind="data",
     start="edm",
     lr=2e-3,
+    images=True,
 )
 def ict(
     s0: int = 10, s1: int = 1280, density: Literal["lognormal", "uniform"] = "lognormal", c: float | None = None
@@ -268,6 +272,7 @@ def ict(
     kind="data",
     start="edm",
     lr=2e-3,
+    images=True,
 )
 def ect(q: float = 2.0, stages: int = 8) -> ConsistencyLoss:
     """Easy consistency tuning (ECT, arXiv 2406.14548): start it from a trained diffusion model."""

@@ -133,3 +133,17 @@ LOSSES: Registry[Any] = Registry("loss", "LOSSES", "losses", "methods")
 SAMPLERS: Registry[Any] = Registry("sampler", "SAMPLERS", "samplers", "methods")
 BRIDGES: Registry[Any] = Registry("solver of one step", "BRIDGES", "samplers", "methods")
 EDITS: Registry[Any] = Registry("edit", "EDITS", "editing", "methods")
+
+# What a person may add to, by what it is called.
+EXTENSIONS = {"data": DATASETS, "network": NETWORKS, "loss": LOSSES, "sampler": SAMPLERS, "edit": EDITS, "distance": DISTANCES}
+
+
+def register(what: str, name: str, label: str = "", help: str = "", **facts: Any) -> Callable[[Any], Any]:
+    """A decorator that adds an entry of one's own: ``@cmlab.register("sampler", "mine", "My sampler", kind="ode")``.
+
+    ``what`` is one of EXTENSIONS. In a file of one's own it is read by ``cmlab --import FILE ...``. Raises ValueError for another
+    ``what``, and for a name that is taken.
+    """
+    if what not in EXTENSIONS:
+        raise ValueError(unknown("kind of entry", what, EXTENSIONS))
+    return EXTENSIONS[what].register(name, label, help, **facts)

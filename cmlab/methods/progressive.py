@@ -63,6 +63,7 @@ def progressive(
     kind="distilled",
     start="edm",
     lr=2e-3,
+    images=True,
 )
 @dataclass(frozen=True)
 class ProgressiveLoss(Loss):
