@@ -25,13 +25,14 @@ from ..formats import checkpoints
 from ..formats.checkpoints import SUFFIX
 from ..methods.search import greedy_search, search_grid
 from ..training import session
+from ..training.loop import Interrupted
+from ..training.options import TrainOptions
 from ..training.presets import METHODS, get_preset
 from ..training.processes import from_environment
 from ..training.published import Preset
-from ..training.session import Interrupted
+from ..training.session import run_facts
 from ..training.states import flatten
-from .common import run_facts
-from .options import TrainOptions, parse
+from .options import parse
 from .train import preset_command
 
 GRID, SEARCH_SEED = 40, 1_000_000  # the search has other seeds than the figures

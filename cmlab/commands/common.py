@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import samplers
-from ..base.device import machine
 from ..base.files import write_whole
 from ..base.registry import SAMPLERS
-from ..data.names import title_of
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names
-from ..training.presets import Preset, find
+from ..training.presets import find
 
 if TYPE_CHECKING:
     from .evaluate import EvaluateOptions
@@ -65,14 +63,6 @@ def _check_levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None)
         raise ValueError(f"--sigmas of a consistency model lie above {lowest:g}, where it returns its input")
     if not model.traits.consistency and sigmas[-1] > lowest:
         raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
-
-
-def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:
-    """What a model card tells of a run of ``preset`` on ``device``: the data in words, the machine, the images that were seen."""
-    facts = {"data_title": title_of(preset.data_name), "machine": machine(device), "images": preset.steps * preset.batch}
-    if preset.precision not in ("float32", "auto"):
-        facts["precision"] = preset.precision
-    return facts | {role: getattr(preset, role) for role in ("init", "teacher") if getattr(preset, role)}
 
 
 def labels(model: Any, label: int | None, start: int, stop: int, device: torch.device) -> torch.Tensor | None:

@@ -95,7 +95,7 @@ def _execute(command: Callable[[Any], None], options: Any) -> int:
     """Run a command with its options; returns the exit status. Raises what a user can cause: _KNOWN_ERRORS."""
     import torch
 
-    from ..training.session import Interrupted
+    from ..training.loop import Interrupted
 
     try:
         command(options)

@@ -104,43 +104,6 @@ def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Train a preset and write runs/PRESET.safetensors.
-
-    Args:
-        out: folder for the checkpoint, and for a folder PRESET with the states of a run that is not finished.
-        overwrite: replace a checkpoint of the same name, or the states of an unfinished run.
-        resume: continue an unfinished run, to the same bits on a CPU with as many threads; where there is none, begin.
-        save_every: save the state after every so many steps; 0 by time alone.
-        save_minutes: save the state when so many minutes have passed; 0 by steps alone. SIGTERM and Ctrl-C always save it.
-        keep: number of states that are kept.
-        grid_every: draw samples from the same seeds after every so many steps, into PRESET/samples-STEP.png; 0 for none.
-        fd_every: measure FD-cls of 1,000 samples after every so many steps (see 'cmlab evaluate'); 0 for never.
-        tensorboard: log to TensorBoard, in the folder PRESET.
-        device: "auto" takes a GPU where there is one.
-        compile: let torch compile the networks: slow to start, then faster.
-        shard: of several processes each holds a part of the weights, averages and optimizer (FSDP), for models that fill a GPU.
-        max_skipped: give up after so many steps in a row whose loss or gradient is not finite.
-        threads: CPU threads; 1 is the fastest for the small models.
-    """
-
-    out: Path = Path("runs")
-    overwrite: bool = False
-    resume: bool = False
-    save_every: int = 0
-    save_minutes: float = 10.0
-    keep: int = 2
-    grid_every: int = 0
-    fd_every: int = 0
-    tensorboard: bool = False
-    device: str = "auto"
-    compile: bool = False
-    shard: bool = False
-    max_skipped: int = 20
-    threads: int = 1
-
-
-@dataclass(frozen=True)
 class TrainCommand:
     """What 'cmlab train PRESET' takes: where to write, and the preset's fields."""
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..base.suggest import unknown
-from .options import TrainCommand, TrainOptions, parse
+from .options import TrainCommand, parse
 
 _USAGE = """usage: cmlab train PRESET [--out DIR] [--overwrite] [--device D] [--threads N] [--network NAME] [--FIELD VALUE ...]
 
@@ -32,10 +32,11 @@ def train(words: list[str]) -> None:
         chain.run(name, rest)
     elif name.endswith("-classifier"):
         from ..evaluation import classifier_training
+        from ..training.options import ClassifierOptions
 
-        both = TrainCommand(classifier_training.ClassifierOptions(), classifier_training.get_classifier_preset(name))
+        both = TrainCommand(ClassifierOptions(), classifier_training.get_classifier_preset(name))
         command = parse(TrainCommand, rest, f"cmlab train {name}", both)
-        classifier_training.run(name, command.preset, command.run, words, choose_device(command.run.device))
+        classifier_training.run(name, command.preset, command.run, choose_device(command.run.device), words)
     else:
         if name in presets.PRESETS and any(word in ("-h", "--help") for word in rest):
             from ..training.cost import cost
@@ -53,6 +54,7 @@ def preset_command(name: str, words: list[str]) -> TrainCommand:
     --network.FIELD then changes. Raises ValueError for unknown names.
     """
     from ..networks import NETWORKS
+    from ..training.options import TrainOptions
     from ..training.presets import PRESETS
 
     if name not in PRESETS:

@@ -1,29 +1,26 @@
 """Training of the classifiers whose features stand in for Inception's: ``cmlab train cifar10-classifier``.
 
-A run stops, saves and continues to the same bits as those of the generative models do (session.py), with states of the same kind.
+A run stops, saves and resumes to the same bits, in the same loop as those of generative models (training/loop.py).
 """
 
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import __version__
+from ..base.device import machine
+from ..base.own import command_line
 from ..base.suggest import unknown
-from ..commands.common import machine
 from ..data import fingerprint
-from ..formats.checkpoints import CheckpointError
 from ..networks.layers import orders_by_pixel
 from ..noise import global_seed
-from ..training.session import TELL, Stop, choose_precision, stopped, where_to_start
-from ..training.states import RunFolder, check_finished, check_unchanged, flatten, read_state, resumed
+from ..training.loop import Run
+from ..training.options import ClassifierOptions, at_least_one
+from ..training.states import flatten
 from ..training.trainer import Snapshot, usable_precision
 from .classifier import (
     Classifier,
@@ -38,7 +35,6 @@ from .classifier import (
     splits,
 )
 
-LOOK = 50  # steps between looks at the clock and at signals
 _LOOKAHEAD = 5  # steps between two pulls to the slow average
 
 
@@ -75,29 +71,6 @@ class ClassifierPreset:
     smoothing: float = 0.0
     precision: Literal["float32", "bf16", "auto"] = "float32"
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class ClassifierOptions:
-    """Train a classifier and write runs/NAME.safetensors, for 'cmlab evaluate --features runs/NAME.safetensors'.
-
-    Args:
-        out: folder for the classifier, and for a folder NAME with the states of a run that is not finished.
-        overwrite: replace a classifier of the same name, or the states of an unfinished run.
-        resume: continue an unfinished run, to the same bits on a CPU with as many threads; where there is none, begin.
-        save_minutes: save the state when so many minutes have passed; 0 for never. SIGTERM and Ctrl-C always save it.
-        keep: number of states that are kept.
-        device: "auto" takes a GPU where there is one.
-        threads: CPU threads.
-    """
-
-    out: Path = Path("runs")
-    overwrite: bool = False
-    resume: bool = False
-    save_minutes: float = 10.0
-    keep: int = 2
-    device: str = "auto"
-    threads: int = 1
 
 
 class ClassifierState(NamedTuple):
@@ -257,115 +230,50 @@ def _new(train: list[Split], preset: ClassifierPreset) -> Classifier:
 # --- the command -----------------------------------------------------------------------------------------------------------
 
 
-def run(name: str, preset: ClassifierPreset, o: ClassifierOptions, words: list[str], device: torch.device) -> None:
-    """Train ``preset`` into ``o.out``/NAME.safetensors. ``words``: the command line's after 'cmlab train'."""
-    _check(preset, o)
-    target, folder = o.out / f"{name}.safetensors", RunFolder(o.out / name, o.keep)
-    with folder.locked():
-        start = where_to_start(folder, [target], o.resume, o.overwrite)
-        if start == "finished":
-            check_finished(load_classifier(target).about, name, preset, target)
-            print(f"{target}: this run is finished. Next: cmlab evaluate SOURCE --features {target}")
-            return
-        _run(name, preset, o, words, device, target, folder, start)
-
-
-def _run(
-    name: str,
-    preset: ClassifierPreset,
-    o: ClassifierOptions,
-    words: list[str],
-    device: torch.device,
-    target: Path,
-    folder: RunFolder,
-    start: str,
-) -> None:
-    from tqdm import tqdm
-
-    resume, spent = None, {"seconds": 0.0, "cpu_seconds": 0.0}
-    divided = {data: splits(data) for data in preset.data}
-    _new([train for train, _, _ in divided.values()], preset)  # raises, before anything is written, where there can be none
-    seen = {data: fingerprint(train.data) for data, (train, _, _) in divided.items()}
-    if start:
-        resume = read_state(Path(start))
-        saved = resume.facts["preset"]
-        check_unchanged(saved, now := resumed(flatten(preset), saved), Path(start))
-        preset = replace(preset, precision=now["precision"])
-        if resume.facts.get("data", seen) != seen:
-            raise CheckpointError(f"{start} was saved with other images: give the same --data, or pass --overwrite to start anew")
-        spent = resume.facts["spent"]
-        print(f"continuing at step {resume.facts['step']} of {preset.steps}, from {start}", flush=True)
-    else:
-        folder.clear()
-    preset = replace(preset, precision=cast(Any, choose_precision(preset.precision, device, True)))
-    torch.set_num_threads(o.threads)
-    clock, work = time.perf_counter(), time.process_time()
-
-    def so_far() -> dict[str, float]:
-        now = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - work}
-        return {k: spent[k] + v for k, v in now.items()}
-
-    state, saved_at, told = None, time.monotonic(), time.monotonic()
-    first = resume.facts["step"] if resume else 0
-    with Stop().watching() as stop, tqdm(total=preset.steps, initial=first, unit="step", desc=name, disable=None) as bar:
-        for state in train_classifier([train for train, _, _ in divided.values()], preset, resume=resume, device=device):
-            last = state.step == preset.steps
-            if state.step % LOOK and not last and not stop.number:
-                continue
-            bar.update(state.step - bar.n)
-            bar.set_postfix(loss=f"{state.loss:.4f}")
-            if bar.disable and time.monotonic() - told > TELL:
-                told = time.monotonic()
-                print(f"{name}: step {state.step} of {preset.steps}, loss {state.loss:.4f}", flush=True)
-            late = o.save_minutes > 0 and time.monotonic() - saved_at > 60 * o.save_minutes
-            if last or stop.number or late:
-                tensors, facts = state.snapshot()
-                facts |= {"preset": flatten(preset), "spent": so_far(), "cmlab": __version__, "data": seen}
-                try:
-                    folder.save(Snapshot(tensors, facts))
-                except CheckpointError as error:
-                    if not last:
-                        raise
-                    print(f"cmlab: {error}", file=sys.stderr)  # the result is smaller, and what counts
-                saved_at = time.monotonic()
-            if stop.number and not last:
-                raise stopped(stop.number, state.step, preset.steps, folder, words)
-    assert state is not None
-    facts = {k: v for k, v in flatten(preset).items() if not k.startswith("network")}
-    about = facts | {k: round(v, 1) for k, v in so_far().items()}
-    about |= {"command": " ".join(["cmlab train", *words]), "machine": machine(device), "device": str(device), "threads": o.threads}
-    about |= {"preset": name, "options": flatten(preset)}
-    about["class_names"] = list(next(iter(divided.values()))[0].data.class_names)
-    model = state.model.cpu()
-    stored = rounded(model)  # to half precision, as it is written: its accuracy is the one that counts
-    about["accuracy"] = {data: round(accuracy(stored, test), 4) for data, (_, test, _) in divided.items()}
-    save_classifier(target, model, about)
-    folder.clear()
-    known = ", ".join(f"{share:.2%} of held-out {data}" for data, share in about["accuracy"].items())
-    print(
-        f"{target}: {known}, {target.stat().st_size / 1e3:.0f} kB, {about['seconds']:.0f} s. "
-        f"Next: cmlab evaluate SOURCE --features {target}"
-    )
-
-
-def _check(preset: ClassifierPreset, o: ClassifierOptions) -> None:
-    for where in (preset, o):
-        for field in ("steps", "batch", "keep", "threads"):
-            if getattr(where, field, 1) < 1:
-                raise ValueError(f"--{field} must be at least 1, got {getattr(where, field)}")
+def run(name: str, preset: ClassifierPreset, options: ClassifierOptions, device: torch.device, args: list[str]) -> None:
+    """Train ``preset`` into ``options.out``/NAME.safetensors; see `Run`."""
+    at_least_one(preset, ("steps", "batch"))
     if preset.steps < 2:
         raise ValueError("--steps must be at least 2: the learning rate rises, then falls")
-    if preset.shift < 0 or not 0 <= preset.smoothing < 1 or o.save_minutes < 0:
-        raise ValueError(
-            f"--shift and --save-minutes are at least 0 and --smoothing lies in [0, 1), got {preset.shift}, {o.save_minutes} "
-            f"and {preset.smoothing}"
-        )
+    if preset.shift < 0 or not 0 <= preset.smoothing < 1:
+        raise ValueError(f"--shift is at least 0 and --smoothing lies in [0, 1), got {preset.shift} and {preset.smoothing}")
     if not preset.data:
         raise ValueError("--data needs at least one data set")
     if not preset.network.channels or min(*preset.network.channels, preset.network.blocks) < 1:
         raise ValueError("--network.channels and --network.blocks are at least 1")
-    if o.resume and o.overwrite:
-        raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
+    _ClassifierRun(name, preset, options, device, args)()
+
+
+class _ClassifierRun(Run):
+    preset: ClassifierPreset
+    next_command = "cmlab evaluate SOURCE --features {}"
+
+    def header(self) -> dict[str, Any]:
+        return load_classifier(self.target).about
+
+    def load(self) -> dict[str, Any]:
+        self.divided = {data: splits(data) for data in self.preset.data}
+        self.images = [train for train, _, _ in self.divided.values()]
+        _new(self.images, self.preset)  # raises, before anything is written, where there can be none
+        return {"data": {data: fingerprint(train.data) for data, (train, _, _) in self.divided.items()}}
+
+    def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[ClassifierState]:
+        made = train_classifier(self.images, self.preset, resume=resume, device=self.device)
+        return (state for state in made if state.step == self.preset.steps or due(state.step))
+
+    def finish(self, state: ClassifierState) -> str:
+        options = flatten(self.preset)
+        about = {k: v for k, v in options.items() if not k.startswith("network")}
+        about |= {k: round(v, 1) for k, v in self.spent().items()}
+        about |= {"command": command_line("train", *self.args), "machine": machine(self.device), "device": str(self.device)}
+        about |= {"threads": self.options.threads, "preset": self.name, "options": options}
+        about["class_names"] = list(self.images[0].data.class_names)
+        model = state.model.cpu()
+        stored = rounded(model)  # to half precision, as it is written: its accuracy is the one that counts
+        about["accuracy"] = {data: round(accuracy(stored, test), 4) for data, (_, test, _) in self.divided.items()}
+        save_classifier(self.target, model, about)
+        known = ", ".join(f"{share:.2%} of held-out {data}" for data, share in about["accuracy"].items())
+        return f"{self.target}: {known}, {self.target.stat().st_size / 1e3:.0f} kB, {about['seconds']:.0f} s"
 
 
 CLASSIFIER_PRESETS = {

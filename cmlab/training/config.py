@@ -1,7 +1,7 @@
 """What a training run is: one frozen configuration, which `fit` takes, the command line edits and a state file holds."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -129,10 +129,3 @@ class TrainConfig:
         done = step - stage.start
         risen = min(1.0, done * self.batch / (self.rampup * 1e6)) if self.rampup else 1.0
         return self.lr * LR_SCHEDULES[self.lr_schedule](done / len(stage)) * risen
-
-
-def at_least_one(options: Any, names: Iterable[str]) -> None:
-    """Raises ValueError for one of these options of the command line that is below 1."""
-    for name in names:
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")

@@ -13,12 +13,13 @@ from PIL import Image
 
 from cmlab import Denoiser, MLPConfig, UNetConfig, __version__, build_network, get_preset
 from cmlab.commands.main import main
-from cmlab.commands.options import TrainCommand, TrainOptions, parse
+from cmlab.commands.options import TrainCommand, parse
 from cmlab.data import load_images
 from cmlab.denoiser import CONSISTENCY, EDM
 from cmlab.formats import checkpoints
 from cmlab.plots import to_uint8
 from cmlab.samplers import sample
+from cmlab.training.options import TrainOptions
 from cmlab.training.presets import find
 
 FAST = ["--steps", "3", "--batch", "8", "--network.width", "8"]
@@ -403,9 +404,7 @@ def test_help_explains(command, capsys):
 def test_checkpoint_header_is_json_that_says_how_it_was_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clock = count()
-    monkeypatch.setattr(
-        "cmlab.training.session.time.perf_counter", lambda: float(next(clock))
-    )  # a second each time it is looked at
+    monkeypatch.setattr("cmlab.training.loop.time.perf_counter", lambda: float(next(clock)))  # a second each time it is looked at
     assert main(["train", "8gaussians-edm", *FAST]) == 0
     about = checkpoints.read_meta("runs/8gaussians-edm.safetensors")["about"]
     assert about["preset"] == "8gaussians-edm" and about["command"].startswith("cmlab train 8gaussians-edm --steps 3")

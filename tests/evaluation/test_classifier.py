@@ -23,6 +23,7 @@ from cmlab.evaluation.classifier import (
     splits,
 )
 from cmlab.evaluation.classifier_training import ClassifierPreset, _Epochs, train_classifier
+from cmlab.training import loop
 from cmlab.training.states import read_state, write_state
 from cmlab.training.trainer import has_bf16, usable_precision
 
@@ -125,11 +126,12 @@ def test_files_hold_half_precision(preset, tmp_path):
 def test_the_command_stops_goes_on_and_is_used_by_evaluate(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     clock = count()
-    monkeypatch.setattr(training.time, "process_time", lambda: float(next(clock)))  # a second each time it is looked at
+    monkeypatch.setattr(loop.time, "process_time", lambda: float(next(clock)))  # a second each time it is looked at
     with monkeypatch.context() as patch:
-        patch.setattr(training, "TELL", -1.0)
+        patch.setattr(loop, "TELL", -1.0)
         assert main([*WORDS, "--out", "whole"]) == 0
-    assert "digits-classifier: step 6 of 6, loss " in capsys.readouterr().out  # no terminal, so lines in place of a bar
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " 6/6 [" in line]  # no terminal, so lines in place of a bar
+    assert line.startswith("digits-classifier: ") and ", loss=" in line
     calls, shifted = [], training._shifted
 
     def interrupting(*args):

@@ -323,7 +323,7 @@ def test_states_every_so_many_steps_and_the_newest_that_can_be_read(monkeypatch,
 
 @pytest.mark.usefixtures("folder")
 def test_a_log_file_gets_lines_where_a_terminal_has_a_bar(monkeypatch, capsys):
-    monkeypatch.setattr("cmlab.training.session.TELL", -1.0)
+    monkeypatch.setattr("cmlab.training.loop.TELL", -1.0)
     assert main(["train", *SMALL]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("8gaussians-edm: ")]
     assert " 40/40 [" in lines[-1] and "loss=" in lines[-1] and lines[-1].endswith("]")
@@ -473,7 +473,7 @@ def test_kills_at_any_instant(tmp_path):
 def test_a_run_in_a_thread_is_not_told_of_signals():
     import threading
 
-    from cmlab.training.session import Stop
+    from cmlab.training.loop import Stop
 
     seen = []
     before = signal.getsignal(signal.SIGTERM)

@@ -1,0 +1,297 @@
+"""Runs of 'cmlab train': one loop that shows progress, saves, stops and resumes, for models and for classifiers alike.
+
+What is trained is said by a subclass of `Run`: for models in session.py, for classifiers in evaluation/classifier_training.py.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..base.files import new_file
+from ..base.own import command_line
+from ..formats.checkpoints import SUFFIX, CheckpointError
+from .config import Precision
+from .options import RunOptions, at_least_one
+from .processes import ALONE, Processes, joined
+from .states import RunFolder, check_finished, check_unchanged, flatten, read_state, resumed
+from .trainer import Snapshot, has_bf16, usable_precision
+
+LOOK = 2.0  # seconds between looks at a training that runs in one process
+TELL = 60.0  # seconds between lines where there is no terminal for a progress bar
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved its state. ``code`` is the shell's status for the signal."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class Stop:
+    """The first SIGTERM or SIGINT, for the training to end its step and save; a second SIGINT ends it at once."""
+
+    number = 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    @contextmanager
+    def watching(self) -> Iterator["Stop"]:
+        if threading.current_thread() is not threading.main_thread():  # only the main thread is told of signals
+            yield self
+            return
+        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Run:
+    """One run of the preset ``name``, which makes ``targets``, the first of them ``options.out``/NAME.safetensors.
+
+    Args:
+        name: what the command line calls it.
+        preset: what decides the result; a state of other values is refused.
+        options: where the run writes and when it saves.
+        device: where it computes.
+        args: the command line's, after 'cmlab train'.
+        processes: those that train together; the main process speaks and writes for all.
+        beside: how the names of further targets end, before the suffix.
+    """
+
+    next_command = "cmlab sample {}"  # for its result
+
+    def __init__(
+        self,
+        name: str,
+        preset: Any,
+        options: RunOptions,
+        device: torch.device,
+        args: Sequence[str],
+        processes: Processes = ALONE,
+        beside: Sequence[str] = (),
+    ):
+        options.check()
+        at_least_one(preset, ("steps", "batch"))
+        self.name, self.preset, self.options, self.device, self.args = name, preset, options, device, args
+        self.processes, self.stop, self.folder = processes, Stop(), RunFolder(options.out / name, options.keep)
+        self.target = options.out / f"{name}{SUFFIX}"
+        self.targets = [self.target, *(options.out / f"{name}{tail}{SUFFIX}" for tail in beside)]
+        self.clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+        self.started = {name: clock() for name, clock in self.clocks.items()}
+        self.saved = self.seen = time.monotonic()
+
+    # --- what is trained, said by subclasses -----------------------------------------------------------------------------
+
+    def header(self) -> dict[str, Any]:
+        """What the header of the finished result says."""
+        raise NotImplementedError
+
+    def load(self) -> dict[str, Any]:
+        """Load the data and what else the training needs; returns what has to be the same where it resumes: "data", "teacher"."""
+        raise NotImplementedError
+
+    def build(self) -> None:
+        """Prepare the training, whose precision is known now; raises for what cannot be, before anything is removed or written."""
+
+    def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[Any]:
+        """Train, and yield a state after each step that is due and after the last. It has step, loss and snapshot()."""
+        raise NotImplementedError
+
+    def look_at(self, state: Any) -> dict[str, str]:
+        """What progress shows; also a place to draw and measure."""
+        return {"loss": f"{state.loss:.4g}"}
+
+    def facts(self) -> dict[str, Any]:
+        """What a saved state says beside the training's own facts."""
+        return {}
+
+    def recall(self, facts: dict[str, Any]) -> None:
+        """Take back what a saved state says."""
+
+    def finish(self, state: Any) -> str:
+        """Write ``targets``, where this is the main process; returns what to say of them."""
+        raise NotImplementedError
+
+    # --- the run ---------------------------------------------------------------------------------------------------------
+
+    def __call__(self) -> None:
+        """Begin, resume, or find it finished.
+
+        Raises Interrupted when it was stopped by a signal, ValueError for options that cannot be, CheckpointError (a ValueError)
+        for a state that belongs to another run and for a result that cannot be written.
+        """
+        torch.set_num_threads(self.options.threads)
+        with joined(self.processes, self.device), self.stop.watching(), ExitStack() as stack:
+            start = self._start(stack)
+            if start == "finished":
+                return self.say(f"{self.target}: this run is finished. Next: {self.next_command.format(self.target)}")
+            self.same = self.load()
+            resume = self._resume(Path(start)) if start else None
+            # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
+            self.preset = replace(self.preset, precision=self._precision(self.preset.precision))
+            self.build()
+            if resume is None and self.processes.is_main_process:
+                self.folder.clear()
+            state = self._loop(resume)
+            try:
+                said = self.finish(state)
+            except (OSError, CheckpointError) as error:
+                if not self.folder.states():
+                    raise
+                reason = error.__cause__ or error
+                raise CheckpointError(
+                    f"{self.target} cannot be written ({reason}). The run is kept in {self.folder.path}: make room, then continue "
+                    "it with --resume"
+                ) from error
+            if self.processes.is_main_process:
+                self.folder.clear()
+            self.say(f"{said}. Next: {self.next_command.format(self.target)}")
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if self.processes.is_main_process:
+            print(text, flush=True)
+
+    def spent(self) -> dict[str, float]:
+        """Seconds, and seconds of the processor, that the run has taken since it began, without pauses."""
+        return {name: clock() - self.started[name] for name, clock in self.clocks.items()}
+
+    def _precision(self, precision: Precision) -> Precision:
+        if precision == "bf16" and self.processes.is_main_process and not has_bf16(self.device):
+            print("cmlab: bf16 is emulated here and slower than float32: --precision auto takes what is fast", file=sys.stderr)
+        return usable_precision(precision, self.device)
+
+    # --- where it starts -------------------------------------------------------------------------------------------------
+
+    def _start(self, stack: ExitStack) -> str:
+        """The state's file to continue from, "" to begin, or "finished": the main process decides, the others follow."""
+        answer, error = "", None
+        if self.processes.is_main_process:
+            try:
+                stack.enter_context(self.folder.locked())
+                answer = self._where_to_start()
+            except (ValueError, OSError) as e:
+                error = e
+        answer, failed = self.processes.share((answer, error is not None))  # pyright: ignore[reportGeneralTypeIssues]
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(1)  # the main process says why
+        return answer
+
+    def _where_to_start(self) -> str:
+        """Raises ValueError where neither --resume nor --overwrite says what to do."""
+        states, o = self.folder.states(), self.options
+        if o.resume and states:
+            new_file(self.target, overwrite=True)
+            _, path, wrong = self.folder.newest()
+            for line in wrong:
+                print(f"cmlab: {line}: taking the one before", file=sys.stderr)
+            return str(path)
+        if o.resume and self.target.is_file():
+            check_finished(self.header(), self.name, self.preset, self.target)
+            return "finished"
+        if states and not o.overwrite:
+            raise ValueError(
+                f"{self.folder.path} holds an unfinished run, saved at step {int(states[0].stem.rpartition('-')[2])}: "
+                "pass --resume to continue it, or --overwrite to start anew"
+            )
+        for target in self.targets:
+            new_file(target, o.overwrite)
+        return ""
+
+    def _resume(self, path: Path) -> Snapshot:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not to be seen from this host: give --out a folder that all hosts share")
+        snapshot = read_state(path)
+        facts, saved = snapshot.facts, dict(snapshot.facts["preset"])
+        check_unchanged(saved, now := resumed(flatten(self.preset), saved), path)
+        self.preset = replace(self.preset, precision=now["precision"])
+        for what, value in self.same.items():
+            if facts.get(what, value) != value:  # states of earlier versions do not tell of all
+                data = self.preset.data if isinstance(self.preset.data, str) else " ".join(self.preset.data)
+                raise CheckpointError(
+                    f"{path} was saved with another teacher than {self.preset.teacher} is now: pass --overwrite to start anew"
+                    if what == "teacher"
+                    else f"{path} was saved with other images than {data} has now: give the same --data, or pass --overwrite to "
+                    "start anew"
+                )
+        if (threads := facts.get("threads", self.options.threads)) != self.options.threads and self.device.type == "cpu":
+            self.say(f"it began with --threads {threads}: with {self.options.threads} the last bits differ")
+        before = facts.get("spent", facts)  # so classifiers of earlier versions have it
+        self.started = {name: start - before.get(name, 0.0) for name, start in self.started.items()}
+        self.recall(facts)
+        self.say(f"continuing at step {facts['step']} of {self.preset.steps}, from {path}")
+        return snapshot
+
+    # --- while it runs ---------------------------------------------------------------------------------------------------
+
+    def due(self, step: int) -> bool:
+        """Whether to look at the training after this step. What many processes do at once depends on the step alone."""
+        alone, save_every = self.processes.world_size == 1, self.options.save_every
+        every = max(1, min(50 if alone else 10, self.preset.steps // 20))
+        if step % every == 0 or (save_every and step % save_every == 0):
+            return True
+        return alone and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
+
+    def _loop(self, resume: Snapshot | None) -> Any:
+        from tqdm import tqdm
+
+        first, steps, state = resume.facts["step"] if resume else 0, self.preset.steps, None
+        started = told = time.monotonic()
+        hidden = None if self.processes.is_main_process else True
+        with tqdm(total=steps, initial=first, unit="step", desc=self.name, disable=hidden) as bar:
+            for state in self.states(self.due, resume):
+                numbers = self.look_at(state)
+                bar.update(state.step - bar.n)
+                bar.set_postfix(numbers)
+                if bar.disable and (now := time.monotonic()) - told > TELL:
+                    told, rest = now, ", ".join(f"{k}={v}" for k, v in numbers.items())
+                    line = tqdm.format_meter(state.step, steps, now - started, 0, self.name, unit="step", initial=first)
+                    self.say(f"{line[:-1]}, {rest}]")
+                self._save_or_stop(state)
+        assert state is not None
+        return state
+
+    def _save_or_stop(self, state: Any) -> None:
+        self.seen, o, last = time.monotonic(), self.options, state.step == self.preset.steps
+        late = o.save_minutes > 0 and self.seen - self.saved > 60 * o.save_minutes
+        stopping, late = self.processes.any([self.stop.number > 0, late], self.device)
+        if last or stopping or late or (o.save_every and state.step % o.save_every == 0):
+            try:
+                self._save(state)
+            except (OSError, CheckpointError) as error:
+                if not last:
+                    raise
+                print(f"cmlab: {error}", file=sys.stderr)  # the result is smaller, and what counts
+            self.saved = time.monotonic()
+        if stopping and not last:
+            number, args = self.stop.number or signal.SIGTERM, [a for a in self.args if a not in ("--overwrite", "--resume")]
+            raise Interrupted(
+                128 + number,
+                f"stopped by {signal.Signals(number).name} after step {state.step} of {self.preset.steps}, state saved in "
+                f"{self.folder.path}. Continue with: {command_line('train', *args, '--resume')}",
+            )
+
+    def _save(self, state: Any) -> None:
+        if not self.processes.is_main_process and not self.processes.shard:
+            return
+        tensors, facts = state.snapshot()  # divided weights are gathered by all processes together
+        facts |= {"preset": flatten(self.preset), **self.same, "threads": self.options.threads, "cmlab": __version__}
+        if self.processes.is_main_process:
+            self.folder.save(Snapshot(tensors, facts | self.spent() | self.facts()))
