@@ -12,7 +12,7 @@ from cmlab.commands.main import main
 from cmlab.formats import checkpoints
 from cmlab.training import session
 from cmlab.training.presets import PRESETS
-from cmlab.training.session import Interrupted
+from cmlab.training.loop import Interrupted
 
 DATA = "digits-color:3,8"
 TOY = [
