@@ -11,8 +11,8 @@ from cmlab.commands.chain import CHAINS, find_figures, stages_of
 from cmlab.commands.main import main
 from cmlab.formats import checkpoints
 from cmlab.training import session
-from cmlab.training.presets import PRESETS
 from cmlab.training.loop import Interrupted
+from cmlab.training.presets import PRESETS
 
 DATA = "digits-color:3,8"
 TOY = [
