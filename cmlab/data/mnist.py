@@ -1,0 +1,113 @@
+"""MNIST (LeCun, Cortes and Burges, 1998) and Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from their official IDX files."""
+
+import gzip
+import hashlib
+import math
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..base.registry import DATASETS
+from .pictures import data_folder
+from .scikit_digits import DIGIT_NAMES
+from .sets import PixelData
+from .sources import MAX_BYTES
+
+SHAPE = (1, 28, 28)
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+# md5 of MNIST's pixels, training and test: Fashion-MNIST's files have the same names.
+MNIST_PIXELS = ("6510e85a72c3e9475c492d559d3770d2", "240610fa99e73bfa49df8e7fc24d3206")
+
+
+def read_idx(path: Path, dims: int) -> np.ndarray:
+    """The uint8 array of an IDX file, plain or .gz: two zeros, 8 for bytes, the number of dimensions, their sizes, the values.
+
+    Raises ValueError with its name for a file that is damaged, of another kind, or has not ``dims`` dimensions.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:3] != b"\0\0\x08":
+                raise ValueError(f"{path} is no IDX file of bytes, it begins with {magic.hex(' ') or 'nothing'}: fetch it again")
+            if magic[3] != dims:
+                kinds = {1: "labels", 3: "images"}
+                found = kinds.get(magic[3], f"an array of {magic[3]} dimensions")
+                raise ValueError(f"{path} holds {found}, not {kinds[dims]}: are the files swapped? If not, fetch it again")
+            sizes = tuple(int(n) for n in np.frombuffer(file.read(4 * dims).ljust(4 * dims, b"\0"), ">u4"))
+            count = math.prod(sizes)
+            values = file.read(min(count, MAX_BYTES) + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    if len(values) != count or not count:
+        raise ValueError(
+            f"{path} should hold {count:,} values, and is {'cut short' if len(values) <= count else 'longer'}: fetch it again"
+        )
+    return np.frombuffer(values, np.uint8).reshape(sizes)
+
+
+def _find(name: str, file: str) -> Path:
+    """One file of a set, plain or packed, in a folder of the set's name or beside it."""
+    places = [data_folder() / name, data_folder()]
+    for path in (folder / f"{file}{suffix}" for folder in places for suffix in ("", ".gz")):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{DATASETS.record(name).label} has no {file}, plain or .gz, in {places[0]} or {places[1]}: put the four official files "
+        f"({', '.join(sum(FILES.values(), ()))}) there, or name the folder that has them with CMLAB_DATA"
+    )
+
+
+def _load(name: str, split: str | None) -> PixelData:
+    if split not in (None, *FILES):
+        raise ValueError(f"unknown split {split!r}: choose one of train, test")
+    images, labels = (_find(name, file) for file in FILES[split or "train"])
+    return _read(name, images, labels, images.stat().st_mtime_ns, labels.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read(name: str, images: Path, labels: Path, *_stamps: int) -> PixelData:
+    pixels, label = read_idx(images, 3)[:, None], read_idx(labels, 1)
+    class_names = DATASETS.record(name).facts["class_names"]
+    if pixels.shape[1:] != SHAPE:
+        raise ValueError(f"{images} holds images of {pixels.shape[3]} x {pixels.shape[2]}, not 28 x 28: these are not {name}'s")
+    if len(pixels) != len(label):
+        raise ValueError(f"{images} holds {len(pixels):,} images and {labels} {len(label):,} labels: fetch both again")
+    if label.max() >= len(class_names):
+        raise ValueError(
+            f"{labels} holds the label {label.max()}, and {name} has classes 0 to {len(class_names) - 1}: fetch it again"
+        )
+    if name != "mnist" and hashlib.md5(pixels.tobytes(), usedforsecurity=False).hexdigest() in MNIST_PIXELS:
+        raise ValueError(f"{images} holds MNIST's digits: put {name}'s own files in {data_folder() / name}")
+    return PixelData(pixels, torch.from_numpy(label.astype(np.int64)), class_names)
+
+
+@DATASETS.register(
+    "mnist", "MNIST", "70,000 handwritten digits of 28 x 28 grey pixels", kind="file", shape=SHAPE, class_names=DIGIT_NAMES
+)
+def mnist(*, split: Literal["train", "test"] | None = None) -> PixelData:
+    """MNIST's 60,000 training images, or 10,000 for ``split="test"``: uint8 (N, 1, 28, 28), ten classes.
+
+    Raises FileNotFoundError that says what to put where, ValueError for a file that is damaged or another one.
+    """
+    return _load("mnist", split)
+
+
+@DATASETS.register(
+    "fashion-mnist",
+    "Fashion-MNIST",
+    "70,000 pieces of clothing, 28 x 28 grey pixels",
+    kind="file",
+    shape=SHAPE,
+    class_names=FASHION,
+)
+def fashion_mnist(*, split: Literal["train", "test"] | None = None) -> PixelData:
+    """Fashion-MNIST in MNIST's place: as many images, of as many classes, in files of the same names. Errors as `mnist`."""
+    return _load("fashion-mnist", split)
