@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 PART = ".part"  # how files end that are being written
 
@@ -50,35 +50,32 @@ def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], object])
     return Path(path)
 
 
+def write_png(path: str | Path, image: Any) -> Path:
+    """Write a uint8 picture (H, W) or (H, W, 3)."""
+    from PIL import Image
+
+    return write_whole(path, lambda file: Image.fromarray(image).save(file, format="PNG"))
+
+
 def user_path(
-    given: str | Path,
-    kind: Literal["any", "there", "file", "folder"] = "any",
-    *,
-    what: str = "file",
-    suffix: str = "",
-    way_out: str = "check the path",
+    given: str | Path, kind: Literal["any", "file"] = "any", *, what: str = "file", way_out: str = "check the path"
 ) -> Path:
     """A path as a person gives it: a leading ``~`` is the home folder, and a relative path starts in the working folder.
 
     Args:
-        kind: what must be there: "any" may be missing, "there" is a file or a folder.
+        kind: "file" must be there; "any" may be missing, or a folder.
         what: what the path should lead to, for the message.
-        suffix: how the file's name must end.
         way_out: what a person should do about a wrong path.
 
-    Raises FileNotFoundError where nothing is there, and ValueError where it is of another kind.
+    Raises FileNotFoundError where nothing is there, and ValueError for a folder where a file is wanted.
     """
     path = Path(given)
     with suppress(RuntimeError):  # ~name where nobody is called that: a file may be
         path = path.expanduser()
-    if kind != "any" and not path.exists():
+    if kind == "file" and not path.exists():
         raise FileNotFoundError(f"no {what} at {path}: {way_out}")
     if kind == "file" and path.is_dir():
         raise ValueError(f"{path} is a folder, not a {what}: {way_out}")
-    if kind == "folder" and not path.is_dir():
-        raise ValueError(f"{path} is a file, not a folder: {way_out}")
-    if not path.name.endswith(suffix):
-        raise ValueError(f"the name of a {what} ends in {suffix}, and {path} does not: {way_out}")
     return path
 
 

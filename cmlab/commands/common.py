@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import samplers
-from ..base.files import write_whole
 from ..base.registry import SAMPLERS
 from ..denoiser import Denoiser
 from ..formats import checkpoints
@@ -75,10 +74,3 @@ def labels(model: Any, label: int | None, start: int, stop: int, device: torch.d
     if label is not None:
         return torch.full((stop - start,), label, device=device)
     return torch.arange(start, stop, device=device) % model.classes
-
-
-def write_png(path: Path, image: Any) -> None:
-    """Write a uint8 picture (H, W) or (H, W, 3)."""
-    from PIL import Image
-
-    write_whole(path, lambda file: Image.fromarray(image).save(file, format="PNG"))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..base.files import user_path
 from .options import Source
 
 
@@ -52,7 +53,7 @@ def convert(o: ConvertOptions) -> None:
     from ..training.presets import find
 
     facts = formats.Facts(o.kind, o.sigma_min, o.image_size, o.heads, o.head_channels, o.heads_up)
-    source = o.source if Path(o.source).exists() else find(o.source)
+    source = o.source if user_path(o.source).exists() else find(o.source)
     model = formats.convert(source, o.target, facts, o.dtype == "half", o.overwrite)
     kind = "consistency model" if model.precond.consistency else "diffusion model"
     shape = "x".join(str(n) for n in model.shape)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ..base.files import new_file, user_path
+from ..base.files import new_file, user_path, write_png
 from .options import Checkpoint, check_taken
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def edit(o: EditOptions) -> None:
 
     from ..editing import EDITS, apply_edit, likeliest_label
     from ..plots.figures import image_grid
-    from .common import labels, load, write_png
+    from .common import labels, load
 
     arguments = _arguments(o)
     if o.image is not None and o.index is not None:

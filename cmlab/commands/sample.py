@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
-from ..base.files import new_file, write_whole
+from ..base.files import new_file, write_png, write_whole
 from ..base.registry import SAMPLERS
 from .options import Checkpoint, one_of
 
@@ -59,7 +59,7 @@ def sample(o: SampleOptions) -> None:
 
     from ..base.device import choose_device
     from ..samplers import sample as draw
-    from .common import labels, load, plan, write_png
+    from .common import labels, load, plan
 
     if o.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {o.out}")

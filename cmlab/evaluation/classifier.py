@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.files import write_whole
+from ..base.files import user_path, write_whole
 from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
 from ..data.pixels import from_pixels, to_pixels
@@ -281,7 +281,7 @@ class LoadedClassifier:
 
 def load_classifier(path: str | Path) -> LoadedClassifier:
     """A classifier's file, float32 and in eval mode; raises ValueError for one that is missing, damaged or of another kind."""
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise ValueError(f"no classifier at {path}: take one of {', '.join(classifier_names())}, or inception")
     return _load(path, path.stat().st_mtime_ns)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from ..base.device import machine
-from ..base.files import write_whole
+from ..base.files import write_png, write_whole
 from ..base.own import command_line
 from ..data import fingerprint
 from ..data.names import title_of
@@ -187,8 +187,6 @@ def _check_fd(data: str, shape: tuple[int, ...]) -> None:
 
 def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.device, title: str) -> Any:
     """Samples from seeds that stay the same, into ``path``; returns the grid of those that are pictures."""
-    from PIL import Image
-
     from ..plots.figures import image_grid, plot_points
     from ..samplers import sample
 
@@ -198,7 +196,7 @@ def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.d
     x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
     if picture:
         grid = image_grid(x, scale=max(1, 64 // model.shape[-1]))
-        write_whole(path, lambda file: Image.fromarray(grid).save(file, format="PNG"))
+        write_png(path, grid)
         return grid
     write_whole(path, lambda file: plot_points({title: x}, size=4).savefig(file, format="png"))
     return None
