@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..base.files import write_whole
+from ..base.registry import EDITS, SAMPLERS
 from ..editing import EDIT_STEPS, run_edit
 from ..formats.checkpoints import pretrained_names
 from ..noise import SIGMA_MAX, seeds_from
@@ -100,7 +101,8 @@ def sample(
 ):  # fmt: skip
     """The same noise through the diffusion model and two students (None: the data set's first); yields after every solver step."""
     group, seed = group_of(data), view.seed_from(seed)
-    distilled, student = distilled or view.usual(group, view.DISTILLED), student or view.usual(group, view.FROM_DATA)
+    distilled = distilled or view.usual(group, view.students(distilled=True))
+    student = student or view.usual(group, view.students(distilled=False))
     count = view.whole("The number of samples", count, 1, MAX_COUNT)
     edm_steps = view.whole("The number of EDM's steps", edm_steps, 1, MAX_STEPS)
     student_steps = view.whole("The number of student steps", student_steps, 1, MAX_STEPS)
@@ -121,8 +123,8 @@ def sample(
         except ValueError as error:
             panels[method] = (None, str(error))
             continue
-        walked, name = [], view.METHODS[method] + (f", {view.DIFFUSION_SAMPLERS.get(solver)}" if method == "edm" else "")
-        levels = view.levels_of(group, method, solver, k)
+        levels = view.levels_of(group, method, solver, k, DEVICE)
+        walked, name = [], view.label_of(method) + (f", {SAMPLERS.record(solver).label}" if method == "edm" else "")
         for step, ms in view.trail(model, group.shape, seeds, solver, levels, label, DEVICE):
             walked.append(step)
             done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
@@ -143,7 +145,7 @@ def interpolate(
     An example's number takes the place of a seed: then the noise is the one that this picture comes from.
     """
     group, seed_a, seed_b = group_of(data, images=True), view.seed_from(seed_a), view.seed_from(seed_b)
-    frames, method = view.whole("The number of frames", frames, 2, 33), method or view.usual(group, view.STUDENTS)
+    frames, method = view.whole("The number of frames", frames, 2, 33), method or view.usual(group)
     pictures = [None if k is None else source_picture(group, None, k) for k in (example_a, example_b)]
     if class_name == "auto" and group.classes:
         class_name = next((p[1] for p in pictures if p is not None and p[1] is not None), group.class_names[0])
@@ -151,7 +153,7 @@ def interpolate(
     ends = [seed if p is None else p[0] for seed, p in zip((seed_a, seed_b), pictures, strict=True)]
     x, step, ms = view.make_interpolation(group, method, (ends[0], ends[1]), frames, label, DEVICE)
     tiles = [view.picture(one[None]) for one in x]
-    parts = [f"**{view.METHODS[method]}**", f"{frames} frames"] + ([f"class {class_name}"] if group.classes else [])
+    parts = [f"**{view.label_of(method)}**", f"{frames} frames"] + ([f"class {class_name}"] if group.classes else [])
     parts += [f"{step.nfe} NFE each · {ms:.0f} ms in all"]
     parts += ["noises of pictures: EDM's PF-ODE run upwards"] if any(pictures) else []
     slider = gr.Slider(maximum=frames - 1, value=0)
@@ -167,7 +169,7 @@ def edit(
     group, seed = group_of(data, images=True), view.seed_from(seed)
     steps, patch = view.whole("The number of steps", steps, 1, MAX_STEPS), view.whole("The block size", patch, 2, 16)
     noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
-    method = method or view.usual(group, view.STUDENTS)
+    method = method or view.usual(group)
     model, (y, own_class, notes) = view.model_of(group, method, DEVICE), source_picture(group, image, example)
     class_name = own_class if class_name == "auto" else class_name
     if class_name is None and group.classes:
@@ -180,7 +182,7 @@ def edit(
     before = png(view.picture(y)), png(view.picture(degraded))
     for step, ms in view.timed(run_edit(model, made, [seed], label, DEVICE)):
         progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {ms:.0f} ms"
-        text = " · ".join([f"**{view.TASKS[task]}** with {view.METHODS[method]}", progress, *notes])
+        text = " · ".join([f"**{EDITS.record(task).label}** with {view.label_of(method)}", progress, *notes])
         yield *before, png(view.picture(step.x0_hat)), text, seed
 
 

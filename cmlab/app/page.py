@@ -21,9 +21,8 @@ import gradio as gr
 import numpy as np
 import torch
 
-from ..data import TOYS
-from ..editing import EDIT_STEPS, EDITS, MASKS
-from ..losses import LOSSES
+from ..base.registry import DATASETS, EDITS, LOSSES, Record
+from ..editing import EDIT_STEPS, MASKS
 from . import handlers, plane, theory, view
 from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from .paint import is_painted
@@ -36,11 +35,11 @@ def model_choices(
 ) -> tuple[dict, dict]:
     """Choices and values of the boxes for method and class: a choice that the data set has, too, stays; else ``usual``."""
     group = view.groups()[data]
-    shown = [m for m in group.models if not (students and m in ("edm", "pd"))] or list(group.models)
+    shown = [m for m in group.models if not students or view.is_consistency(m)] or list(group.models)
     known = [*classes_first, *group.class_names]
-    method = method if method in shown else view.usual(group, view.STUDENTS)
+    method = method if method in shown else view.usual(group)
     kind = kind if kind in known else usual if usual in known else next(iter(known), None)
-    methods = {"choices": [(view.METHODS[m], m) for m in shown], "value": method}
+    methods = {"choices": [(view.label_of(m), m) for m in shown], "value": method}
     return methods, {"choices": known, "value": kind, "visible": group.classes > 0}
 
 
@@ -66,9 +65,9 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
     groups = view.groups()
     first = groups[names[0]]
 
-    def student_box(label: str, order: tuple[str, ...]) -> gr.Radio:
+    def student_box(label: str, order: list[str]) -> gr.Radio:
         known = [m for m in order if any(m in g.models for g in groups.values())] or [order[0]]
-        choices, value = [(view.METHODS[m], m) for m in known], view.usual(first, known)
+        choices, value = [(view.label_of(m), m) for m in known], view.usual(first, known)
         return follows(gr.Radio(choices, value=value, label=label, visible=len(known) > 1))
 
     with gr.Row():
@@ -81,11 +80,12 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
             with gr.Row():
                 go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), gr.Button("Stop", min_width=80)
             count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
-            samplers = [(label, name) for name, label in view.DIFFUSION_SAMPLERS.items()]
+            samplers = [(sampler.label, sampler.name) for sampler in view.diffusion_samplers()]
             sampler = gr.Dropdown(samplers, value="heun", label="EDM: sampler", elem_id="sampler")
             edm_steps = gr.Slider(1, MAX_STEPS, 18, step=1, label="EDM: steps")
             student_steps = gr.Slider(1, 16, 1, step=1, label="Students: steps")
-            distilled, student = student_box("Distilled", view.DISTILLED), student_box("Trained on data", view.FROM_DATA)
+            distilled = student_box("Distilled", view.students(distilled=True))
+            student = student_box("Trained on data", view.students(distilled=False))
         with gr.Column(scale=3):
             outputs = []
             titles = {
@@ -113,11 +113,15 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
         known = ["all", *group.class_names]
         kinds = gr.Dropdown(known, value=kind if kind in known else "all", visible=group.classes > 0)
         usual = (16, MAX_COUNT) if group.is_image else (MAX_COUNT, 16)
-        orders = zip(chosen, (view.DISTILLED, view.FROM_DATA), strict=True)
-        radios = [view.usual(group, (m, *order)) for m, order in orders]
+        radios = [view.usual(group, (m, *view.students(d))) for m, d in zip(chosen, (True, False), strict=True)]
         return kinds, usual[0] if count == usual[1] else count, *radios
 
     data.change(adapt, [data, kind, count, distilled, student], [kind, count, distilled, student], **QUIET)
+
+
+def explained(entry: Record) -> str:
+    """What a registry says of an entry, as Markdown."""
+    return f"**{entry.label}.** {entry.help}"
 
 
 def thumbnails(name: str) -> list[tuple[str, str]]:
@@ -182,8 +186,9 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own", students=True)
             seed, used = seed_box("Seed", 0)
         with gr.Column(scale=3):
-            task = gr.Radio([(view.TASKS[t], t) for t in EDITS], value="inpaint", label="Task", elem_id="task")
-            about = gr.Markdown(f"**Inpaint.** {view.TASK_HELP['inpaint']}")
+            tasks = [(edit.label, edit.name) for edit in EDITS.records()]
+            task = gr.Radio(tasks, value="inpaint", label="Task", elem_id="task")
+            about = gr.Markdown(explained(EDITS.record("inpaint")))
             with gr.Row():
                 original = panel("Original", "The picture before the edit", "original", name="Original")
                 degraded = panel("What the model is given", "What is left of the picture", "degraded", name="Given")
@@ -222,13 +227,14 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             y, _, _ = handlers.source_picture(group, None, example)
         chosen = png(view.picture(y))
         paper = png(view.picture(y, size=view.CANVAS + view.CANVAS // y.shape[-2]))
-        paint = (task == "inpaint" and mask == view.PAINTED) or task == "stroke"
+        takes = view.options_of(task)
+        paint = ("free" in takes and mask == view.PAINTED) or task == "stroke"
         yield (
-            f"**{view.TASKS[task]}.** {view.TASK_HELP[task]}",
-            gr.Slider(visible=task in ("inpaint", "colorize", "super_resolve")),
-            gr.Radio(visible=task in ("super_resolve", "stroke")),
-            gr.Slider(visible=task in ("stroke", "denoise")),
-            gr.Radio(visible=task == "inpaint"),
+            explained(EDITS.record(task)),
+            gr.Slider(visible="steps" in takes),
+            gr.Radio(visible="patch" in takes or task == "stroke"),  # the blocks of a picture that nobody has painted over
+            gr.Slider(visible="sigma" in takes),
+            gr.Radio(visible="free" in takes),
             gr.ImageEditor(value=paper if paint else None, visible=paint),
             chosen,
         )
@@ -251,7 +257,8 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
 def plane_tab(tab: gr.Tab) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            distribution = gr.Radio([*TOYS, view.DRAWN], value="two-moons", label="Distribution", elem_id="distribution")
+            toys = DATASETS.of_kind("toy")
+            distribution = gr.Radio([*toys, view.DRAWN], value="two-moons", label="Distribution", elem_id="distribution")
             brush = gr.Brush(default_size=10, colors=["#0072B2"], color_mode="fixed")
             drawing = canvas("Draw it", "drawing", 260, 340, brush)
             seed, used = seed_box("Seed", 0)
@@ -277,9 +284,9 @@ def plane_tab(tab: gr.Tab) -> None:
                     "**Watch a network learn.** EDM learns to denoise; the others learn to do its many steps in one. Those that "
                     "distil have the exact PF-ODE for a teacher."
                 )
-                methods = [(name, m) for m, name in view.METHODS.items() if m in LOSSES]
+                methods = [(loss.label, loss.name) for loss in LOSSES.records()]
                 method = gr.Radio(methods, value="cd", label="Method", elem_id="train-method")
-                about = gr.Markdown(view.METHOD_HELP["cd"], elem_classes="caption")
+                about = gr.Markdown(LOSSES.record("cd").help, elem_classes="caption")
                 with gr.Row():
                     train_steps = gr.Slider(10, MAX_TRAINING, 2000, step=10, label="Training steps")
                     batch = gr.Slider(16, 2048, 256, step=16, label="Batch size")
@@ -305,7 +312,7 @@ def plane_tab(tab: gr.Tab) -> None:
     gr.on(follow, redraw, inputs, outputs, api_visibility="private", **latest)
     inputs = [distribution, drawing, method, train_steps, batch, seed]
     run = start(train, [], train_2d, inputs, [points, curve, status, used], api_name="train_2d", show_progress="hidden")
-    method.change(lambda m: view.METHOD_HELP[m], method, about, **QUIET)
+    method.change(lambda m: LOSSES.record(m).help, method, about, **QUIET)
     halt(run, [stop.click], lambda text: f"{text} · stopped", [status], [status])
     # Another distribution: what was trained on the old one must not stand beside it.
     halt(run, [distribution.input], lambda: (None, None, ""), [], [points, curve, status])
@@ -319,7 +326,9 @@ def theory_tab() -> None:
         with gr.Column(scale=1, min_width=280):
             choices = [(name, e) for e, name in theory.EXPERIMENTS.items()]
             experiment = gr.Radio(choices, value="thm1", label="Experiment", elem_id="experiment")
-            data = gr.Dropdown(list(theory.DATA), value="soft3", label="Distribution", info="soft3: three broad Gaussians")
+            data = gr.Dropdown(
+                list(theory.distributions()), value="soft3", label="Distribution", info="soft3: three broad Gaussians"
+            )
             solver = gr.Radio(list(theory.SOLVERS), value="heun", label="Solver", elem_id="solver")
             beside = [("none", ""), *((name, name) for name in theory.models())]
             model = gr.Dropdown(beside, value="", label="A trained model beside it", info="on its own distribution")

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..base.registry import DATASETS, LOSSES
 from ..base.suggest import unknown
-from ..data import TOYS, MixtureData, drawn_points, load_data
+from ..data import MixtureData, drawn_points, load_data
 from ..evaluation.points import sliced_wasserstein
 from ..formats import checkpoints
 from ..methods.progressive import ProgressiveLoss
 from ..noise import sampling_sigmas, seeds_from
-from ..samplers import default_sigmas, heun, initial_noise
-from ..training.fit import fit
-from ..training.presets import Preset, build_model, get_preset
+from ..samplers import heun, initial_noise, plan
+from ..training.presets import Preset, get_preset, run
 from .paint import paint_of
-from .view import DRAWN, METHODS, figure_pixels, sampler_of, trail
+from .view import DRAWN, figure_pixels, label_of, sampler_of, trail
 
 
 def drawing_points(editor: dict | None, limit: int = 400) -> list[tuple[float, float]]:
@@ -56,9 +56,9 @@ def exact_flow(data: MixtureData, count: int, steps: int, noise_level: float, se
 
 def live_preset(method: str, steps: int, batch: int, seed: int, init: str = "") -> Preset:
     """The preset of ``method`` in the plane for a training of another length, from the bundled checkpoint ``init`` if given."""
-    if method not in METHODS:
-        raise ValueError(unknown("method", method, METHODS))
-    preset = get_preset(f"{init.rpartition('-')[0] or TOYS[0]}-{method}")
+    if method not in LOSSES:
+        raise ValueError(unknown("method", method, LOSSES))
+    preset = get_preset(f"{init.rpartition('-')[0] or DATASETS.of_kind('toy')[0]}-{method}")
     # The averaged weights are a mean over the same share of the training, so of fewer steps.
     ema = 1 - min(1.0, (1 - preset.ema) * preset.steps / steps)
     network, start = preset.network, ""
@@ -85,37 +85,25 @@ def train_live(
     losses: tuple[list, list] = ([], [])
     begun, drawn_at, pause = time.monotonic(), -math.inf, 0.0
     origin = f"from {init or 'random weights'}" + (", teacher: the exact PF-ODE" if loss.needs_teacher else "")
-    for state in fit(
-        build_model(preset),
-        data,
-        loss,
-        steps=steps,
-        batch=batch,
-        lr=preset.lr,
-        lr_schedule=preset.lr_schedule,
-        weight_decay=preset.weight_decay,
-        ema=preset.ema,
-        teacher=data.oracle if loss.needs_teacher else None,
-        seed=seed,
-        every=min(20, max(1, steps // 10)),
-        device=device,
-    ):
+    teacher = data.oracle if loss.needs_teacher else None
+    for state in run(preset, min(20, max(1, steps // 10)), device, teacher=teacher, data=data):
         losses[0].append(state.step)
         losses[1].append(state.loss)
         clock = time.monotonic()
         if clock - drawn_at < pause and state.step < steps:
             continue
-        k = 18 if method == "edm" else 1
+        sampler = sampler_of(method, 1)
+        k = 18 if sampler == "heun" else 1
         if isinstance(loss, ProgressiveLoss):
             k = loss.n((state.step - 1) / steps)  # of the step that was just made
-        sampler = sampler_of(method, k)
-        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler, default_sigmas(sampler, k), None, device)
+        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler, plan(state.ema, sampler, k).sigmas, None, device)
         made = last.x.cpu()
-        samples = plots.plot_points({"data": truth, f"{METHODS[method]}, {last.nfe} NFE": made}, size=3.4)
+        samples = plots.plot_points({"data": truth, f"{label_of(method)}, {last.nfe} NFE": made}, size=3.4)
         curve = figure_pixels(plots.plot_curves({"loss": losses}, "training step", "loss"))
         now = time.monotonic()
         text = (
-            f"**{METHODS[method]}**, step {state.step} of {steps}{f' (N = {k})' if method == 'pd' else ''} · loss {state.loss:.3g}"
+            f"**{label_of(method)}**, step {state.step} of {steps}{f' (N = {k})' if sampler == 'progressive' else ''}"
+            f" · loss {state.loss:.3g}"
             f" · sliced Wasserstein distance {sliced_wasserstein(made, truth):.3f} · training alone: {state.images_per_s:,.0f}"
             f" samples/s · {now - begun:.1f} s in all, with pictures · {origin}"
         )
@@ -127,7 +115,7 @@ def train_live(
 def warm_up() -> None:
     """Do a little of everything once: otherwise the first use of a tab waits for imports (scikit-learn, torch's optimizers)."""
     load_data("digits")
-    data = plane_data(TOYS[0], None)
+    data = plane_data(DATASETS.of_kind("toy")[0], None)
     exact_flow(data, 1, 2, 1.0, 0)
     for method in ("edm", "ccd"):  # the second imports what differentiates in forward mode
         for _ in train_live(data, method, 1, 16, 0):

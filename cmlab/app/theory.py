@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from ..base.registry import DATASETS
 from ..commands.experiments import Measured
 from ..commands.theory import TheoryOptions, measure
-from ..data import TOYS
 from ..formats.checkpoints import pretrained_names
 from ..training.presets import PRESETS
 from .view import figure_pixels
@@ -23,7 +23,6 @@ HELP = {
     "variance": "**Why start with few levels and end with many?** At small N the gradient of CT is biased, like 1/N; at large N "
     "the bias is gone and the noise of a single sample remains. N(k) walks from one end to the other.",
 }
-DATA = ("soft3", "gaussian", *TOYS)
 SOLVERS, DISTANCES, TARGETS, WEIGHTS = ("euler", "heun", "midpoint"), ("l2", "huber", "l1"), ("other", "online"), ("1", "1/dt")
 # Fewer points and levels than the command line's: seconds, and the same slopes.
 SMALL = {
@@ -33,14 +32,19 @@ SMALL = {
 }
 
 
-def models() -> list[str]:
-    """Bundled consistency models of points, to draw beside Theorem 1's curve."""
-    return [name for name in pretrained_names() if name in PRESETS and PRESETS[name].data in TOYS and PRESETS[name].consistency]
+def distributions() -> tuple[str, ...]:
+    """The distributions whose score is exact."""
+    return ("soft3", "gaussian", *DATASETS.of_kind("toy"))
 
 
 def starts() -> list[str]:
     """Bundled models of points whose CT gradient can be measured: those that training starts from, and those that it made."""
-    return [name for name in pretrained_names() if name in PRESETS and PRESETS[name].data in TOYS]
+    return [name for name in pretrained_names() if name in PRESETS and PRESETS[name].data in distributions()]
+
+
+def models() -> list[str]:
+    """Bundled consistency models of points, to draw beside Theorem 1's curve."""
+    return [name for name in starts() if PRESETS[name].consistency]
 
 
 def experiment(
@@ -53,7 +57,7 @@ def experiment(
         "variance": {"checkpoint": start, "weight": weight},
     }
     offered = (
-        ("experiment", name, EXPERIMENTS), ("distribution", data, DATA), ("solver", solver, SOLVERS),
+        ("experiment", name, EXPERIMENTS), ("distribution", data, distributions()), ("solver", solver, SOLVERS),
         ("model", model, (None, *models())), ("distance", distance, DISTANCES), ("target", target, TARGETS),
         ("start", start, starts()), ("weight", weight, WEIGHTS),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 Every refusal is a ValueError whose text can be shown to the user as it stands.
 """
 
+import inspect
 import io
 import math
 import secrets
@@ -17,75 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.registry import DATASETS, EDITS, LOSSES, SAMPLERS, Record
 from ..data import load_images
 from ..data.names import class_names_of, split_name
 from ..data.pictures import MAX_CLASSES
 from ..denoiser import Denoise
-from ..editing import EDITS, Edit, likeliest_label, preset_mask, slerp
+from ..editing import Edit, likeliest_label, preset_mask, slerp
 from ..evaluation.classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
 from ..formats import checkpoints
 from ..methods.likelihood import encode
+from ..methods.progressive import ProgressiveLoss
 from ..noise import as_draws, seeds_from, state_dtype
 from ..oracle import FiniteData
-from ..samplers import SAMPLERS, Step, adds_noise, default_sigmas, initial_noise
+from ..samplers import Step, adds_noise, initial_noise, plan, round_level
 from ..training.presets import PRESETS
 from .paint import painted_mask, painted_over
 
-METHODS = {
-    "edm": "EDM",
-    "pd": "Progressive distillation",
-    "cd": "CD",
-    "ct": "CT",
-    "ict": "iCT",
-    "ect": "ECT",
-    "ccd": "CD, continuous time",
-    "cct": "CT, continuous time",
-    "scd": "sCD (sCM)",
-    "sct": "sCT (sCM)",
-}
-METHOD_HELP = {
-    "edm": "A diffusion model: it learns to denoise, and is sampled by Heun's method in 18 steps (35 evaluations).",
-    "pd": "One step of the student does what two of the teacher do; the student becomes the teacher, and its steps halve, "
-    "from 64 to 1. It is sampled in as many steps as it has at the time.",
-    "cd": "Two neighbouring points of one path share one end: the neighbour comes from the exact PF-ODE, the teacher.",
-    "ct": "As CD, but without a teacher: the neighbour is the same data point with the same noise, less of it.",
-    "ict": "CT improved: pseudo-Huber distance, weight 1/Δσ, no averaged target, steps between neighbours that halve on the way.",
-    "ect": "Starts as a diffusion model, neighbours far apart; then they come closer. Quick from trained weights.",
-    "ccd": "CD for infinitely close neighbours: the model's rate of change along the exact path, by forward-mode differentiation.",
-    "cct": "The same limit without a teacher. Its gradient is noisy; the paper starts it from a diffusion model.",
-    "scd": "sCM with the exact PF-ODE for a teacher: TrigFlow's angle in place of σ, and tangents that are normalized.",
-    "sct": "sCM without a teacher: TrigFlow's angle in place of σ, and tangents that are normalized.",
-}
-# Students in the order of preference: those with a teacher, and those that learn from data points.
-DISTILLED, FROM_DATA = ("cd", "ccd", "scd", "pd"), ("ect", "ict", "ct", "cct", "sct")
-# Of diffusion models. A progressively distilled student has its own.
-DIFFUSION_SAMPLERS = {
-    name: {
-        "euler": "Euler",
-        "heun": "Heun",
-        "dpm2": "DPM-Solver-2",
-        "dpm_solver3": "DPM-Solver-3",
-        "dpmpp_2s": "DPM-Solver++(2S)",
-        "dpmpp_2m": "DPM-Solver++(2M)",
-        "deis": "DEIS",
-        "ddim": "DDIM (the same as Euler)",
-        "ancestral": "Ancestral (DDPM)",
-        "predictor_corrector": "Predictor-corrector",
-    }.get(name, name)
-    for name in SAMPLERS
-    if name not in (*SAMPLERS.of_kind("consistency"), "progressive")
-}
-TASKS = {"inpaint": "Inpaint", "colorize": "Colorize", "super_resolve": "Super-resolve", "stroke": "Stroke", "denoise": "Denoise"}
-TASK_HELP = {
-    "inpaint": "The pixels outside the mask are kept exactly; the model fills in the rest so that the whole looks like data.",
-    "colorize": "The brightness of every pixel is kept exactly; the model chooses the colours. Another seed, other colours.",
-    "super_resolve": "The mean of every block is kept exactly; the model adds the detail inside the blocks.",
-    "stroke": "Noise hides a rough painting's flaws but not its layout; the model makes a picture of what is left. "
-    "Paint on the canvas, or leave it as it is: then the picture in coarse blocks is the painting.",
-    "denoise": "One evaluation at the known noise level takes the noise away: f(x, σ) is what a consistency model computes.",
-}
-# What a handler takes where none is named: the first of these that the data set has.
-STUDENTS = ("cd", "ccd", "scd", *FROM_DATA, "edm", "pd")
 EXACT = "digits, exact"
 OWN = " (runs)"  # ends the name of a group of the user's own models that differ from the bundled ones
 PAINTED = "painted"
@@ -93,8 +41,56 @@ DRAWN = "drawn"
 MAX_SEED = 2**53 - 1  # of either sign: what a browser's numbers hold exactly
 PANEL = 768  # pixels that a small picture is enlarged to: the browser, which makes it smaller again, keeps its pixels square
 CANVAS = 384  # pixels of the canvas that masks and strokes are painted on
-CHANNELS = {"digits": 1, "digits-color": 3, "cifar10": 3}  # of the data sets that have examples
-# Names for models of the whole set, whose headers have none.
+
+
+# --- methods: the entries of LOSSES, which also end the names of checkpoints ----------------------------------------------
+
+# What is shown where nobody has chosen: the first of these that the data set has a model of, then any other.
+PREFERRED = ("cd", "ccd", "scd", "ect", "ict", "ct", "cct", "sct", "edm", "pd")
+
+
+def label_of(method: str) -> str:
+    """How the page calls a method."""
+    return LOSSES.record(method).label if method in LOSSES else method
+
+
+def is_consistency(method: str) -> bool:
+    """Whether models of the method map noise to data in one step."""
+    return LOSSES.record(method).value().precond.consistency
+
+
+def is_progressive(method: str) -> bool:
+    """Whether the method halves the steps of a diffusion model, again and again."""
+    return isinstance(LOSSES.record(method).value(), ProgressiveLoss)
+
+
+def students(distilled: bool) -> list[str]:
+    """The methods that make students of a diffusion model, or else those whose models learn to jump from data alone."""
+    known = LOSSES.of_kind("distilled" if distilled else "data")
+    return sorted(known, key=lambda m: PREFERRED.index(m) if m in PREFERRED else len(PREFERRED))
+
+
+def usual(group: "Group", methods: Sequence[str] = ()) -> str:
+    """The first of ``methods`` (or of the preferred ones, then of all) that the group has a model of; if of none, the first."""
+    methods = methods or (*PREFERRED, *group.models)
+    return next((m for m in methods if m in group.models), methods[0])
+
+
+def diffusion_samplers() -> list[Record]:
+    """The samplers of diffusion models: all but those of students, which have no choice."""
+    return [record for record in SAMPLERS.records() if record.kind not in ("consistency", "distilled")]
+
+
+def sampler_of(method: str, steps: int) -> str:
+    """The sampler of a method's models where the page offers no choice."""
+    if not is_consistency(method):
+        return "progressive" if is_progressive(method) else "heun"
+    return "onestep" if steps == 1 else "multistep"
+
+
+def steps_of(method: str, steps: int) -> int:
+    """The steps that a student can take: one that was distilled progressively knows, at the end, a single one."""
+    return 1 if is_progressive(method) else steps
 
 
 # --- models ----------------------------------------------------------------------------------------------------------------
@@ -140,7 +136,7 @@ def groups() -> dict[str, Group]:
     found: dict[str, Group] = {}
     for path in [*bundled, *sorted(Path("runs").glob("*" + checkpoints.SUFFIX))]:
         data, _, method = path.stem.rpartition("-")
-        if not data or method not in METHODS:
+        if not data or method not in LOSSES:
             continue
         try:
             meta = checkpoints.read_meta(path)
@@ -155,13 +151,8 @@ def groups() -> dict[str, Group]:
     if not any(g.is_image for g in found.values()):
         found[EXACT] = Group(EXACT, (1, 8, 8), (), "digits", {"edm": EXACT, "cd": EXACT})
     for group in found.values():
-        group.models.update({m: group.models.pop(m) for m in METHODS if m in group.models})  # in the order of the menus
+        group.models.update({m: group.models.pop(m) for m in LOSSES if m in group.models})  # in the order of the menus
     return dict(sorted(found.items(), key=lambda item: (not item[1].is_image, [-n for n in item[1].shape], item[0])))
-
-
-def usual(group: Group, methods: Sequence[str]) -> str:
-    """The first of ``methods`` that the group has a model for; where it has none, the first of all."""
-    return next((m for m in methods if m in group.models), methods[0])
 
 
 def _classes_and_data(meta: dict[str, Any], data: str) -> tuple[tuple[str, ...], str]:
@@ -182,12 +173,11 @@ def _exact_digits() -> FiniteData:
 def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> Denoise:
     """The group's model for ``method``; raises ValueError where there is none."""
     if method not in group.models:
-        have = ", ".join(METHODS[m] for m in group.models) or "none"
-        name = METHODS.get(method, method)
+        have = ", ".join(map(label_of, group.models)) or "none"
         names = () if group.name.endswith(OWN) else (f"{group.name}-{method}", f"{group.data}-{method}")
-        presets = [name for name in names if name in PRESETS]
-        hint = f" Train it: cmlab train {presets[0]}" if presets else ""
-        raise ValueError(f"{group.name} has no {name} checkpoint (found: {have}).{hint}")
+        preset = next((name for name in names if name in PRESETS), None)
+        hint = f" Train it: cmlab train {preset}" if preset else ""
+        raise ValueError(f"{group.name} has no {label_of(method)} checkpoint (found: {have}).{hint}")
     if group.name == EXACT:
         return _exact_digits() if method == "edm" else _exact_digits().consistency
     path = group.models[method]
@@ -214,14 +204,13 @@ def class_labels(group: Group, choice: str, count: int, device: torch.device | s
     raise ValueError(f"Unknown class {choice!r} for {group.name}: choose 'all' or one of {', '.join(group.class_names)}.")
 
 
-def levels_of(group: Group, method: str, sampler: str, steps: int) -> Tensor:
+def levels_of(group: Group, method: str, sampler: str, steps: int, device: torch.device | str = "cpu") -> Tensor:
     """The noise levels that a model is sampled at: those that a search found for it, else the sampler's own."""
     if sampler not in SAMPLERS:
         raise ValueError(f"Unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
-    found = None
-    if group.name != EXACT and method in group.models:
-        found = checkpoints.searched_sigmas(checkpoints.read_meta(group.models[method]).get("about") or {}, sampler, steps)
-    return default_sigmas(sampler, steps) if found is None else found
+    model = model_of(group, method, device)
+    about = None if group.name == EXACT else checkpoints.read_meta(group.models[method]).get("about")
+    return plan(model, sampler, steps, about=about).sigmas
 
 
 def trail(
@@ -235,7 +224,7 @@ def trail(
 ) -> Iterator[tuple[Step, float]]:
     """The sampler's steps from the noise of ``seeds``, each with the milliseconds that the sampler has taken so far."""
     draws, device = as_draws(list(seeds)), torch.device(device)
-    x = draws.normal((len(seeds), *shape)).to(device, state_dtype(device)) * float(sigmas[0])
+    x = draws.normal((len(seeds), *shape)).to(device, state_dtype(device)) * float(round_level(model, sigmas[:1])[0])
     yield from timed(SAMPLERS[sampler](model, x, sigmas, label, noise=draws if adds_noise(sampler, len(sigmas)) else None))
 
 
@@ -251,16 +240,6 @@ def timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
             torch.cuda.synchronize()
         spent += (time.perf_counter() - clock) * 1000
         yield step, spent
-
-
-def sampler_of(method: str, steps: int) -> str:
-    """Diffusion models are sampled by Heun's method, consistency models in one or more steps."""
-    return {"edm": "heun", "pd": "progressive"}.get(method, "onestep" if steps == 1 else "multistep")
-
-
-def steps_of(method: str, steps: int) -> int:
-    """The steps that a student can take: one that was distilled progressively knows, at the end, a single one."""
-    return 1 if method == "pd" else steps
 
 
 # --- checked input ---------------------------------------------------------------------------------------------------------
@@ -337,26 +316,36 @@ def figure_pixels(figure) -> np.ndarray:
 
 
 def examples(group: Group) -> tuple[Tensor, list[str | None]]:
-    """Pictures to edit, (N, C, H, W), and their classes: the bundled ones of the models' own data, for digits one of each class.
+    """Pictures to edit, (N, C, H, W), and the class of each where the models know it: from the data set that they were trained on.
 
-    Where there are none, others are borrowed: their blocks are averaged, or their pixels repeated, until they have the size.
+    Where that has no pictures at hand, those of another set are borrowed and brought to the size of the models' pictures.
     """
-    own = CHANNELS.get(group.origin) == group.shape[0]
-    borrowed = "digits" if group.shape[0] == 1 else "digits-color" if group.shape[1] < 16 else "cifar10"
-    x0, names = _examples(group.origin if own else borrowed)
-    if own and set(names) & set(group.class_names):
-        keep = [k for k, name in enumerate(names) if name in group.class_names]
-        x0, names = x0[keep], [names[k] for k in keep]
-    known = [name if own and name in group.class_names else None for name in names]
+    known: list[str | None] = []
+    for name in (f"{group.origin}-examples", group.origin):
+        x0, names = _examples(name)
+        if len(x0) and x0.shape[1] == group.shape[0]:
+            known = [name if name in group.class_names else None for name in names]
+            keep = [k for k, name in enumerate(known) if name is not None] or list(range(len(x0)))
+            x0, known = x0[keep], [known[k] for k in keep]
+            break
+    else:
+        x0, names = _examples("digits" if group.shape[0] == 1 else "digits-color" if group.shape[1] < 16 else "cifar10-examples")
+        known += [None] * len(names)
     return torch.nn.functional.adaptive_avg_pool2d(x0, (group.shape[1], group.shape[2])), known
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _examples(name: str) -> tuple[Tensor, list[str]]:
-    data = load_images("cifar10-examples" if name == "cifar10" else name)
-    assert data.label is not None
-    first = torch.tensor([int((data.label == k).nonzero()[0]) for k in range(data.classes)])
-    index = torch.arange(len(data)) if name == "cifar10" else first
+    """Pictures of a data set, and their classes: all of a set of examples, else the first of each class; none where none ship."""
+    if name not in DATASETS.of_kind("images"):
+        return torch.empty(0), []
+    data = load_images(name)
+    if data.label is None:
+        few = data.take(torch.arange(min(12, len(data))))
+        return few, [""] * len(few)
+    index = torch.arange(len(data))
+    if not name.endswith("-examples"):
+        index = torch.tensor([int((data.label == k).nonzero()[0]) for k in data.label.unique()])
     return data.take(index), [data.class_names[k] for k in data.label[index]]
 
 
@@ -376,26 +365,27 @@ def likeliest_class(group: Group, model: Denoise, y: Tensor) -> tuple[str, str]:
 # --- edits -----------------------------------------------------------------------------------------------------------------
 
 
+def options_of(task: str) -> list[str]:
+    """The options that an edit takes: of those called free, steps, patch and sigma the page has controls."""
+    return list(inspect.signature(EDITS.record(task).value).parameters)[1:]
+
+
 def make_edit(
     task: str, y: Tensor, *, mask: str, painted: dict | None, patch: int, noise_level: float, steps: int, seed: int
 ) -> tuple[Edit, Tensor]:
-    """The edit and the degraded picture (1, C, H, W) that it starts from."""
-    if task == "inpaint":
-        shape = tuple(y.shape[1:])
-        edit = EDITS[task](y, painted_mask(painted, shape) if mask == PAINTED else preset_mask(mask, shape, seed), steps)
-    elif task == "colorize":
-        edit = EDITS[task](y, steps)
-    elif task == "super_resolve":
-        edit = EDITS[task](y, patch, steps)
-    elif task == "stroke":
+    """The edit of y (1, C, H, W), called with those of the page's options that it takes, and the degraded picture."""
+    shape, takes = y.shape[1:], options_of(task)
+    options: dict[str, Any] = {"steps": steps, "patch": patch, "sigma": noise_level}
+    if "free" in takes:
+        options["free"] = painted_mask(painted, shape) if mask == PAINTED else preset_mask(mask, shape, seed)
+    if task == "stroke":
         # Nothing painted: the picture in coarse blocks stands for a rough painting.
-        guide = painted_over(painted, y.shape[1:])
-        guide = EDITS["super_resolve"](y, patch).kept if guide is None else guide
-        edit = EDITS[task](guide, noise_level)
-    elif task == "denoise":
-        edit = EDITS[task](y + initial_noise(y.shape[1:], seeds_from(seed, 1), noise_level).float(), noise_level)
-    else:
-        raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(EDITS)}.")
+        guide = painted_over(painted, shape)
+        y = EDITS["super_resolve"](y, patch).kept if guide is None else guide
+    options = {name: value for name, value in options.items() if name in takes}
+    edit = EDITS[task](y, **options)
+    if edit.noisy:  # the noise that the edit takes away
+        edit = EDITS[task](y + initial_noise(shape, seeds_from(seed, 1), edit.sigmas[0]).float(), **options)
     return edit, edit.degraded
 
 
@@ -420,8 +410,8 @@ def make_interpolation(
         return encode(model_of(group, "edm", device), end.to(device), one, rtol=1e-3, atol=1e-3)
 
     a, b = (noise_of(end).expand(frames, *group.shape) for end in ends)
-    steps = 18 if method == "edm" else 1
-    sampler = sampler_of(method, steps)
+    sampler = sampler_of(method, 1)
+    steps = 18 if sampler == "heun" else 1
     noise = slerp(a, b, torch.linspace(0, 1, frames, device=device))
-    *_, (step, ms) = timed(SAMPLERS[sampler](model, noise, default_sigmas(sampler, steps), label))
+    *_, (step, ms) = timed(SAMPLERS[sampler](model, noise, plan(model, sampler, steps).sigmas, label))
     return step.x, step, ms

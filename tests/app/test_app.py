@@ -20,14 +20,14 @@ from gradio_client.exceptions import AppError  # noqa: E402
 
 from cmlab.app import handlers, plane, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
+from cmlab.base.registry import DATASETS, EDITS, LOSSES, SAMPLERS  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
 from cmlab.commands.theory import EXPERIMENTS, TheoryOptions, measure  # noqa: E402
 from cmlab.data import EXAMPLES  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
-from cmlab.losses import LOSSES  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
-from cmlab.samplers import SAMPLERS, default_sigmas  # noqa: E402
+from cmlab.samplers import default_sigmas  # noqa: E402
 from cmlab.training.presets import get_preset  # noqa: E402
 
 COLOR, CIFAR = "digits-color", "cifar10-small"
@@ -109,7 +109,7 @@ def test_every_solver_of_the_diffusion_model_can_be_chosen(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
     untrained(tmp_path, "digits", (1, 8, 8))
-    for sampler, name in view.DIFFUSION_SAMPLERS.items():
+    for sampler, name in ((record.name, record.label) for record in view.diffusion_samplers()):
         *_, (edm, text, *_) = handlers.sample(count=2, edm_steps=3, seed=1, sampler=sampler)
         nfe = {"heun": 5, "dpm2": 5, "dpmpp_2s": 5, "dpm_solver3": 7, "predictor_corrector": 5}.get(sampler, 3)
         assert str(text).startswith(f"**EDM, {name}, 3 steps** · {nfe} NFE")
@@ -120,9 +120,49 @@ def test_every_solver_of_the_diffusion_model_can_be_chosen(tmp_path, monkeypatch
 
 
 def test_the_menus_have_every_solver_and_every_loss():
-    assert {*view.DIFFUSION_SAMPLERS, "progressive", "onestep", "multistep"} == set(SAMPLERS)
-    assert set(view.METHODS) == set(view.METHOD_HELP) == {"edm", *view.DISTILLED, *view.FROM_DATA}
-    assert set(view.METHODS) | {"vp", "ve", "iddpm", "trigflow"} == set(LOSSES)
+    solvers = {record.name for record in view.diffusion_samplers()}
+    assert solvers | {"progressive", "onestep", "multistep"} == set(SAMPLERS)
+    assert view.students(distilled=True) == ["cd", "ccd", "scd", "pd"]
+    assert view.students(distilled=False) == ["ect", "ict", "ct", "cct", "sct"]
+    assert all(record.label and record.help for registry in (LOSSES, EDITS) for record in registry.records())
+
+
+def choices(page, label: str) -> list[tuple[str, str]]:
+    """The labels and names that the page offers in the menu of that label."""
+    return next(c["props"]["choices"] for c in page.get_config_file()["components"] if c["props"].get("label") == label)
+
+
+def test_a_new_entry_of_a_registry_is_in_the_menus_and_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for registry in (SAMPLERS, EDITS, DATASETS):
+        monkeypatch.setattr(registry, "_records", dict(registry._load() or registry._records))
+
+    @SAMPLERS.register("mine", "My sampler", "Euler again", kind="ode")
+    def mine(denoise, x, sigmas, label=None, *, noise=None, project=None):
+        yield from SAMPLERS["euler"](denoise, x, sigmas, label, noise=noise, project=project)
+
+    @EDITS.register("frame", "My edit", "All but the frame is generated.")
+    def frame(y, steps=3, width=1):
+        free = torch.zeros(1, 1, *y.shape[2:])
+        free[..., width:-width, width:-width] = 1
+        return EDITS["inpaint"](y, free, steps)
+
+    DATASETS.register("spots", "Spots", "two spots", kind="toy")(lambda: plane.drawn_points([(0.0, 0.0), (1.0, 1.0)]))
+    page = app.build_app()
+    assert choices(page, "EDM: sampler")[-1] == ("My sampler", "mine")
+    assert choices(page, "Task")[-1] == ("My edit", "frame")
+    assert ("spots", "spots") in choices(page, "Distribution")
+    *_, (edm, text, *_) = handlers.sample(data="digits", count=2, edm_steps=3, sampler="mine")
+    *_, (euler, *_) = handlers.sample(data="digits", count=2, edm_steps=3, sampler="euler")
+    assert edm == euler and str(text).startswith("**EDM, My sampler, 3 steps**")
+    *_, (_, _, result, text, _) = handlers.edit("frame", data="digits", steps=2)
+    assert Path(result).is_file() and text.startswith("**My edit** with CD · step 2 of 2")
+    refresh = next(fn.fn for fn in page.fns.values() if fn.fn and fn.name == "refresh")
+    about, steps, patch, noise_level, mask, painted, _ = next(refresh("frame", None, 0, "centre", "digits"))
+    assert about == "**My edit.** All but the frame is generated."
+    assert [box.visible for box in (steps, patch, noise_level, mask, painted)] == [True, False, False, False, False]
+    *_, (paths, *_) = handlers.trajectories("spots", count=2, steps=2)
+    assert Path(paths).is_file()
 
 
 def test_an_empty_seed_is_drawn_and_returned(client):
@@ -153,7 +193,7 @@ def test_every_data_set_can_be_asked_for_its_own_methods_and_classes(client):
     for data, method, kind in ((CIFAR, "ict", "ship"), (COLOR, "ict", "7"), ("digits", "ict", "9")):
         options = {"data": data, "method": method, "class_name": kind}
         assert f"class {kind}" in client.predict(frames=2, api_name="/interpolate", **options)[2]
-        assert view.METHODS[method] in client.predict(steps=1, api_name="/edit", **options)[3]
+        assert view.label_of(method) in client.predict(steps=1, api_name="/edit", **options)[3]
         assert client.predict(data=data, class_name=kind, count=1, edm_steps=1, student=method, api_name="/sample")[4]
     for options, message in (({"method": "ect"}, "has no ECT checkpoint"), ({"class_name": "ship"}, "Unknown class 'ship' for")):
         for endpoint in ("/interpolate", "/edit"):
@@ -321,11 +361,11 @@ def test_every_choice_of_the_theorems_is_one_of_the_command():
     assert "two-moons-cd" in theory.models() and "two-moons-edm" not in theory.models() and "two-moons-edm" in theory.starts()
 
 
-@pytest.mark.parametrize("method", view.METHODS)
+@pytest.mark.parametrize("method", LOSSES)
 def test_training_streams_pictures_to_its_last_step(client, method):
     job = client.submit(distribution="two-moons", method=method, steps=30, batch=32, seed=1, api_name="/train_2d")
     points, curve, text, seed = job.result()
-    assert f"**{view.METHODS[method]}**, step 30 of 30" in text and "Wasserstein" in text and seed == 1
+    assert f"**{view.label_of(method)}**, step 30 of 30" in text and "Wasserstein" in text and seed == 1
     assert "samples/s" in text and "s in all" in text and ("exact PF-ODE" in text) == LOSSES[method]().needs_teacher
     assert len(job.outputs()) >= 2
     assert pixels(points).shape[2] == pixels(curve).shape[2] == 3
@@ -337,7 +377,7 @@ def test_a_live_training_is_its_preset_made_shorter(tmp_path, monkeypatch):
     assert (sct.loss, sct.lr, sct.network, sct.init) == (full.loss, full.lr, full.network, "")
     assert (sct.steps, sct.batch, sct.seed) == (500, 64, 3)
     assert (1 - sct.ema) * 500 == pytest.approx((1 - full.ema) * full.steps)
-    for method in view.METHODS:
+    for method in LOSSES:
         assert 0 <= plane.live_preset(method, 1, 16, 0).ema < 1
     # weights to start from bring their network along, also one that the presets no longer build
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)

@@ -95,9 +95,9 @@ def test_without_a_name_the_data_sets_own_students_are_shown(tmp_path, monkeypat
     *_, (_, _, ccd, _, sct, _, _, _) = handlers.sample(data="zoo", count=1, edm_steps=1)
     assert ccd and sct
     *_, (_, _, text, *_) = handlers.interpolate(data="zoo", frames=2)
-    assert view.METHODS["ccd"] in text
+    assert view.label_of("ccd") in text
     *_, (*_, text, _) = handlers.edit("inpaint", data="zoo", steps=1)
-    assert view.METHODS["ccd"] in text
+    assert view.label_of("ccd") in text
 
 
 @pytest.mark.parametrize("seed", [-view.MAX_SEED, -1, view.MAX_SEED])
