@@ -273,21 +273,6 @@ def ancestral(
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)
 
 
-@SAMPLERS.register("ddim", "DDIM (the same as Euler)", "ancestral sampling without its noise", kind="ode")
-def ddim(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    label: Tensor | None = None,
-    *,
-    noise: Noise = None,
-    project: Project | None = None,
-    eta: float = 0.0,
-) -> Iterator[Step]:
-    """DDIM: `ancestral` with eta = 0 unless told otherwise, which is Euler's method (DDIM, section 4.3)."""
-    return ancestral(denoise, x, sigmas, label, noise=noise, project=project, eta=eta)
-
-
 @SAMPLERS.register("multistep", "Multistep", "a consistency model, noised and asked again at every level", kind="consistency")
 @torch.no_grad()
 def multistep(

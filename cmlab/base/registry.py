@@ -85,7 +85,8 @@ class Registry(Mapping[str, T]):
         return self._records[name].value
 
     def __contains__(self, name: object) -> bool:
-        self._load()
+        if name not in self._records:
+            self._load()
         return name in self._records
 
     def __iter__(self) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ..samplers import (
     OdeStep,
     Project,
     Step,
+    ancestral,
     estimate,
     euler_step,
     need_noise,
@@ -60,6 +61,21 @@ def midpoint_step(
     slope_mid = (x_mid - estimate(denoise, x_mid, safe_mid, label, project)) / expand(safe_mid, x)
     x_next = x + expand(sigma_next - sigma, x) * (slope + (slope_mid - slope) / (2 * r1))
     return OdeStep(torch.where(expand(last, x), x_mid, x_next), x0_hat, 2)
+
+
+@SAMPLERS.register("ddim", "DDIM (the same as Euler)", "ancestral sampling without its noise", kind="ode")
+def ddim(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    label: Tensor | None = None,
+    *,
+    noise: Noise = None,
+    project: Project | None = None,
+    eta: float = 0.0,
+) -> Iterator[Step]:
+    """DDIM: `ancestral` with eta = 0 unless told otherwise, which is Euler's method (DDIM, section 4.3)."""
+    return ancestral(denoise, x, sigmas, label, noise=noise, project=project, eta=eta)
 
 
 @SAMPLERS.register("dpm2", "DPM-Solver-2", "second order, two evaluations a step", kind="ode")

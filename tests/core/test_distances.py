@@ -8,8 +8,8 @@ from conftest import normal, seeded, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmlab import distances
 from cmlab.distances import Distance
+from cmlab.methods import lpips as vgg
 from cmlab.methods.continuous import ContinuousLoss, hessian_product
 
 A = torch.tensor([[3.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
@@ -156,11 +156,11 @@ def weights(tmp_path_factory):
         noise = torch.randn(shape, generator=g)
         state["features." + name] = noise * (2 / noise[0].numel()) ** 0.5 if noise.ndim == 4 else 0.1 * noise
     folder = tmp_path_factory.mktemp("weights")
-    torch.save(state | {"classifier.0.weight": torch.zeros(2, 2)}, folder / distances.VGG_FILE)
+    torch.save(state | {"classifier.0.weight": torch.zeros(2, 2)}, folder / vgg.VGG_FILE)
     linear = [torch.rand(1, c, 1, 1, generator=g) for c in (64, 128, 256, 512, 512)]
-    torch.save(linear, folder / distances.LPIPS_FILE)
+    torch.save(linear, folder / vgg.LPIPS_FILE)
     yield folder
-    distances.load_lpips.cache_clear()
+    vgg.load_lpips.cache_clear()
 
 
 def piqs_own(folder, monkeypatch, pooling):
@@ -172,12 +172,12 @@ def piqs_own(folder, monkeypatch, pooling):
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             net = vgg16(weights=None, init_weights=False)
         net.features.to_empty(device="cpu")
-        state = torch.load(folder / distances.VGG_FILE)
+        state = torch.load(folder / vgg.VGG_FILE)
         net.features.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith("features")})
         return net
 
     monkeypatch.setattr(piq.perceptual, "vgg16", with_weights)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: torch.load(folder / distances.LPIPS_FILE))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: torch.load(folder / vgg.LPIPS_FILE))
     return piq.LPIPS(replace_pooling=pooling == "avg", reduction="none")
 
 
@@ -210,7 +210,7 @@ def test_lpips_in_the_continuous_time_loss(weights):
     # Forward over reverse mode through VGG: piq's own class moves its weights in every call, which ends in a crash there.
     model = tiny("unet")
     x0 = normal(2, 3, 8, 8, seed=3).float()
-    distance = Distance("lpips", resize=32, network=distances.load_lpips("max", str(weights)))
+    distance = Distance("lpips", resize=32, network=vgg.load_lpips("max", str(weights)))
     out = ContinuousLoss(distance=distance)(model, x0, draws=seeded())
     out.loss.sum().backward()
     assert bool(out.loss.isfinite().all())
@@ -227,9 +227,9 @@ def test_lpips_in_the_continuous_time_loss(weights):
 
 def test_lpips_has_a_gradient_where_no_feature_answers(weights, tmp_path):
     # All biases -1e3: every ReLU is off, all lengths are 0.
-    state = torch.load(weights / distances.VGG_FILE)
-    torch.save({k: v - 1e3 if k.endswith("bias") else v for k, v in state.items()}, tmp_path / distances.VGG_FILE)
-    torch.save(torch.load(weights / distances.LPIPS_FILE), tmp_path / distances.LPIPS_FILE)
+    state = torch.load(weights / vgg.VGG_FILE)
+    torch.save({k: v - 1e3 if k.endswith("bias") else v for k, v in state.items()}, tmp_path / vgg.VGG_FILE)
+    torch.save(torch.load(weights / vgg.LPIPS_FILE), tmp_path / vgg.LPIPS_FILE)
     a = normal(1, 3, 16, 16, seed=1).requires_grad_()
     d = Distance("lpips", resize=0, path=str(tmp_path))(a, torch.zeros_like(a))
     d.sum().backward()
@@ -247,7 +247,7 @@ def test_lpips_of_grey_images_is_that_of_three_equal_channels(weights):
 
 
 def test_lpips_is_built_once_and_pools_as_told(weights):
-    assert distances.load_lpips("max", str(weights)) is distances.load_lpips("max", str(weights))
+    assert vgg.load_lpips("max", str(weights)) is vgg.load_lpips("max", str(weights))
     a, b = normal(1, 3, 16, 16, seed=1).float(), normal(1, 3, 16, 16, seed=2).float()
     values = [Distance("lpips", resize=32, pooling=p, path=str(weights))(a, b).item() for p in ("max", "avg")]
     assert values[0] != values[1]
@@ -272,13 +272,13 @@ def test_lpips_fetches_only_what_is_missing_and_checks_it(tmp_path, monkeypatch,
 
     def fetch(url, file, digest, progress):
         fetched.append((url.rpartition("/")[2], digest))
-        (tmp_path / "checkpoints" / distances.VGG_FILE).write_bytes((weights / distances.VGG_FILE).read_bytes())
+        (tmp_path / "checkpoints" / vgg.VGG_FILE).write_bytes((weights / vgg.VGG_FILE).read_bytes())
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / distances.LPIPS_FILE).write_bytes((weights / distances.LPIPS_FILE).read_bytes())
-    distances.load_lpips("max")
+    (tmp_path / "checkpoints" / vgg.LPIPS_FILE).write_bytes((weights / vgg.LPIPS_FILE).read_bytes())
+    vgg.load_lpips("max")
     assert fetched == [("vgg16-397923af.pth", "397923af")]
 
 
@@ -286,7 +286,7 @@ def test_a_named_folder_is_never_filled_by_a_download(tmp_path, monkeypatch):
     pytest.importorskip("piq", reason="LPIPS is an extra: pip install cmlab[metrics]")
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(FileNotFoundError, match=f"not in {tmp_path}"):
-        distances.load_lpips("max", str(tmp_path))
+        vgg.load_lpips("max", str(tmp_path))
 
 
 def test_weight_files_are_not_executed(tmp_path, weights):
@@ -297,8 +297,8 @@ def test_weight_files_are_not_executed(tmp_path, weights):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "executed"),))
 
-    (tmp_path / distances.VGG_FILE).write_bytes((weights / distances.VGG_FILE).read_bytes())
-    torch.save([Evil()], tmp_path / distances.LPIPS_FILE)
+    (tmp_path / vgg.VGG_FILE).write_bytes((weights / vgg.VGG_FILE).read_bytes())
+    torch.save([Evil()], tmp_path / vgg.LPIPS_FILE)
     with pytest.raises(pickle.UnpicklingError):
-        distances.load_lpips("max", str(tmp_path))
+        vgg.load_lpips("max", str(tmp_path))
     assert not (tmp_path / "executed").exists()

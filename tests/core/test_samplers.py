@@ -416,7 +416,7 @@ def test_bad_levels_are_errors_that_show_them(sampler, levels, message):
     ("arguments", "message"),
     [
         (("multistp", 3), "did you mean .multistep."),
-        (("foo", 3), "choose one of euler, heun, ancestral, ddim, multistep, onestep, progressive, dpm2"),
+        (("foo", 3), "choose one of euler, heun, ancestral, multistep, onestep, progressive, ddim, dpm2"),
         (("predictor-corrector", 3), "predictor_corrector"),
         (("heun", 0), "at least 1 step"),
         (("onestep", 2), "multistep"),

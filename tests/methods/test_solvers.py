@@ -12,7 +12,7 @@ from cmlab.denoiser import Denoise, Denoiser, Precond, traits_of
 from cmlab.methods.ablation import ablation, design
 from cmlab.methods.scalings import IDDPMPrecond, VEPrecond
 from cmlab.methods.sde import VE, VP, Linear
-from cmlab.methods.solvers import adams_bashforth, deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
+from cmlab.methods.solvers import adams_bashforth, ddim, deis, dpm2, dpm_solver3, dpmpp_2m, dpmpp_2s, predictor_corrector
 from cmlab.networks import MLPConfig, build_network
 from cmlab.noise import karras_sigmas, sampling_sigmas
 from cmlab.oracle import Gaussian
@@ -22,7 +22,6 @@ from cmlab.samplers import (
     adds_noise,
     ancestral,
     ancestral_levels,
-    ddim,
     default_sigmas,
     euler,
     heun,
