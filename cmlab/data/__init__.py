@@ -11,29 +11,10 @@ from .sets import Data, ImageData, MixtureData, PixelData, fingerprint, keep_cla
 from .toys import drawn_points, mixture_from
 
 __all__ = [
-    "DATASETS",
-    "Data",
-    "EXAMPLES",
-    "FILE_DATASETS",
-    "ImageData",
-    "LUMA",
-    "MixtureData",
-    "PixelData",
-    "TOYS",
-    "cifar10_examples",
-    "digits",
-    "digits_color",
-    "drawn_points",
-    "fingerprint",
-    "held_out",
-    "keep_classes",
-    "kept_rows",
-    "load_data",
-    "load_images",
-    "load_toy",
-    "luma",
-    "mixture_from",
-]
+    "DATASETS", "Data", "EXAMPLES", "FILE_DATASETS", "ImageData", "LUMA", "MixtureData", "PixelData", "TOYS", "cifar10_examples",
+    "digits", "digits_color", "drawn_points", "fingerprint", "held_out", "keep_classes", "kept_rows", "load_data", "load_images",
+    "load_toy", "luma", "mixture_from",
+]  # fmt: skip
 
 TOYS: tuple[str, ...]  # the names of the 2D sets
 FILE_DATASETS: dict[str, Any]  # those that have a name, but come from a file that the user provides

@@ -25,9 +25,8 @@ ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 JPEG = "cifar10-jpeg.tar.xz"  # the same pictures as files, a tenth of the size: {train,test}/CLASS/*.jpg
 BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-EXAMPLES = (
-    Path(__file__).parents[1] / "pretrained" / "examples"
-)  # holds a folder of pictures for cifar10, in folders of their classes
+# Holds a folder of pictures for cifar10, in folders of their classes.
+EXAMPLES = Path(__file__).parents[1] / "pretrained" / "examples"
 _TIMEOUT = 30.0  # seconds without an answer
 _MAX_BATCH = 2**26  # bytes of one pickle; the real ones have 31 million
 

@@ -40,12 +40,7 @@ def lsun_bedroom(**options: Any) -> PixelData:
     return named_folder("lsun-bedroom", **options)
 
 
-@DATASETS.register(
-    "lsun-cat",
-    help="LSUN's lmdb folder, or a folder or zip of its pictures",
-    kind="folder",
-    shape=(3, 256, 256),
-)
+@DATASETS.register("lsun-cat", help="LSUN's lmdb folder, or a folder or zip of its pictures", kind="folder", shape=(3, 256, 256))
 def lsun_cat(**options: Any) -> PixelData:
     """LSUN's cats at 256 x 256 pixels."""
     return named_folder("lsun-cat", **options)
