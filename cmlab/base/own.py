@@ -39,7 +39,8 @@ def _of_file(path: Path) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None and Path(loaded.__file__ or "").resolve() == path.resolve():
         return loaded
-    if loaded is not None or importlib.util.find_spec(name) is not None:
+    known = None if loaded is not None else importlib.util.find_spec(name)
+    if loaded is not None or (known is not None and Path(known.origin or "").resolve() != path.resolve()):
         raise ValueError(f"there is a module {name} already: give the file another name")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

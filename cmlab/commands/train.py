@@ -70,7 +70,7 @@ def preset_command(name: str, words: list[str]) -> TrainCommand:
         network = network if given else next(left, "")
         if network not in NETWORKS:
             raise ValueError(unknown("network", network, NETWORKS))
-        preset = replace(preset, network=NETWORKS[network][0]())
+        preset = replace(preset, network=NETWORKS.record(network).facts["config"]())
     return parse(TrainCommand, rest, f"cmlab train {name}", TrainCommand(TrainOptions(), preset))
 
 
