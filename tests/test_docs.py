@@ -1,7 +1,10 @@
 """The texts: links lead somewhere, the README stays short, what it tells to run does run, and facts that stand twice agree."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +91,19 @@ def test_the_commands_that_are_named_know_their_options(words, capsys):
     assert main([command, *preset, "--help"]) == 0
     told = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     assert {word for word in rest if word.startswith("--")} <= told
+
+
+def test_a_users_own_file_as_the_text_has_it_is_known_to_the_commands(tmp_path):
+    text = (ROOT / "docs" / "extending.md").read_text()
+    blocks = [block for block in re.findall(r"(?:^(?:    .*)?\n)+", text, re.M) if block.strip()]
+    (tmp_path / "my_methods.py").write_text(re.sub(r"^    ", "", "\n".join(blocks), flags=re.M))
+    commands = [words.split() for words in re.findall(r"^`cmlab (--import my_methods .*)`$", text, re.M)]
+    assert len(commands) == 5
+    shorter = [["2" if word in ("10", "1000") else word for word in words] for words in commands]
+    program = f"from cmlab.commands.main import main; print([main(words) for words in {shorter}])"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == [str([0] * 5)], done.stdout + done.stderr
 
 
 def test_the_readmes_figures_are_those_of_the_results():

@@ -58,7 +58,7 @@ def edit(o: EditOptions) -> None:
     """Run 'cmlab edit'."""
     import torch
 
-    from ..editing import EDITS, apply_edit, likeliest_label
+    from ..editing import apply_edit, likeliest_label
     from ..plots.figures import image_grid
     from .common import labels, load
 
@@ -96,8 +96,6 @@ def _arguments(o: EditOptions) -> dict[str, Any]:
 
     Raises ValueError for an option that the function has no parameter for, and where one is missing.
     """
-    from ..editing import EDITS
-
     asked = {"free": o.mask, "patch": o.patch, "sigma": o.sigma, "steps": o.steps, "draws": o.draws}
     given = {name: value for name, value in asked.items() if value is not None}
     for pair in o.set:
