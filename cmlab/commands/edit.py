@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ..base.files import new_file, user_path, write_png
+from ..base.registry import EDITS
 from .options import Checkpoint, check_taken
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class EditOptions:
     """
 
     checkpoint: Checkpoint
-    task: Annotated[Literal["inpaint", "colorize", "super_resolve", "stroke", "denoise"], tyro.conf.Positional]
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(constructor_factory=lambda: Literal[tuple(EDITS.texts())])]  # pyright: ignore
     image: Path | None = None
     index: int | None = None
     mask: str | None = None
