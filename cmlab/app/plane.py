@@ -14,7 +14,6 @@ from ..base.suggest import unknown
 from ..data import MixtureData, drawn_points, load_data
 from ..evaluation.points import sliced_wasserstein
 from ..formats import checkpoints
-from ..methods.progressive import ProgressiveLoss
 from ..noise import sampling_sigmas, seeds_from
 from ..samplers import heun, initial_noise, plan
 from ..training.presets import Preset, get_preset, run
@@ -80,7 +79,8 @@ def train_live(
     from .. import plots
 
     preset = live_preset(method, steps, batch, seed, init)
-    loss, n = preset.loss, 600
+    loss: Any = preset.loss
+    n = 600
     truth = data.batch(n, torch.Generator().manual_seed(seed))[0]
     losses: tuple[list, list] = ([], [])
     begun, drawn_at, pause = time.monotonic(), -math.inf, 0.0
@@ -94,7 +94,7 @@ def train_live(
             continue
         sampler = sampler_of(method, 1)
         k = 18 if sampler == "heun" else 1
-        if isinstance(loss, ProgressiveLoss):
+        if sampler == "progressive":
             k = loss.n((state.step - 1) / steps)  # of the step that was just made
         *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler, plan(state.ema, sampler, k).sigmas, None, device)
         made = last.x.cpu()
