@@ -31,7 +31,7 @@ notebooks: $(READY)
 	$(BIN)/python notebooks/make.py
 
 lint: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/pyright
 
 # The pictures of the README and of docs/: bundled models, and the app in a browser.
 figures: $(READY)

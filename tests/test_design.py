@@ -9,48 +9,17 @@ import pytest
 import cmlab
 
 PACKAGE = Path(cmlab.__file__).parent
-# Dependencies point one way: a module may import those of lower ranks only.
-RANKS = [
-    ["noise", "metrics", "processes", "suggest", "appstyle", "exercises"],
-    ["sde", "options"],
-    ["schedules", "denoiser", "oracle", "distances"],
-    ["objective", "steps", "augment", "sources", "indicator"],
-    ["solvers", "continuous", "images", "networks", "unpickle", "ablation", "likelihood"],
-    ["samplers", "cifar10", "sharding"],
-    ["losses", "guidance", "names"],
-    ["data"],
-    ["editing", "evaluation", "checkpoints", "classifier", "trainer"],
-    ["training", "search", "convert", "features", "runs", "theory_base", "plots"],
-    ["experiment", "report", "theory_ct", "theory_dirac", "plots_maps", "apppaint"],
-    ["theory"],
-    ["published", "card", "plots_theory"],
-    ["presets", "cost"],
-    ["common", "teach", "appview"],
-    ["cardpictures", "appplane", "appparts"],
-    ["session", "cli_evaluate", "cli_theory"],
-    ["chain", "classifier_training", "apptheory"],
-    ["commands", "apphandlers"],
-    ["cli"],
-]
-RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-FOLDERS = ("networks", "exercises")
-SOURCES = {name: PACKAGE / (f"{name}/__init__.py" if name in FOLDERS else f"{name}.py") for name in RANK}
 DRAWING = {"randn", "rand", "randint", "randperm", "randn_like", "rand_like", "normal", "multinomial", "bernoulli"}
 IN_PLACE = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_", "log_normal_", "cauchy_", "geometric_"}
 
 
-def test_every_module_has_its_rank():
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "_version"}
-    assert modules | set(FOLDERS) == set(RANK)
-
-
-@pytest.mark.parametrize("name", RANK)
-def test_dependencies_point_one_way(name):
-    tree = ast.parse(SOURCES[name].read_text())
-    used = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and node.module}
-    used |= {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level and not n.module for a in n.names}
-    upwards = {other for other in used if other in RANK and RANK[other] >= RANK[name] and other != name}
-    assert upwards == set()
+def test_rooms_know_those_below_them_alone():
+    """The contract in pyproject.toml, which `make lint` checks too."""
+    linter = pytest.importorskip("importlinter.cli", reason="a tool of developers: pip install import-linter")
+    assert (
+        linter.lint_imports(config_filename=str(PACKAGE.parent / "pyproject.toml"), no_cache=True, no_logo=True)
+        == linter.EXIT_STATUS_SUCCESS
+    )
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)

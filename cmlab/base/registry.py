@@ -120,7 +120,7 @@ class Registry(Mapping[str, T]):
         for call in sorted(calls, key=lambda node: node.lineno):
             if ast.unparse(call.func) != f"{self.variable}.register":
                 continue
-            words = dict(zip(("name", "label", "help"), map(ast.literal_eval, call.args), strict=False))
+            words: dict[str, Any] = dict(zip(("name", "label", "help"), map(ast.literal_eval, call.args), strict=False))
             words |= {k.arg: k.value.value for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}
             name = words["name"]
             yield Record(name, None, words.get("label") or name, words.get("help", ""), words.get("kind", ""))
