@@ -110,7 +110,7 @@ if gradio is not None:
     page.build_app()
     *_, done["app: sampler"] = (0 for shown in handlers.sample("two-moons", count=2, edm_steps=3, sampler="plain"))
     *_, done["app: edit"] = (0 for shown in handlers.edit("finish", data="digits"))
-    *_, done["app: loss and data set"] = (0 for shown in handlers.train_2d("cross", method="higher", steps=3, batch=8))
+    *_, done["app: loss and data set"] = (0 for shown in handlers.train_2d("cross", method="higher", steps=10, batch=8))
 print(json.dumps(done))
 """
 
