@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 from .suggest import unknown
 
 T = TypeVar("T")
+V = TypeVar("V")
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -44,15 +45,16 @@ class Registry(Mapping[str, T]):
         self._records: dict[str, Record[T]] = {}
         self._complete = False
 
-    def register(self, name: str, label: str = "", help: str = "", *, kind: str = "", **facts: Any) -> Callable[[Any], Any]:
+    def register(self, name: str, label: str = "", help: str = "", *, kind: str = "", **facts: Any) -> Callable[[V], V]:
         """A decorator that adds what it decorates as ``name``; raises ValueError for a name that another value has."""
 
-        def add(value: Any) -> Any:
+        def add(entry: V) -> V:
+            value = cast(Any, entry)
             old = self._records.get(name)
             if old is not None and (old.value.__module__, old.value.__qualname__) != (value.__module__, value.__qualname__):
                 raise ValueError(f"there is a {self.kind} {name!r} already, {old.value.__module__}: choose another name")
             self._records[name] = Record(name, value, label or name, help, kind, facts)
-            return value
+            return entry
 
         return add
 

@@ -14,6 +14,7 @@ import torch
 from ..base.device import choose_device
 from ..base.files import write_whole
 from ..base.own import command_line
+from ..base.registry import LOSSES
 from ..base.suggest import unknown
 from ..denoiser import Denoiser
 from ..evaluation.card import keep_facts, keep_figures
@@ -27,7 +28,7 @@ from ..methods.search import greedy_search, search_grid
 from ..training import session
 from ..training.loop import Interrupted
 from ..training.options import TrainOptions
-from ..training.presets import METHODS, get_preset
+from ..training.presets import get_preset
 from ..training.processes import from_environment
 from ..training.published import Preset
 from ..training.session import run_facts
@@ -119,7 +120,7 @@ def _dealt_out(chain: Chain, words: list[str]) -> dict[str, list[str]]:
     for word in words:
         if word.startswith("--"):
             method, dot, field = word[2:].partition(".")
-            if dot and method in METHODS and method not in methods:
+            if dot and method in LOSSES and method not in methods:
                 raise ValueError(f"{word}: the stages are {', '.join(methods)}, and --METHOD.FIELD belongs to one of them")
             whose = [methods[method]] if dot and method in methods else list(chain.names)
             word = f"--{field}" if dot and method in methods else word

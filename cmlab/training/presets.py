@@ -1,7 +1,8 @@
 """Experiments as typed, frozen dataclasses: ``cmlab train NAME --field value`` changes any of their fields."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from ..base.suggest import unknown
 from ..data import TOYS, Data, MixtureData, load_data
 from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
-from ..losses import LOSSES, cd, ict
+from ..losses import LOSSES, Loss, cd, ict
 from ..methods.continuous import attach_uncertainty
-from ..networks import MLPConfig, UNetConfig, build_network
+from ..methods.progressive import ProgressiveLoss
+from ..networks import MLPConfig, NetworkConfig, UNetConfig, build_network
 from ..noise import global_seed
 from .experiment import Preset
 from .fit import TrainState, fit
@@ -120,49 +122,63 @@ def run(
 # Uniform pairs: iCT's lognormal density hardly visits the large noise levels, and a small network then learns the first jump of
 # one-step generation badly (measured on points: benchmarks/README.md).
 _SMALL_ICT = ict(10, 160, "uniform")
+# Of digits: steps, where they are not 8000, and the loss, where it is not the default one.
+_DIGITS: dict[str, tuple[int, Loss | None]] = {
+    "cd": (3000, cd(40)),
+    "ict": (4000, _SMALL_ICT),
+    "ect": (4000, None),
+    "pd": (6000, None),
+}
 
 
-DIFFUSION = ("edm", "vp", "ve", "iddpm", "trigflow")
-STUDENTS = ("pd", "cd", "ct", "ict", "ect", "ccd", "cct", "scd", "sct")
-METHODS = (*DIFFUSION, *STUDENTS)
-IMAGE_METHODS = ("edm", "pd", "cd", "ct", "ict", "ect")
-_FROM_EDM, _DISTILLED = ("pd", "cd", "ict", "ect", "ccd", "cct"), ("pd", "cd", "ccd", "scd")
-# Of the 2D networks. VP and iDDPM count noise levels to 999, VE is told ln(sigma/2), TrigFlow and sCM an angle below pi/2.
-_TIME_SCALE = {"vp": 0.002, "iddpm": 0.002, "ve": 0.125, "trigflow": 2.0, "scd": 2.0, "sct": 2.0}
-_TOY_LR = {"edm": 2e-3, "vp": 2e-3, "ve": 2e-3, "iddpm": 2e-3, "trigflow": 2e-3, "pd": 2e-3, "ect": 2e-3, "ict": 2e-3}
-
-
-def _student(data: str, method: str) -> tuple[str, str]:
-    """Initial weights and teacher: most students start from the diffusion model, the paper's CT and sCM from nothing."""
-    edm = f"{data}-edm"
-    return edm if method in _FROM_EDM else "", edm if method in _DISTILLED else ""
+def _preset(data: str, method: str, loss: Loss, network: NetworkConfig, **options: Any) -> Preset:
+    """A preset of a small data set: where it starts and what it distils is in the loss's record."""
+    record = LOSSES.record(method)
+    edm, start = f"{data}-edm", record.facts.get("start")
+    # An average over more steps than a stage of progressive distillation has would remember the stage before.
+    options |= {"ema": 0.99} if isinstance(loss, ProgressiveLoss) else {}
+    teacher = edm if record.kind == "distilled" else ""
+    return Preset(data, loss, network, init=f"{data}-{start}" if start else "", teacher=teacher, **options)
 
 
 def _toy(data: str, method: str) -> Preset:
-    loss = _SMALL_ICT if method == "ict" else LOSSES[method]()
-    init, teacher = _student(data, method)
-    network = MLPConfig(time_scale=_TIME_SCALE.get(method, 0.5))
-    ema = 0.99 if method == "pd" else 0.999  # an average over more steps than a stage has would remember the stage before
-    return Preset(data, loss, network, lr=_TOY_LR.get(method, 1e-3), ema=ema, init=init, teacher=teacher)
+    facts = LOSSES.record(method).facts
+    loss, network = _SMALL_ICT if method == "ict" else LOSSES[method](), MLPConfig(time_scale=facts.get("time_scale", 0.5))
+    return _preset(data, method, loss, network, lr=facts.get("lr", 1e-3))
 
 
 def _digits(data: str, method: str) -> Preset:
-    loss = cd(40) if method == "cd" else _SMALL_ICT if method == "ict" else LOSSES[method]()
-    steps, lr = {"cd": (3000, 1e-3), "ict": (4000, 1e-3), "ect": (4000, 1e-3), "ct": (8000, 1e-3), "pd": (6000, 1e-3)}.get(
-        method, (8000, 2e-3)
-    )
+    (steps, loss), lr = _DIGITS.get(method, (8000, None)), 2e-3 if LOSSES.record(method).kind == "diffusion" else 1e-3
     network = UNetConfig(channels=24, mult=(1, 1), emb=64)
-    init, teacher = _student(data, method)
-    return Preset(data, loss, network, steps, batch=128, lr=lr, ema=0.99 if method == "pd" else 0.999, init=init, teacher=teacher)
+    return _preset(data, method, loss or LOSSES[method](), network, steps=steps, batch=128, lr=lr)
 
 
-PRESETS: dict[str, Preset] = {
-    **{f"{data}-{method}": _toy(data, method) for data in TOYS for method in METHODS},
-    # More levels, a larger c: better there in one step and in two, on the ring in two alone, elsewhere not tried (as above).
-    "two-moons-ict": replace(_toy("two-moons", "ict"), loss=ict(10, 1280, "uniform", 0.01), lr=1e-3),
-    **{f"{data}-{method}": _digits(data, method) for data in ("digits", "digits-color") for method in IMAGE_METHODS},
-    **{name: preset for name, (preset, _) in PUBLISHED.items()},
-}
+@lru_cache
+def _presets(losses: tuple[str, ...]) -> dict[str, Preset]:
+    images = [name for name in losses if LOSSES.record(name).facts.get("images")]
+    return {
+        **{f"{data}-{method}": _toy(data, method) for data in TOYS for method in losses},
+        # More levels, a larger c: better there in one step and in two, on the ring in two alone, elsewhere not tried (as above).
+        "two-moons-ict": replace(_toy("two-moons", "ict"), loss=ict(10, 1280, "uniform", 0.01), lr=1e-3),
+        **{f"{data}-{method}": _digits(data, method) for data in ("digits", "digits-color") for method in images},
+        **{name: preset for name, (preset, _) in PUBLISHED.items()},
+    }
+
+
+class _Presets(Mapping[str, Preset]):
+    """All presets by name. Every loss in LOSSES has some, one that was registered a moment ago too."""
+
+    def __getitem__(self, name: str) -> Preset:
+        return _presets(tuple(LOSSES))[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_presets(tuple(LOSSES)))
+
+    def __len__(self) -> int:
+        return len(_presets(tuple(LOSSES)))
+
+
+PRESETS = _Presets()
 # Where the numbers of a preset come from, what it costs and what to expect of it.
 ABOUT = {name: about for name, (_, about) in PUBLISHED.items()}
 

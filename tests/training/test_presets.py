@@ -1,26 +1,24 @@
 """Every experiment runs, in small; names, starts and teachers resolve or say what to do."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import randomise
 
+from cmlab.commands.main import main
 from cmlab.data import TOYS, ImageData, load_data
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.distances import Distance
 from cmlab.formats import checkpoints
-from cmlab.losses import LOSSES
+from cmlab.losses import LOSSES, Loss
 from cmlab.methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from cmlab.networks import MLPConfig, SongUNetConfig, UNetConfig, build_network
 from cmlab.oracle import GaussianMixture
 from cmlab.training.cost import kept_for_backward, memory
 from cmlab.training.presets import (
     ABOUT,
-    DIFFUSION,
-    IMAGE_METHODS,
-    METHODS,
     PRESETS,
     Preset,
     build_model,
@@ -96,8 +94,34 @@ def test_every_preset_runs_three_steps(name, precision, tmp_path):
 
 @pytest.mark.parametrize("data", [*TOYS, "digits", "digits-color"])
 def test_every_small_data_set_has_a_preset_per_method(data):
-    methods = METHODS if data in TOYS else IMAGE_METHODS
+    methods = list(LOSSES) if data in TOYS else ["edm", "pd", "cd", "ct", "ict", "ect"]
     assert {name for name, preset in PRESETS.items() if preset.data == data} >= {f"{data}-{method}" for method in methods}
+
+
+@dataclass(frozen=True)
+class Mine(Loss):
+    """A loss of one's own: half of EDM's."""
+
+    share: float = 0.5
+    precond = EDM
+
+    def __call__(self, model, x0, label=None, **rest):
+        out = LOSSES["edm"]()(model, x0, label, **rest)
+        return out._replace(loss=self.share * out.loss)
+
+
+def test_a_loss_of_ones_own_has_presets_and_options(tmp_path, monkeypatch):
+    monkeypatch.setattr(LOSSES, "_records", dict(LOSSES._records))
+    assert "two-moons-mine" not in PRESETS
+    LOSSES.register("mine", "Mine", kind="diffusion", lr=3e-3)(Mine)
+    assert PRESETS["two-moons-mine"].lr == 3e-3 and "digits-mine" not in PRESETS
+    words = ["train", "two-moons-mine", "--steps", "3", "--batch", "4", "--loss.share", "0.25", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert checkpoints.read_meta(tmp_path / "two-moons-mine.safetensors")["about"]["options"]["loss.share"] == 0.25
+    assert (
+        main(["train", "two-moons-cd", "--loss.pairs.n.n", "40", "--teacher", "oracle", *words[2:6], "--out", str(tmp_path)]) == 0
+    )
+    assert checkpoints.read_meta(tmp_path / "two-moons-cd.safetensors")["about"]["options"]["loss.pairs.n.n"] == 40
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -105,9 +129,9 @@ def test_preset_describes_what_its_name_says(name):
     preset = PRESETS[name]
     method = name.rsplit("-", 1)[1]
     assert type(preset.loss) is type(LOSSES[method]())
-    assert preset.consistency == (method not in (*DIFFUSION, "pd"))
+    assert preset.consistency == (method not in (*LOSSES.of_kind("diffusion"), "pd"))
     assert bool(preset.teacher) == preset.loss.needs_teacher
-    from_nothing = (*DIFFUSION, "ct", "scd", "sct")  # sCM's network is told another time than EDM's
+    from_nothing = (*LOSSES.of_kind("diffusion"), "ct", "scd", "sct")  # sCM's network is told another time than EDM's
     assert preset.init == ("" if method in from_nothing else f"{preset.data}-edm")
     assert preset.batch % preset.accumulate == 0
 
