@@ -165,7 +165,7 @@ def searched_levels(model: Denoiser, data: str, n: int) -> dict[str, Any]:
 
 def ways(model: Denoiser, two_steps: dict[str, Any] | None) -> list[tuple[str, int, list[float] | None]]:
     """Sampler, steps and levels (None for the default ones) that a model is measured in."""
-    if not model.precond.consistency:
+    if not model.traits.consistency:
         return [("heun", 18, None), ("heun", 5, None)]
     return [("multistep", 1, None), ("multistep", 2, None if two_steps is None else two_steps["sigmas"])]
 
@@ -193,7 +193,7 @@ def _measure_stage(stage: Stage, n: int, search: int, device: torch.device, teac
     about, data = dict(meta.get("about") or {}), stage.preset.data_name
     facts = {key: value for key, value in run_facts(stage.preset, device).items() if key not in about}
     two = about.get("two_steps")
-    if model.precond.consistency and (two is None or two["n"] != search):
+    if model.traits.consistency and (two is None or two["n"] != search):
         print(f"{stage.name}: searching the level of its second step on {search} samples", flush=True)
         facts["two_steps"] = two = searched_levels(model, data, search)
     if facts:

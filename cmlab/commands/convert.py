@@ -55,7 +55,7 @@ def convert(o: ConvertOptions) -> None:
     facts = formats.Facts(o.kind, o.sigma_min, o.image_size, o.heads, o.head_channels, o.heads_up)
     source = o.source if user_path(o.source).exists() else find(o.source)
     model = formats.convert(source, o.target, facts, o.dtype == "half", o.overwrite)
-    kind = "consistency model" if model.precond.consistency else "diffusion model"
+    kind = "consistency model" if model.traits.consistency else "diffusion model"
     shape = "x".join(str(n) for n in model.shape)
     count = sum(p.numel() for p in model.parameters())
     print(f"{o.target}: {kind}, samples of {shape}, {model.classes or 'no'} classes, {count:,} parameters")

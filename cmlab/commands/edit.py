@@ -69,7 +69,7 @@ def edit(o: EditOptions) -> None:
     model, _, about = load(o.checkpoint)
     if len(model.shape) != 3:
         raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
-    if not model.precond.consistency:
+    if not model.traits.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: edits need a consistency model such as digits-color-cd")
     channels, *size = model.shape
     if o.image is None:

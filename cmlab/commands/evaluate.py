@@ -140,7 +140,7 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
             f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
         )
     teacher = None if o.teacher is None else load(o.teacher, device)[0]
-    if teacher is not None and (teacher.precond.consistency or teacher.shape != model.shape):
+    if teacher is not None and (teacher.traits.consistency or teacher.shape != model.shape):
         raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
     n = 10_000 if o.n is None else o.n
     if len(model.shape) == 1:

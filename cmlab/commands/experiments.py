@@ -75,7 +75,7 @@ def theorem1(sampled: dict[str, Any], *, data: str = "soft3", checkpoint: str | 
         curve = theory.theorem1(solver, _oracle(data), **sampled)
     else:
         model, name, oracle = _of_checkpoint(checkpoint)
-        if not model.precond.consistency:
+        if not model.traits.consistency:
             raise ValueError(f"{checkpoint} is a diffusion model: choose a consistency model such as two-moons-cd")
         floor = theory.trained_floor(model, oracle, solver, **sampled)
         curve = floor.curve

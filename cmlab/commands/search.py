@@ -46,7 +46,7 @@ def search(o: SearchOptions) -> None:
         raise ValueError(f"--grid must be at least {o.points + 2} to have {o.points} between its ends, got {o.grid}")
     device = choose_device(o.device)
     model, meta, _ = load(o.checkpoint, device)
-    if not model.precond.consistency:
+    if not model.traits.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: time points are searched for a consistency model")
     data, name = data_of(meta, o.data)
     score = wasserstein_score(model, data, o.n, o.seed, device=device)

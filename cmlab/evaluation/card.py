@@ -86,8 +86,8 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
     if report is not None:
         measured[record_key(report.as_dict())] = report.as_dict()
     scalings = {"karras": "EDM"}.get(kind := meta["precond"].get("kind", "karras"), kind)
-    lowest = model.precond.levels[0]
-    consistency = model.precond.consistency
+    lowest = model.traits.levels[0]
+    consistency = model.traits.consistency
     what = f"consistency model, f(x, {lowest}) = x" if consistency else f"diffusion model ({scalings})"
     count = sum(p.numel() for p in model.parameters())
     config = ", ".join(f"{k}={v}" for k, v in meta["config"].items())

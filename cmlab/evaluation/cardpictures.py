@@ -83,7 +83,7 @@ def plans_of(model: Denoiser, about: dict[str, Any]) -> dict[str, Plan]:
     """Sampler, steps and levels in which a card shows a model: two ways for a consistency model."""
     if "sampler" in about:  # made for one sampler and number of steps
         return {f"{about['steps']} step{'s' * (about['steps'] != 1)}": (about["sampler"], about["steps"], None)}
-    if not model.precond.consistency:
+    if not model.traits.consistency:
         return {"18 steps": ("heun", 18, None)}
     two = about.get("two_steps")
     levels = None if two is None else torch.tensor(two["sigmas"], dtype=torch.float64)
@@ -103,7 +103,7 @@ def _teacher(name: str | Path | None, about: dict[str, Any], model: Denoiser, de
     """The diffusion model that a consistency model comes from, if it is at hand."""
     if name is not None:
         return checkpoints.load(find(str(name)), device)[0]
-    if not model.precond.consistency:
+    if not model.traits.consistency:
         return None
     preset = PRESETS.get(about.get("preset", ""))
     for role in ("teacher", "init"):
@@ -112,7 +112,7 @@ def _teacher(name: str | Path | None, about: dict[str, Any], model: Denoiser, de
             found = checkpoints.load(find(known), device)[0] if known not in ("", "oracle") else None
         except CheckpointError:
             continue
-        if found is not None and not found.precond.consistency and (found.shape, found.classes) == (model.shape, model.classes):
+        if found is not None and not found.traits.consistency and (found.shape, found.classes) == (model.shape, model.classes):
             return found
     return None
 

@@ -57,7 +57,7 @@ class Classifier(nn.Module, ABC):
         self.config, self.shape, self.classes = config, tuple(shape), classes
 
     def prepare(self, sets: Sequence[Tensor]) -> None:
-        """Take what is not learned by gradients from the sets of uint8 images (n, C, H, W) that it will be trained on."""
+        """Before training: set the weights that no gradient changes, from the training sets, uint8 images (n, C, H, W)."""
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

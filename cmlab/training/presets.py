@@ -92,7 +92,7 @@ def load_teacher(preset: Preset) -> Denoise | None:
     path = find(preset.teacher)
     _check_data(path, preset)
     teacher = checkpoints.load(path)[0].requires_grad_(False)
-    if teacher.precond.consistency:
+    if teacher.traits.consistency:
         raise ValueError(f"{path} is a consistency model: a teacher must be a diffusion model, such as {preset.data}-edm")
     return teacher
 

@@ -109,7 +109,7 @@ class _ModelRun(Run):
         """Sampler and number of steps for what the model is after ``step``."""
         if isinstance(self.preset.loss, ProgressiveLoss):
             return "progressive", self.preset.loss.n((step - 1) / self.preset.steps)
-        return ("onestep", 1) if model.precond.consistency else ("heun", 18)
+        return ("onestep", 1) if model.traits.consistency else ("heun", 18)
 
     def _draw(self, step: int, model: Denoiser) -> None:
         path = self.folder.path / f"samples-{step:08d}.png"
