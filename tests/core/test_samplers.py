@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import KnownDraws, normal, seeded, soft3, tiny
 
-from cmlab.denoiser import EDM
+from cmlab.denoiser import CONSISTENCY, EDM, traits_of
+from cmlab.methods.scalings import VEPrecond
 from cmlab.noise import SampleDraws, expand, karras_sigmas, sampling_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import (
@@ -22,6 +23,7 @@ from cmlab.samplers import (
     initial_noise,
     multistep,
     onestep,
+    plan,
     sample,
 )
 
@@ -460,3 +462,40 @@ def test_expand_and_seeds_agree_with_sample():
     levels = default_sigmas("multistep", 3)
     x = draws.normal((2, 2)).double() * expand(levels[0], torch.ones(2, 2))
     assert torch.equal(last(multistep(GAUSSIAN, x, levels, noise=draws)).x, sample(GAUSSIAN, (2,), [3, 4], "multistep", 3))
+
+
+# --- how a model is sampled when nobody says ---------------------------------------------------------------------------------
+
+
+def told(plan):
+    return plan.sampler, plan.steps, plan.sigmas.tolist(), plan.chosen
+
+
+def test_a_plan_is_what_is_given_and_the_usual_elsewhere():
+    diffusion, student = tiny("mlp", EDM), tiny("mlp", CONSISTENCY)
+    assert told(plan(diffusion)) == ("heun", 18, sampling_sigmas(18).tolist(), False)
+    assert told(plan(student)) == ("multistep", 1, [80.0], False)
+    assert told(plan(lambda x, sigma, label=None: x, "euler", 2)) == ("euler", 2, sampling_sigmas(2).tolist(), False)
+    assert told(plan(student, "onestep")) == ("onestep", 1, [80.0], False)
+    assert told(plan(diffusion, sigmas=[9.0, 1.0, 0.0])) == ("heun", 2, [9.0, 1.0, 0.0], True)
+    assert told(plan(student, sigmas=[9.0, 1.0])) == ("multistep", 2, [9.0, 1.0], True)
+    with pytest.raises(ValueError, match="did you mean 'euler'"):
+        plan(diffusion, "eulr")
+
+
+def test_a_plan_heeds_what_the_checkpoint_tells():
+    student, diffusion = tiny("mlp", CONSISTENCY), tiny("mlp", EDM)
+    searched = {"two_steps": {"sigmas": [80.0, 1.5]}}
+    assert told(plan(student, steps=2, about=searched)) == ("multistep", 2, [80.0, 1.5], True)
+    assert told(plan(student, steps=1, about=searched)) == ("multistep", 1, [80.0], False)
+    assert told(plan(student, sigmas=[80.0, 2.0], about=searched))[2] == [80.0, 2.0]
+    distilled = plan(diffusion, about={"sampler": "progressive", "steps": 4})
+    assert told(distilled) == ("progressive", 4, karras_sigmas(5).tolist(), False)
+    assert plan(diffusion, "heun", about={"sampler": "progressive", "steps": 4}).steps == 18
+
+
+def test_a_plan_stays_within_the_levels_of_training():
+    model = tiny("mlp", VEPrecond(0.02, 50.0))
+    low, high = traits_of(model).levels
+    assert plan(model, steps=5).sigmas[0] == high == 50.0
+    assert plan(model, steps=5).sigmas[-2] == low == 0.02
