@@ -25,6 +25,7 @@ from ..evaluation.report import Report, model_source, quick_fd, report
 from ..formats import checkpoints
 from ..formats.checkpoints import SUFFIX
 from ..methods.search import greedy_search, search_grid
+from ..samplers import plan
 from ..training import session
 from ..training.loop import Interrupted
 from ..training.options import TrainOptions
@@ -155,8 +156,7 @@ def searched_levels(model: Denoiser, data: str, n: int) -> dict[str, Any]:
     """The two noise levels of `multistep` that are best by FD-cls of ``n`` samples: sigmas, and how they were found."""
 
     def score(sigmas: tuple[float, ...]) -> float:
-        levels = torch.tensor(sigmas, dtype=torch.float64)
-        return quick_fd(model, data, n, SEARCH_SEED, sampler="multistep", steps=len(sigmas), sigmas=levels)
+        return quick_fd(model, data, n, SEARCH_SEED, sampler="multistep", sigmas=torch.tensor(sigmas, dtype=torch.float64))
 
     found = greedy_search(score, search_grid(model, GRID), 1)
     facts = {"score": found.score, "one_step": found.best[0].score, "n": n, "evaluations": found.evaluations}
@@ -176,12 +176,11 @@ def measure(
     """FD-cls, KD-cls and, of a conditional model, the class accuracy of ``n`` samples made in one of its `ways`."""
     from tqdm import tqdm
 
-    sampler, steps, sigmas = way
     words = [word for word in WORDS if word != "accuracy" or model.classes]
-    levels = None if sigmas is None else torch.tensor(sigmas, dtype=torch.float64)
-    source = model_source(model, n=n, sampler=sampler, steps=steps, sigmas=levels, name=name)
+    how = plan(model, *way)
+    source = model_source(model, how, n=n, name=name)
     extractor = extractor_for("classifier", data, words, None, torch.device(device))
-    with tqdm(total=n, unit="image", desc=f"{name}, {sampler}, {steps}", disable=None) as bar:
+    with tqdm(total=n, unit="image", desc=f"{name}, {how.sampler}, {how.steps}", disable=None) as bar:
         found = report(source, extractor, data, words=words, progress=bar.update)
     assert found is not None, "one process alone"
     return found

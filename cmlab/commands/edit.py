@@ -3,13 +3,13 @@
 import ast
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
 from ..base.files import new_file, user_path, write_png
 from ..base.registry import EDITS
-from .options import Checkpoint, check_taken
+from .options import Checkpoint, check_taken, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,8 @@ class EditOptions:
     """
 
     checkpoint: Checkpoint
-    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(constructor_factory=lambda: Literal[tuple(EDITS.texts())])]  # pyright: ignore
+    lists: ClassVar = (EDITS,)
+    task: Annotated[str, tyro.conf.Positional, one_of(EDITS)]
     image: Path | None = None
     index: int | None = None
     mask: str | None = None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.features import Extractor
     from ..evaluation.report import Report
     from ..evaluation.report import Source as Samples
+    from ..samplers import Plan
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
 
 
 def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
+    from .. import samplers
     from ..evaluation.features import extractor_for
     from ..evaluation.report import model_source, points_report
     from ..training.presets import data_of
@@ -149,16 +151,12 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
         _refuse(o, (*sampling, *measuring, "features", "rounding"), why)
         return points_report(model, name, o.source, n, o.seed, teacher)
 
-    def drawn(of: "Denoiser", title: str, sampler: str, steps: int, sigmas: "torch.Tensor | None") -> "Samples":
-        return model_source(
-            of, n=n, seed=o.seed, sampler=sampler, steps=steps, sigmas=sigmas, batch=o.batch, rounding=o.rounding, name=title
-        )
+    def drawn(of: "Denoiser", how: "Plan", title: str) -> "Samples":
+        return model_source(of, how, n=n, seed=o.seed, batch=o.batch, rounding=o.rounding, name=title)
 
     extractor = extractor_for(o.features, name, _words(o), o.weights, device)
-    beside = None if teacher is None else drawn(teacher, str(o.teacher), "heun", 18, None)
-    chosen = plan(model, o.source, o, about)
-    source = drawn(model, o.source, chosen.sampler, chosen.steps, chosen.sigmas if chosen.chosen else None)
-    return _report(o, source, extractor, name, beside)
+    beside = None if teacher is None else drawn(teacher, samplers.plan(teacher), str(o.teacher))
+    return _report(o, drawn(model, plan(model, o.source, o, about), o.source), extractor, name, beside)
 
 
 def _refuse(o: EvaluateOptions, options: tuple[str, ...], why: str) -> None:

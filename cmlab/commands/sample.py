@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..base.files import new_file, write_png, write_whole
 from ..base.registry import SAMPLERS
@@ -40,6 +40,7 @@ class SampleOptions:
         device: "auto" takes a GPU where there is one.
     """
 
+    lists: ClassVar = (SAMPLERS,)
     checkpoint: Checkpoint
     n: int = 16
     seed: int = 0

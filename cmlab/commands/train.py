@@ -53,7 +53,7 @@ def preset_command(name: str, words: list[str]) -> TrainCommand:
     --network NAME comes first, wherever it stands: it replaces the preset's network by that one's default configuration, which
     --network.FIELD then changes. Raises ValueError for unknown names.
     """
-    from ..networks import NETWORKS
+    from ..base.registry import NETWORKS
     from ..training.options import TrainOptions
     from ..training.presets import PRESETS
 
@@ -68,8 +68,6 @@ def preset_command(name: str, words: list[str]) -> TrainCommand:
             rest.append(word)
             continue
         network = network if given else next(left, "")
-        if network not in NETWORKS:
-            raise ValueError(unknown("network", network, NETWORKS))
         preset = replace(preset, network=NETWORKS.record(network).facts["config"]())
     return parse(TrainCommand, rest, f"cmlab train {name}", TrainCommand(TrainOptions(), preset))
 

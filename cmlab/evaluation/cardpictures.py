@@ -12,7 +12,7 @@ from ..data import ImageData, PixelData
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..formats.checkpoints import CheckpointError
-from ..samplers import sample
+from ..samplers import Plan, plan, sample
 from ..training.presets import PRESETS, data_of, find
 from .card import CURVES, Picture, card
 from .classifier import Split, classifier_for, fit_channels, load_classifier, resolve_classifier, splits, to_pixels
@@ -54,7 +54,7 @@ def write_card(
     n = COLUMNS * BANKS if len(model.shape) == 3 else POINTS
     own = draw(model, plans_of(model, about), n, device)
     beside = _teacher(teacher, about, model, device)
-    rows = own | ({} if beside is None else draw(beside, {"teacher, 18 steps": ("heun", 18, None)}, n, device))
+    rows = own | ({} if beside is None else draw(beside, {"teacher, 18 steps": plan(beside, "heun", 18)}, n, device))
     told = f"Seeds 0 to {n - 1}, the classes in turn; what stands in one column comes from the same noise."
     _write(out.parent / name, _picture(rows))
     pictures.append(Picture("Samples", name, "samples: " + "; ".join(rows), told if len(model.shape) == 3 else ""))
@@ -76,26 +76,21 @@ def _write(path: Path, figure: Any) -> None:
 
 # --- samples ---------------------------------------------------------------------------------------------------------------
 
-Plan = tuple[str, int, Tensor | None]
-
 
 def plans_of(model: Denoiser, about: dict[str, Any]) -> dict[str, Plan]:
-    """Sampler, steps and levels in which a card shows a model: two ways for a consistency model."""
-    if "sampler" in about:  # made for one sampler and number of steps
-        return {f"{about['steps']} step{'s' * (about['steps'] != 1)}": (about["sampler"], about["steps"], None)}
-    if not model.traits.consistency:
-        return {"18 steps": ("heun", 18, None)}
-    two = about.get("two_steps")
-    levels = None if two is None else torch.tensor(two["sigmas"], dtype=torch.float64)
-    return {"one step": ("multistep", 1, None), "two steps": ("multistep", 2, levels)}
+    """In which ways a card shows a model: two for a consistency model."""
+    usual = plan(model, about=about)
+    if model.traits.consistency:
+        return {"one step": usual, "two steps": plan(model, steps=2, about=about)}
+    return {f"{usual.steps} step{'s' * (usual.steps != 1)}": usual}
 
 
 def draw(model: Denoiser, plans: dict[str, Plan], n: int, device: torch.device | str) -> dict[str, Tensor]:
     """``n`` samples of each plan from the seeds 0 to n - 1 and the classes in turn, on the CPU."""
     label = torch.arange(n, device=device) % model.classes if model.classes else None
     return {
-        name: sample(model, model.shape, range(n), sampler, steps, label=label, sigmas=sigmas, device=device).cpu()
-        for name, (sampler, steps, sigmas) in plans.items()
+        name: sample(model, model.shape, range(n), how.sampler, label=label, sigmas=how.sigmas, device=device).cpu()
+        for name, how in plans.items()
     }
 
 

@@ -15,7 +15,7 @@ from ..data.pictures import load_npz, load_pictures
 from ..data.pixels import Rounding, to_pixels
 from ..denoiser import Denoise, Denoiser
 from ..noise import seeds_from
-from ..samplers import plan, sample
+from ..samplers import Plan, plan, sample
 from ..training.processes import ALONE, Processes, from_environment, joined
 from .classifier import Split, classifier_for, classifier_names, splits
 from .features import ClassifierFeatures, Extractor, batches_of, extract, real_features, spread
@@ -117,19 +117,18 @@ class Source:
 
 def model_source(
     model: Denoiser,
+    how: Plan,
     *,
     n: int,
     seed: int = 0,
-    sampler: str = "heun",
-    steps: int = 18,
-    sigmas: Tensor | None = None,
     batch: int = 256,
     rounding: Rounding = "round",
     name: str = "model",
 ) -> Source:
-    """Samples of a model, on its device: sample k has the seed ``seed`` + k and, where there are classes, class k mod their number.
+    """Samples of a model, drawn on its device as ``how`` says.
 
-    Raises ValueError for fewer than 10 samples.
+    Sample k has the seed ``seed`` + k and, where there are classes, the class k modulo their number. Raises ValueError for fewer
+    than 10 samples.
     """
     device = next(model.parameters()).device
     if n < MIN_SAMPLES or batch < 1:
@@ -138,15 +137,15 @@ def model_source(
     def draw(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         label = torch.arange(start, stop) % model.classes if model.classes else None
         seeds = seeds_from(seed + start, stop - start)
-        x = sample(model, model.shape, seeds, sampler, steps, label=label, sigmas=sigmas, device=device)
+        x = sample(model, model.shape, seeds, how.sampler, label=label, sigmas=how.sigmas, device=device)
         return to_pixels(x.cpu(), rounding), label
 
-    plan = f"{steps} step{'s' * (steps != 1)}"
-    if sigmas is not None:
-        plan += f" (levels {' '.join(f'{s:.5g}' for s in sigmas.tolist())})"
-    title = f"{name}: {n} samples, {sampler}, {plan}, seeds {seed} to {seed + n - 1}, {rounding}"
-    facts = {"n": n, "sampler": sampler, "steps": steps, "seed": seed, "rounding": rounding}
-    facts |= {} if sigmas is None else {"sigmas": sigmas.tolist()}
+    levels = how.sigmas.tolist() if how.chosen else None
+    told = "" if levels is None else f" (levels {' '.join(f'{s:.5g}' for s in levels)})"
+    steps = f"{how.steps} step{'s' * (how.steps != 1)}{told}"
+    title = f"{name}: {n} samples, {how.sampler}, {steps}, seeds {seed} to {seed + n - 1}, {rounding}"
+    facts = {"n": n, "sampler": how.sampler, "steps": how.steps, "seed": seed, "rounding": rounding}
+    facts |= {} if levels is None else {"sigmas": levels}
     return Source(n, batch, tuple(model.shape), draw, model.classes > 0, title, facts)
 
 
@@ -360,11 +359,10 @@ def quick_fd(
         )
     if tuple(model.shape) != (shape := splits(data)[0].data.shape):
         raise ValueError(f"the model makes samples of shape {tuple(model.shape)}, {data} has samples of shape {shape}")
-    sampler, steps, _, _ = plan(model, sampler, steps)
     device, training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        source = model_source(model, n=n, seed=seed, sampler=sampler, steps=steps, sigmas=sigmas, batch=batch)
+        source = model_source(model, plan(model, sampler, steps, sigmas), n=n, seed=seed, batch=batch)
         draws = (source.draw(start, min(start + batch, n))[0] for start in range(0, n, batch))
         fake = extract(ClassifierFeatures(name, device), draws)
     finally:

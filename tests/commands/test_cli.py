@@ -337,7 +337,8 @@ def test_info_lists_what_there_is(capsys):
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("8gaussians-cd", "digits-color", "checkerboard"))
-    assert "data sets that need their files: cifar10, imagenet64," in out
+    (filed,) = (line for line in out.splitlines() if line.startswith("data sets that need their files: "))
+    assert {"cifar10", "mnist", "fashion-mnist", "imagenet64"} <= set(filed.partition(": ")[2].partition(" (")[0].split(", "))
     assert "train': cifar10-small-chain, digits-color-chain\n" in out and "--features': cifar10, cifar10-fast, digits\n" in out
     assert any(line.startswith("  rings-edm  ") and line.endswith("  rings-sct") for line in out.splitlines())
 

@@ -1,33 +1,47 @@
 """A user's own module before the command, another network than the preset's, parameters of an edit that no option names."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import said
 
 from cmlab.base import own
+from cmlab.base.registry import EXTENSIONS
 from cmlab.commands.main import main
-from cmlab.data import DATASETS
 from cmlab.formats import checkpoints
 
 MINE = """
 import torch
-from cmlab.data import DATASETS, MixtureData
+import cmlab
+from cmlab.data import MixtureData
+from cmlab.editing import stroke
 from cmlab.oracle import Gaussian
+from cmlab.samplers import euler
 
-@DATASETS.register("{name}", "One Gaussian", "for a test", kind="toy")
-def {name}():
+@cmlab.register("data", "{name}", "One Gaussian", "for a test", kind="toy")
+def gaussian():
     return MixtureData(Gaussian(torch.zeros(2), 0.5))
+
+@cmlab.register("sampler", "{name}", "Euler again", "for a test", kind="ode")
+def again(denoise, x, sigmas, label=None, *, noise=None, project=None):
+    return euler(denoise, x, sigmas, label, project=project)
+
+@cmlab.register("edit", "{name}", "Strokes", "for a test")
+def strokes(y, strength=1.0):
+    return stroke(y, strength)
 """
 
 
 @pytest.fixture
 def registered():
     """Takes back what the test registers and imports."""
-    names, modules, imported = dict(DATASETS._records), set(sys.modules), list(own.IMPORTED)
+    before = {what: dict(registry._records) for what, registry in EXTENSIONS.items()}
+    modules, imported = set(sys.modules), list(own.IMPORTED)
     yield
-    DATASETS._records.clear()
-    DATASETS._records.update(names)
+    for what, registry in EXTENSIONS.items():
+        for name in [name for name in registry._records if name.startswith("mine") and name not in before[what]]:
+            del registry._records[name]
     own.IMPORTED[:] = imported
     for name in set(sys.modules) - modules:
         if name.startswith("mine"):
@@ -46,6 +60,16 @@ def test_a_module_of_ones_own_is_imported_first(way, tmp_path, monkeypatch, caps
     assert checkpoints.read_meta("runs/8gaussians-edm.safetensors")["about"]["data"] == name
     assert main([*first, *first, "info"]) == 0  # once more does no harm
     assert name in capsys.readouterr().out
+    assert main(["sample", "8gaussians-edm", "--sampler", name, "--steps", "2", "--n", "3", "--out", "x.npz"]) == 0
+    assert f"{name} with 2 steps" in capsys.readouterr().out
+    for words in (["--set", "strength=2"], []):
+        assert main(["edit", "digits-cd", name, *words, "--out", f"{len(words)}.png"]) == 0
+    assert Path("0.png").read_bytes() != Path("2.png").read_bytes()
+    capsys.readouterr()
+    for words in (["sample", "--help"], ["edit", "--help"]):
+        assert main(words) == 0 and f"  {name}: for a test" in capsys.readouterr().out
+    assert main(["edit", "digits-cd", name, "--sigma", "1"]) == 1
+    assert f"--sigma belongs to stroke and denoise; {name} does not use it" in capsys.readouterr().err
     assert own.command_line("train", "x") == f"cmlab --import {first[-1].removeprefix('--import=')} train x"
 
 
