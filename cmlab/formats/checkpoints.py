@@ -187,14 +187,6 @@ class WeightsError(ValueError):
     """Weights and the network that they are for differ."""
 
 
-def searched_sigmas(about: Mapping[str, Any], sampler: str, steps: int) -> Tensor | None:
-    """The levels that a search found for this way of sampling and left in the header's ``about``; None where there are none."""
-    found = about.get("two_steps")
-    if sampler != "multistep" or not isinstance(found, dict) or len(found["sigmas"]) != steps:
-        return None
-    return torch.tensor(found["sigmas"], dtype=torch.float64)
-
-
 def build(
     config: Any,
     precond: Preconditioning,
