@@ -85,6 +85,19 @@ class Flat(nn.Module):
         return self.out(torch.tanh(self.inp(torch.cat([x, c_noise[:, None]], 1))))
 """,
 }
+# An experiment is an entry of PRESETS, in the package of the table in training/published.py.
+PUBLISHED = """
+from ..networks import MLPConfig
+
+PUBLISHED["my-moons"] = Preset("two-moons", EDMLoss(), MLPConfig(), lr=1e-4), "One of my own."
+"""
+EXPERIMENT = """
+from dataclasses import replace
+
+from cmlab import PRESETS, get_preset
+
+PRESETS["my-moons"] = replace(get_preset("two-moons-edm"), lr=1e-4)
+"""
 COMMANDS = {
     "sampler": "sample two-moons-edm --sampler plain --steps 3 --n 4 --out a.png",
     "edit": "edit digits-cd finish --out b.png",
@@ -93,6 +106,7 @@ COMMANDS = {
     "data set of another preset": "train two-moons-edm --data cross --steps 3 --batch 8",
     "network": "train two-moons-ct --network flat --network.width 6 --steps 3 --batch 8",
 }
+ALL = COMMANDS | {"experiment": "train my-moons --steps 3 --batch 8"}
 # Every handler is run to its end; what it yields last is not None.
 PROGRAM = """
 import json, sys
@@ -110,15 +124,15 @@ if gradio is not None:
     page.build_app()
     *_, done["app: sampler"] = (0 for shown in handlers.sample("two-moons", count=2, edm_steps=3, sampler="plain"))
     *_, done["app: edit"] = (0 for shown in handlers.edit("finish", data="digits"))
-    *_, done["app: loss and data set"] = (0 for shown in handlers.train_2d("cross", method="higher", steps=10, batch=8))
+    *_, done["app: loss and data set"] = (0 for shown in handlers.train_2d("cross", method="higher", steps=10, batch=16))
 print(json.dumps(done))
 """
 
 
-def run(folder: Path, package: Path, own: list[str]) -> dict[str, int]:
+def run(folder: Path, package: Path, own: list[str], commands: dict[str, str]) -> dict[str, int]:
     """The exit status of every command, and 0 for every handler that came to its end."""
     environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "gradio")}
-    command = [sys.executable, "-c", PROGRAM, json.dumps(own), json.dumps(COMMANDS)]
+    command = [sys.executable, "-c", PROGRAM, json.dumps(own), json.dumps(commands)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
@@ -139,9 +153,11 @@ def test_one_new_file_is_all_that_an_entry_takes(tmp_path, copy):
     for name, text in FILES.items():
         assert not (copy / name).exists()
         (copy / name).write_text(text)
-    assert len(run(tmp_path, copy.parent, [])) >= len(COMMANDS)
+    published = copy / "training" / "published.py"
+    published.write_text(published.read_text() + PUBLISHED)
+    assert len(run(tmp_path, copy.parent, [], ALL)) >= len(ALL)
 
 
 def test_a_file_of_ones_own_gives_the_same_entries(tmp_path):
-    (tmp_path / "my_methods.py").write_text("\n".join(FILES.values()))
-    assert len(run(tmp_path, PACKAGE.parent, ["--import", "my_methods.py"])) >= len(COMMANDS)
+    (tmp_path / "my_methods.py").write_text("\n".join([*FILES.values(), EXPERIMENT]))
+    assert len(run(tmp_path, PACKAGE.parent, ["--import", "my_methods.py"], ALL)) >= len(ALL)
