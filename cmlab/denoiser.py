@@ -38,8 +38,8 @@ class Traits:
     classes: int = 0
 
 
-def traits_of(denoise: Denoise) -> Traits:
-    """The `Traits` of any denoiser: the one place that is asked for them."""
+def traits_of(denoise: Denoise | None) -> Traits:
+    """The `Traits` of any denoiser: the one place that is asked for them. None says nothing, as a plain function."""
     return getattr(denoise, "traits", Traits())
 
 

@@ -374,7 +374,8 @@ def plan(
     and a consistency model may keep levels that were searched for two steps. Raises ValueError for an unknown sampler.
     """
     about = about or {}
-    sampler = sampler or about.get("sampler") or ("multistep" if traits_of(denoise).consistency else "heun")
+    usual = "multistep" if traits_of(denoise).consistency else "heun"
+    sampler = str(sampler or about.get("sampler") or usual)
     consistency = SAMPLERS.record(sampler).kind == "consistency"
     if sigmas is not None:
         levels = torch.as_tensor(sigmas, dtype=torch.float64)

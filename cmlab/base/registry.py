@@ -34,6 +34,11 @@ class Record(Generic[T]):
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _origin(value: Any) -> tuple[str, str]:
+    """Where a function or class was written: the same when its module is read again."""
+    return value.__module__, value.__qualname__
+
+
 class Registry(Mapping[str, T]):
     """Values by name, in the order of ``places``: modules and rooms of the package, all modules of which may add entries.
 
@@ -51,8 +56,8 @@ class Registry(Mapping[str, T]):
         def add(entry: V) -> V:
             value = cast(Any, entry)
             old = self._records.get(name)
-            if old is not None and (old.value.__module__, old.value.__qualname__) != (value.__module__, value.__qualname__):
-                raise ValueError(f"there is a {self.kind} {name!r} already, {old.value.__module__}: choose another name")
+            if old is not None and _origin(old.value) != _origin(value):
+                raise ValueError(f"there is a {self.kind} {name!r} already, {_origin(old.value)[0]}: choose another name")
             self._records[name] = Record(name, value, label or name, help, kind, facts)
             return entry
 

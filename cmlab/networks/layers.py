@@ -1,6 +1,7 @@
 """What the U-Nets share: normalisation, embeddings of noise level and class, zero initialisation, recomputation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from .attention import in_forward_mode
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
+@dataclass(frozen=True)
 class NetworkConfig:
     """What a network is built from; a frozen dataclass for each kind of network, registered with it."""
 

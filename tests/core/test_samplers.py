@@ -495,7 +495,7 @@ def test_a_plan_heeds_what_the_checkpoint_tells():
 
 
 def test_a_plan_stays_within_the_levels_of_training():
-    model = tiny("mlp", VEPrecond(0.02, 50.0))
+    model = tiny("mlp", VEPrecond(0.02, 50.0))  # type: ignore[arg-type]
     low, high = traits_of(model).levels
     assert plan(model, steps=5).sigmas[0] == high == 50.0
     assert plan(model, steps=5).sigmas[-2] == low == 0.02

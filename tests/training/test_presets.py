@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -58,10 +59,12 @@ def small_files(monkeypatch):
 
 def shrink(preset: Preset, folder: Path) -> Preset:
     """The same experiment with a tiny network, 3 steps, and a random diffusion model where it wants a trained one."""
-    small = replace(preset, network=replace(preset.network, **SMALL[type(preset.network)]), steps=3, batch=4, accumulate=1)
+    small = replace(
+        preset, network=replace(cast(Any, preset.network), **SMALL[type(preset.network)]), steps=3, batch=4, accumulate=1
+    )
     distance = getattr(small.loss, "distance", None)
     if distance is not None and distance.name == "lpips":  # VGG's weights are half a gigabyte
-        small = replace(small, loss=replace(small.loss, distance=Distance("lpips", resize=0, network=_nearly_lpips)))
+        small = replace(small, loss=replace(cast(Any, small.loss), distance=Distance("lpips", resize=0, network=_nearly_lpips)))
     if preset.init or preset.teacher not in ("", "oracle"):
         data = training_data(preset)
         with torch.random.fork_rng(devices=[]):
@@ -314,7 +317,7 @@ def test_published_sizes(name, millions):
     preset = PRESETS[name]
     side, classes = (64, 1000) if name.startswith("imagenet") else (32, 0)
     with torch.device("meta"):
-        net = build_network(replace(preset.network, augment=0), (3, side, side), classes)
+        net = build_network(replace(cast(Any, preset.network), augment=0), (3, side, side), classes)
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
