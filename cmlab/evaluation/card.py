@@ -22,7 +22,7 @@ CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
 
 def record_key(measured: dict[str, Any]) -> str:
-    """Under which a report is kept: another measurement of the same thing takes its place."""
+    """The key under which a report is stored. A later report with an equal key replaces it."""
     return ", ".join(str(measured[k]) for k in ("sampler", "steps", "sigmas", "n", "features") if k in measured)
 
 

@@ -235,7 +235,7 @@ def batches_of(split: Split, batch: int) -> Iterator[Tensor]:
 
 
 def real_features(extractor: Extractor, split: Split, batch: int = 256, cache: str | Path | None = None) -> Features:
-    """Features of a split's images, from the cache folder (see `images.cache_folder`) if these pixels were there before.
+    """Features of a split's images, from the cache folder (see `pictures.cache_folder`) if these pixels were there before.
 
     The key is the images' own content and the extractor's id. Files are written beside and renamed; a damaged one is made again.
     """

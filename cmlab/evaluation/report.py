@@ -229,7 +229,7 @@ def sample_features(
 
 
 def check_words(extractor: Extractor, words: Sequence[str], labelled: bool, known: bool = True) -> list[str]:
-    """The metrics that ``words`` ask for, by default all that can be had: no accuracy without labels of classes that are known."""
+    """The metrics that ``words`` name; without words, all that can be measured. Accuracy needs labels of known classes."""
     if "accuracy" in words and not labelled:
         raise ValueError("accuracy needs the class that each sample was asked for: leave it out of --metrics")
     if "accuracy" in words and not known:

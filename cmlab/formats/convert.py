@@ -57,7 +57,7 @@ class Facts:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def refuse(self, who: str) -> None:
-        """Raise ValueError for facts that are given in vain: ``who`` says them itself."""
+        """Raise ValueError for options that the file answers by itself; ``who`` names the file."""
         for name in self.given():
             raise ValueError(f"{who} says that itself: leave out --{name.replace('_', '-')}, which is for OpenAI's .pt files")
 

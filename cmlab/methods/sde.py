@@ -33,7 +33,7 @@ class VP:
 
     @classmethod
     def through(cls, sigma_min: float, sigma_max: float, epsilon: float = 1e-3) -> "VP":
-        """The schedule with sigma(epsilon) = sigma_min and sigma(1) = sigma_max. Raises ValueError where none rises so."""
+        """The schedule with sigma(epsilon) = sigma_min and sigma(1) = sigma_max. Raises ValueError where no schedule does."""
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
         beta_d = 2 * (low / epsilon - high) / (epsilon - 1)
         beta_min = high - beta_d / 2
@@ -163,7 +163,7 @@ def iddpm_sigmas(
 
 
 def edm_sigmas(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> Tensor:
-    """The Karras grid, under the name of its column."""
+    """EDM's levels: the Karras grid (EDM, Table 1, last column)."""
     return karras_sigmas(n, sigma_min, sigma_max, rho)
 
 

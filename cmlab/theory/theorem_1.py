@@ -256,7 +256,7 @@ class Origins:
     rms: Tensor
 
     def share(self, low: float, high: float) -> float:
-        """The part of the sum that steps from levels in [low, high] add."""
+        """Share of the sum that comes from steps that start in [low, high]."""
         inside = (self.sigma >= low) & (self.sigma <= high)
         return float(self.rms[inside].sum() / self.rms.sum())
 

@@ -22,8 +22,9 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class HalfLife:
-    """An average in which weights of ``million`` images ago count half; at first of ``rampup`` times the images so far, if fewer.
+    """An average in which weights count half when they are ``million`` million images old.
 
+    While few images have been seen, the half-life is ``rampup`` times their number, if that is less.
     EDM's and sCM's (EDM, appendix F.1; 0.5 and 0.05 there). ``rampup=0`` has the half-life from the start.
     """
 

@@ -15,6 +15,7 @@ from ..data.names import title_of
 from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..methods.progressive import ProgressiveLoss
+from ..samplers import plan
 from . import presets
 from .cost import memory
 from .fit import TrainState
@@ -109,7 +110,8 @@ class _ModelRun(Run):
         """Sampler and number of steps for what the model is after ``step``."""
         if isinstance(self.preset.loss, ProgressiveLoss):
             return "progressive", self.preset.loss.n((step - 1) / self.preset.steps)
-        return ("onestep", 1) if model.traits.consistency else ("heun", 18)
+        usual = plan(model)
+        return usual.sampler, usual.steps
 
     def _draw(self, step: int, model: Denoiser) -> None:
         path = self.folder.path / f"samples-{step:08d}.png"

@@ -47,7 +47,7 @@ class Shards:
         return self.divide(self.whole(model).to(self.mesh.device_type).requires_grad_(False))
 
     def gather(self, tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-        """All of them whole; only processes that ``keep`` them have the memory for it."""
+        """All tensors put together; only processes with ``keep`` store them."""
         out = {}
         for name, value in tensors.items():
             whole = gathered(value)
