@@ -97,7 +97,7 @@ class Pixels(Protocol):
 
 
 def random_index(count: int, n: int, source: Draws) -> Tensor:
-    """``n`` uniform indices below ``count`` (n,); two uniforms each, since the 24 bits of one are too coarse for a million images."""
+    """``n`` even indices below ``count`` (n,); two uniforms each, as the 24 bits of one are too coarse for a million images."""
     u = source.uniform((n, 2)).double()
     return ((u[:, 0] + u[:, 1] * 2**-24) * count).long().clamp_(max=count - 1)
 

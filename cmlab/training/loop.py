@@ -242,7 +242,7 @@ class Run:
     # --- while it runs ---------------------------------------------------------------------------------------------------
 
     def due(self, step: int) -> bool:
-        """Whether to look at the training after this step. With several processes it depends on the step alone, so that all agree."""
+        """Whether to look at the training after this step. With several processes the step alone decides, so that all agree."""
         alone, save_every = self.processes.world_size == 1, self.options.save_every
         every = max(1, min(50 if alone else 10, self.preset.steps // 20))
         if step % every == 0 or (save_every and step % save_every == 0):
