@@ -35,7 +35,13 @@ class Loss(ABC):
     needs_teacher: bool = False  # whether it distils: ``teacher`` is a diffusion model or an oracle
     needs_target: bool = False  # whether ``target`` is a moving average of the model
     needs_uncertainty: bool = False  # whether it learns its weights (`continuous.attach_uncertainty`)
+    differentiates_forwards: bool = False  # in forward mode, which torch neither compiles nor divides over processes
     precond: Preconditioning  # the scalings of the models that it trains; a property, or a field
+
+    @property
+    def evaluations(self) -> int:
+        """What one sample of a step costs, in forward evaluations of the network: 3 for the gradient, more for the rest."""
+        return 3
 
     def target_decay(self, progress: float) -> float:
         """mu(k), the decay of the target's moving average after the step at ``progress``: where there is a target."""
@@ -166,6 +172,10 @@ class ConsistencyLoss(Loss):
     @property
     def precond(self) -> Precond:
         return Precond(self.sigma_data, self.pairs.sigma_min or SIGMA_MIN)
+
+    @property
+    def evaluations(self) -> int:
+        return 3 + 1 + (BRIDGES.record(self.bridge).facts["evaluations"] if self.needs_teacher else 0)
 
     def target_decay(self, progress: float) -> float:
         """mu(k), the decay of the target's moving average after the step at ``progress``."""

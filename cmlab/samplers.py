@@ -61,7 +61,7 @@ def estimate(denoise: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None = 
     return x0_hat if project is None else project(x0_hat)
 
 
-@BRIDGES.register("euler")
+@BRIDGES.register("euler", evaluations=1)
 def euler_step(
     denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
 ) -> OdeStep:
@@ -72,7 +72,7 @@ def euler_step(
     return OdeStep(x0_hat + ratio * (x - x0_hat), x0_hat, 1)
 
 
-@BRIDGES.register("heun")
+@BRIDGES.register("heun", evaluations=2)
 def heun_step(
     denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
 ) -> OdeStep:

@@ -87,6 +87,7 @@ class ContinuousLoss(Loss):
     weight: Literal["1", "1/dt"] = "1/dt"
     warp: KarrasWarp = field(default_factory=KarrasWarp)
     sigma_data: float = SIGMA_DATA
+    differentiates_forwards = True
 
     def __post_init__(self):
         _check_choice("bridge", self.bridge, ("noise", "teacher"))
@@ -101,6 +102,10 @@ class ContinuousLoss(Loss):
     @property
     def _norm(self) -> bool:
         return isinstance(self.distance, Distance) and (self.distance.name == "l1" or self.distance == Distance("huber", 0.0))
+
+    @property
+    def evaluations(self) -> int:
+        return 3 + 2 + self.needs_teacher  # the tangent is an evaluation and its derivative
 
     @property
     def needs_teacher(self) -> bool:
@@ -278,6 +283,8 @@ class SCMLoss(Loss):
     adaptive: bool = True
     precond: TrigPrecond = field(default_factory=lambda: TrigPrecond(consistency=True))
 
+    differentiates_forwards = True
+
     def __post_init__(self):
         _check_choice("bridge", self.bridge, ("noise", "teacher"))
         _check_choice("tangent", self.tangent, ("normalize", "clip", "none"))
@@ -289,6 +296,10 @@ class SCMLoss(Loss):
             raise ValueError(f"warmup is a share of training, 0 to 1: got {self.warmup}")
         if not self.precond.consistency:
             raise ValueError("this loss trains consistency models: give it TrigPrecond(consistency=True)")
+
+    @property
+    def evaluations(self) -> int:
+        return 3 + 2 + self.needs_teacher  # the tangent is an evaluation and its derivative
 
     @property
     def needs_teacher(self) -> bool:

@@ -101,6 +101,10 @@ class ProgressiveLoss(Loss):
             raise ValueError(f"unknown teacher_from {self.teacher_from!r}: choose one of model, ema")
 
     @property
+    def evaluations(self) -> int:
+        return 3 + 2  # two steps of the teacher
+
+    @property
     def precond(self) -> Precond:
         return Precond(self.sigma_data)
 

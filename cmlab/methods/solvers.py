@@ -32,7 +32,7 @@ from ..samplers import (
 )
 
 
-@BRIDGES.register("midpoint")
+@BRIDGES.register("midpoint", evaluations=2)
 def midpoint_step(
     denoise: Denoise,
     x: Tensor,

@@ -10,14 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data import DATASETS, load_data
 from ..data.names import fact, split_name
 from ..denoiser import Denoiser
-from ..losses import ConsistencyLoss
-from ..methods.continuous import ContinuousLoss, SCMLoss
-from ..methods.progressive import ProgressiveLoss
 from ..networks import build_network
 from .experiment import Preset
 from .processes import ALONE, Processes
 
-__all__ = ["cost", "evaluations", "forward_flops", "memory", "sample_shape"]
+__all__ = ["cost", "forward_flops", "memory", "sample_shape"]
 
 
 def sample_shape(preset: Preset) -> tuple[int, ...] | None:
@@ -39,24 +36,12 @@ def forward_flops(preset: Preset, shape: tuple[int, ...]) -> int:
     return counter.get_total_flops()
 
 
-def evaluations(preset: Preset) -> int:
-    """What one sample of a step costs, in forward evaluations of the network: 3 for the gradient, more for target and teacher."""
-    loss = preset.loss
-    if isinstance(loss, ConsistencyLoss):
-        return 3 + 1 + {"noise": 0, "euler": 1, "heun": 2, "midpoint": 2}[loss.bridge]
-    if isinstance(loss, ProgressiveLoss):
-        return 3 + 2  # two steps of the teacher
-    if isinstance(loss, ContinuousLoss | SCMLoss):
-        return 3 + 2 + loss.needs_teacher  # the tangent is an evaluation and its derivative
-    return 3
-
-
 def cost(preset: Preset) -> str:
     """One line for the help of 'cmlab train'; "" where the shape of the data is not known without its files."""
     shape = sample_shape(preset)
     if shape is None:
         return ""
-    each, times, seen = forward_flops(preset, shape), evaluations(preset), preset.steps * preset.batch
+    each, times, seen = forward_flops(preset, shape), preset.loss.evaluations, preset.steps * preset.batch
     total = each * times * seen
     text = f"cost: {_short(seen)} samples x {times} evaluations of {_short(each)} operations = {_short(total)}"
     if total < 1e17 or len(shape) == 1:

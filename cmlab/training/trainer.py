@@ -14,7 +14,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..denoiser import Denoise, Denoiser
 from ..losses import Loss
-from ..methods.continuous import ContinuousLoss, SCMLoss
 from ..noise import Draws
 from .config import HalfLife, Precision, TrainConfig
 from .processes import ALONE, Processes
@@ -138,7 +137,7 @@ class Trainer:
             raise ValueError("this loss has no use for a teacher: leave it out, or choose a loss that distils")
         device = next(model.parameters()).device
         precision = usable_precision(config.precision, device)
-        if compile and isinstance(loss, ContinuousLoss | SCMLoss):
+        if compile and loss.differentiates_forwards:
             raise ValueError("a continuous-time loss differentiates forwards, which torch cannot compile: leave out compile")
         if processes.shard:
             _check_shard(loss, precision, compile)
@@ -309,7 +308,7 @@ def _fill(ours: Tensor, saved: Tensor | None, name: str) -> None:
 
 
 def _check_shard(loss: Loss, precision: Precision, compile: bool) -> None:
-    if isinstance(loss, ContinuousLoss | SCMLoss):
+    if loss.differentiates_forwards:
         raise ValueError("a continuous-time loss differentiates forwards, which divided weights cannot do: leave out shard")
     if compile:
         raise ValueError("compile is for whole weights: choose shard or compile")
