@@ -29,7 +29,7 @@ from cmlab.methods.continuous import attach_uncertainty
 from cmlab.networks import build_network
 from cmlab.noise import global_seed
 from cmlab.training import presets
-from cmlab.training.cost import evaluations, forward_flops, sample_shape
+from cmlab.training.cost import forward_flops, sample_shape
 from cmlab.training.presets import Preset
 from cmlab.training.trainer import PRECISIONS, usable_precision
 
@@ -138,7 +138,7 @@ def measure(name: str, preset: Preset, steps: int, compiled: bool, device: torch
         skipped = state.skipped
     assert skipped == 0, "a step whose loss is not finite"
     first, each = times[1] - times[0], (times[2] - times[1]) / steps
-    rate, operations = preset.batch / each, forward_flops(preset, model.shape) * evaluations(preset)
+    rate, operations = preset.batch / each, forward_flops(preset, model.shape) * preset.loss.evaluations
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     full = presets.get_preset(name)
     return Rate(

@@ -40,7 +40,11 @@ class Traits:
 
 def traits_of(denoise: Denoise | None) -> Traits:
     """The `Traits` of any denoiser: the one place that is asked for them. None says nothing, as a plain function."""
-    return getattr(denoise, "traits", Traits())
+    known = getattr(denoise, "traits", None)
+    precond = getattr(denoise, "precond", None)
+    if known is None and precond is not None:  # a wrapper of one's own that carries the scalings alone
+        return Traits(precond.consistency, precond.levels, precond.round)
+    return known or Traits()
 
 
 class Coeffs(NamedTuple):
@@ -150,8 +154,7 @@ class Denoiser(nn.Module):
 
     @property
     def traits(self) -> Traits:
-        precond = self.precond
-        return Traits(precond.consistency, precond.levels, precond.round, self.classes)
+        return Traits(self.precond.consistency, self.precond.levels, self.precond.round, self.classes)
 
     @property
     def config(self) -> Any:

@@ -21,7 +21,7 @@ def _clamp01(progress: float) -> float:
     return min(max(progress, 0.0), 1.0)
 
 
-def whole_units(units: float) -> int:
+def _whole_units(units: float) -> int:
     # progress = k/K and phase = P/K are rounded: their quotient may miss the whole number k/P by 1e-13, never by 1e-9.
     return math.floor(units + 1e-9)
 
@@ -96,14 +96,37 @@ class DoublingN:
     def __post_init__(self):
         if not 1 <= self.s0 <= self.s1:
             raise ValueError(f"need 1 <= s0 <= s1, got {self.s0} and {self.s1}")
-        check_phase(self.phase)
+        _check_phase(self.phase)
 
     def __call__(self, progress: float) -> int:
         phase = self.phase or 1 / (math.log2(self.s1 // self.s0) + 1)
-        return min(self.s0 * 2 ** min(whole_units(_clamp01(progress) / phase), 64), self.s1) + 1
+        return min(self.s0 * 2 ** min(_whole_units(_clamp01(progress) / phase), 64), self.s1) + 1
 
 
-def check_phase(phase: float | None) -> None:
+@dataclass(frozen=True)
+class HalvingN:
+    """N = start, start/2, start/4, ..., 1: the number of steps of a progressively distilled sampler.
+
+    Each N lasts ``phase``, a part of the training; N = 2 lasts two, and N = 1 stays to the end. ``phase=None`` gives N = 1 two
+    as well, 1 / (log2(start) + 3) (Progressive Distillation, 2202.00512; the doubled last stages are CM's, appendix C).
+    """
+
+    start: int = 64
+    phase: float | None = None
+
+    def __post_init__(self):
+        if self.start < 2:
+            raise ValueError(f"start must be at least 2 steps, to be halved, got {self.start}")
+        _check_phase(self.phase)
+
+    def __call__(self, progress: float) -> int:
+        stages = math.log2(self.start)
+        units = max(progress, 0.0) / (self.phase or 1 / (stages + 3))
+        n = max(self.start >> _whole_units(units), 2)
+        return n if n > 2 else max(2 >> _whole_units(max(units - (stages - 1), 0.0) / 2), 1)
+
+
+def _check_phase(phase: float | None) -> None:
     if phase is not None and not phase > 0:
         raise ValueError(f"phase is a part of the training and must be above 0, got {phase}")
 
@@ -191,7 +214,7 @@ class EctPairs(Pairs):
 
     def stage(self, progress: float) -> int:
         """The stage, 0 to stages - 1, at this part of the training."""
-        return min(whole_units(_clamp01(progress) * self.stages), self.stages - 1)
+        return min(_whole_units(_clamp01(progress) * self.stages), self.stages - 1)
 
     def below(self, sigma: Tensor, stage: int) -> Tensor:
         """The lower level that goes with ``sigma`` at a stage, in the shape of sigma."""

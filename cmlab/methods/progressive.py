@@ -1,6 +1,5 @@
 """Progressive distillation: a student makes in one step what its teacher makes in two, again and again (arXiv 2202.00512)."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,30 +13,7 @@ from ..distances import Distance
 from ..losses import WEIGHTS, Loss, LossOut, Weight, check_weight
 from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas
 from ..samplers import Noise, Project, Step, euler_step, refuse_noise, walk
-from ..schedules import check_phase, whole_units
-
-
-@dataclass(frozen=True)
-class HalvingN:
-    """N = start, start/2, start/4, ..., 1: the number of steps of a progressively distilled sampler.
-
-    Each N lasts ``phase``, a part of the training; N = 2 lasts two, and N = 1 stays to the end. ``phase=None`` gives N = 1 two
-    as well, 1 / (log2(start) + 3) (Progressive Distillation, 2202.00512; the doubled last stages are CM's, appendix C).
-    """
-
-    start: int = 64
-    phase: float | None = None
-
-    def __post_init__(self):
-        if self.start < 2:
-            raise ValueError(f"start must be at least 2 steps, to be halved, got {self.start}")
-        check_phase(self.phase)
-
-    def __call__(self, progress: float) -> int:
-        stages = math.log2(self.start)
-        units = max(progress, 0.0) / (self.phase or 1 / (stages + 3))
-        n = max(self.start >> whole_units(units), 2)
-        return n if n > 2 else max(2 >> whole_units(max(units - (stages - 1), 0.0) / 2), 1)
+from ..schedules import HalvingN
 
 
 @SAMPLERS.register("progressive", "Progressive", "a progressively distilled student on its own grid", kind="distilled")

@@ -17,6 +17,7 @@ from cmlab.commands.options import TrainCommand, parse
 from cmlab.data import load_images
 from cmlab.denoiser import CONSISTENCY, EDM
 from cmlab.formats import checkpoints
+from cmlab.losses import LOSSES
 from cmlab.plots import to_uint8
 from cmlab.samplers import sample
 from cmlab.training.options import TrainOptions
@@ -340,7 +341,7 @@ def test_info_lists_what_there_is(capsys):
     (filed,) = (line for line in out.splitlines() if line.startswith("data sets that need their files: "))
     assert {"cifar10", "mnist", "fashion-mnist", "imagenet64"} <= set(filed.partition(": ")[2].partition(" (")[0].split(", "))
     assert "train': cifar10-small-chain, digits-color-chain\n" in out and "--features': cifar10, cifar10-fast, digits\n" in out
-    assert any(line.startswith("  rings-edm  ") and line.endswith("  rings-sct") for line in out.splitlines())
+    assert [f"rings-{name}" for name in LOSSES] in [line.split() for line in out.splitlines()]
 
 
 def test_version(capsys):
