@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -60,7 +61,7 @@ class Stop:
                 signal.signal(number, handler)
 
 
-class Run:
+class Run(ABC):
     """One run of the preset ``name``, which makes ``targets``, the first of them ``options.out``/NAME.safetensors.
 
     Args:
@@ -97,20 +98,20 @@ class Run:
 
     # --- what is trained, said by subclasses -----------------------------------------------------------------------------
 
+    @abstractmethod
     def header(self) -> dict[str, Any]:
         """What the header of the finished result says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self) -> dict[str, Any]:
         """Load the data and what else the training needs; returns what has to be the same where it resumes: "data", "teacher"."""
-        raise NotImplementedError
 
     def build(self) -> None:
         """Prepare the training, whose precision is known now; raises for what cannot be, before anything is removed or written."""
 
+    @abstractmethod
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[Any]:
         """Train, and yield a state after each step that is due and after the last. It has step, loss and snapshot()."""
-        raise NotImplementedError
 
     def look_at(self, state: Any) -> dict[str, str]:
         """What progress shows; also a place to draw and measure."""
@@ -123,9 +124,9 @@ class Run:
     def recall(self, facts: dict[str, Any]) -> None:
         """Take back what a saved state says."""
 
+    @abstractmethod
     def finish(self, state: Any) -> str:
         """Write ``targets``, where this is the main process; returns what to say of them."""
-        raise NotImplementedError
 
     # --- the run ---------------------------------------------------------------------------------------------------------
 
