@@ -106,7 +106,7 @@ class Run(ABC):
     def load(self) -> dict[str, Any]:
         """Load the data and what else the training needs; returns what has to be the same where it resumes: "data", "teacher"."""
 
-    def build(self) -> None:
+    def build(self) -> None:  # noqa: B027 (most have nothing to prepare)
         """Prepare the training, whose precision is known now; raises for what cannot be, before anything is removed or written."""
 
     @abstractmethod
@@ -121,7 +121,7 @@ class Run(ABC):
         """What a saved state says beside the training's own facts."""
         return {}
 
-    def recall(self, facts: dict[str, Any]) -> None:
+    def recall(self, facts: dict[str, Any]) -> None:  # noqa: B027 (most have nothing to recall)
         """Take back what a saved state says."""
 
     @abstractmethod
