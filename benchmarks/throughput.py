@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from cmlab.base.device import choose_device
+from cmlab.base.rng import global_seed
 from cmlab.data import ImageData
 from cmlab.data.pictures import PixelData
 from cmlab.denoiser import Denoiser
@@ -27,7 +28,6 @@ from cmlab.distances import Distance
 from cmlab.losses import ConsistencyLoss
 from cmlab.methods.continuous import attach_uncertainty
 from cmlab.networks import build_network
-from cmlab.noise import global_seed
 from cmlab.training import presets
 from cmlab.training.cost import forward_flops, sample_shape
 from cmlab.training.presets import Preset

@@ -228,24 +228,6 @@ def apply_edit(denoiser: Denoise, edit: Edit, noise: "Draws | torch.Generator | 
     return last_state(run_edit(denoiser, edit, noise, **kwargs))
 
 
-@torch.no_grad()
-def likeliest_label(denoiser: Denoise, y: Tensor, classes: int, sigmas: Sequence[float] = (0.5, 1.0, 2.0), seed: int = 0) -> Tensor:
-    """The class whose denoiser restores y (B, *S) best from noise, (B,) int64: the model itself as a classifier.
-
-    Mean squared error of D(y + sigma eps, sigma, label) over ``sigmas`` with the same eps for every class (Li et al., 2023).
-    """
-    if classes < 1:
-        raise ValueError("this needs a model with classes")
-    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).to(y)
-    errors = torch.zeros(len(y), classes, dtype=y.dtype, device=y.device)
-    for sigma in sigmas:
-        for k in range(classes):
-            label = torch.full((len(y),), k, device=y.device)
-            restored = denoiser(y + sigma * noise, torch.tensor(sigma, dtype=y.dtype, device=y.device), label)
-            errors[:, k] += (restored - y).square().flatten(1).mean(1)
-    return errors.argmin(1)
-
-
 def grid_sigmas(steps: int) -> tuple[float, ...]:
     """``steps`` noise levels of an edit: from sigma_max to 0.05, each the same part of the one before.
 

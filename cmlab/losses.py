@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from .base.registry import BRIDGES, LOSSES
+from .base.rng import replay_rng
 from .denoiser import Denoise, Precond, Preconditioning
 from .distances import Distance
-from .noise import SIGMA_DATA, SIGMA_MIN, Draws, as_draws, expand, replay_rng
+from .noise import SIGMA_DATA, SIGMA_MIN, Draws, as_draws, expand
 from .schedules import AdaptiveMu, Density, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, Pairs, ProgressiveN
 
 

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .base.device import usable_device
 from .base.registry import BRIDGES, SAMPLERS
 from .denoiser import Denoise, Denoiser, traits_of
-from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas, sampling_sigmas, state_dtype, usable_device
+from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas, sampling_sigmas, state_dtype
 
 Project = Callable[[Tensor], Tensor]
 Noise = Draws | torch.Generator | Sequence[int] | None

@@ -23,9 +23,10 @@ from ..data import load_images
 from ..data.names import class_names_of, split_name
 from ..data.pictures import MAX_CLASSES
 from ..denoiser import Denoise
-from ..editing import Edit, likeliest_label, preset_mask, slerp
+from ..editing import Edit, preset_mask, slerp
 from ..evaluation.classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
 from ..formats import checkpoints
+from ..methods.classify import likeliest_label
 from ..methods.likelihood import encode
 from ..methods.progressive import ProgressiveLoss
 from ..noise import as_draws, seeds_from, state_dtype

@@ -32,6 +32,19 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
+def usable_device(name: "torch.device | str") -> "torch.device":
+    """The device of that name; raises ValueError where torch knows none, or has no such GPU."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no device {str(name)!r}: say 'cpu', or 'cuda' for a GPU") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"torch sees {torch.cuda.device_count()} GPUs here and cannot use {str(name)!r}: say device='cpu'")
+    return device
+
+
 def machine(device: "torch.device") -> str:
     """The model of a GPU, or of this machine's processor."""
     if device.type == "cuda":

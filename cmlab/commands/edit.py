@@ -60,7 +60,8 @@ def edit(o: EditOptions) -> None:
     """Run 'cmlab edit'."""
     import torch
 
-    from ..editing import apply_edit, likeliest_label
+    from ..editing import apply_edit
+    from ..methods.classify import likeliest_label
     from ..plots.figures import image_grid
     from .common import labels, load
 

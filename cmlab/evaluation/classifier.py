@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.files import user_path, write_whole
+from ..base.rng import global_seed
 from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
 from ..data.pixels import from_pixels, to_pixels
 from ..data.sets import NoSplit
-from ..noise import global_seed
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "features"
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..base.device import machine
 from ..base.own import command_line
+from ..base.rng import global_seed
 from ..base.suggest import unknown
 from ..data import fingerprint
 from ..networks.layers import orders_by_pixel
-from ..noise import global_seed
 from ..training.loop import Run
 from ..training.options import ClassifierOptions, at_least_one
 from ..training.states import flatten

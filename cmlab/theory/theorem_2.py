@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..base.rng import global_seed
 from ..denoiser import CONSISTENCY, Denoise, Denoiser
 from ..distances import Distance
 from ..networks import MLPConfig, build_network
-from ..noise import global_seed
 from ..oracle import GaussianMixture
 from ..samplers import euler_step
 from .base import check_sizes, local_slopes, noised_pairs, posterior, slope_between, soft3, stratified

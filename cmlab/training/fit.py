@@ -11,14 +11,16 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from ..base.device import usable_device
+from ..base.rng import global_seed
 from ..data import Data
 from ..denoiser import Denoise, Denoiser
 from ..losses import DenoisingLoss, Loss
 from ..methods.augment import Augment
 from ..methods.progressive import ProgressiveLoss
 from ..networks.layers import orders_by_pixel
-from ..noise import BatchDraws, global_seed, usable_device
 from .config import TrainConfig
+from .draws import BatchDraws
 from .processes import ALONE, Processes
 from .trainer import MicroBatch, Snapshot, Trainer
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..base.registry import DATASETS
+from ..base.rng import global_seed
 from ..base.suggest import unknown
 from ..data import Data, MixtureData, load_data
 from ..denoiser import Denoise, Denoiser
@@ -17,7 +18,6 @@ from ..losses import LOSSES, Loss, cd, ict
 from ..methods.continuous import attach_uncertainty
 from ..methods.progressive import ProgressiveLoss
 from ..networks import MLPConfig, NetworkConfig, UNetConfig, build_network
-from ..noise import global_seed
 from .experiment import Preset
 from .fit import TrainState, fit
 from .published import PUBLISHED

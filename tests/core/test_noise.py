@@ -4,17 +4,9 @@ import pytest
 import torch
 from conftest import seeded
 
-from cmlab.noise import (
-    BatchDraws,
-    SampleDraws,
-    as_draws,
-    expand,
-    karras_sigmas,
-    replay_rng,
-    sampling_sigmas,
-    seeds_from,
-    state_dtype,
-)
+from cmlab.base.rng import replay_rng
+from cmlab.noise import SampleDraws, as_draws, expand, karras_sigmas, sampling_sigmas, seeds_from, state_dtype
+from cmlab.training.draws import BatchDraws
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,6 @@ from conftest import normal, seeded, tiny
 
 from cmlab import sample
 from cmlab.data import load_images, load_toy
-from cmlab.editing import likeliest_label
 from cmlab.evaluation import (
     digit_accuracy,
     digit_classifier,
@@ -18,6 +17,7 @@ from cmlab.evaluation import (
 )
 from cmlab.evaluation.classifier import load_classifier, resolve_classifier, to_pixels
 from cmlab.formats import checkpoints
+from cmlab.methods.classify import likeliest_label
 from cmlab.oracle import FiniteData
 from cmlab.training.presets import get_preset
 

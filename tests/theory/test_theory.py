@@ -8,10 +8,10 @@ import torch
 from conftest import normal, seeded
 
 from cmlab import CONSISTENCY, Denoiser, Distance, Gaussian, MLPConfig, Precond, build_network, karras_sigmas, load_data, theory
+from cmlab.base.rng import global_seed
 from cmlab.commands.main import main
 from cmlab.formats import checkpoints
 from cmlab.losses import ConsistencyLoss
-from cmlab.noise import global_seed
 from cmlab.schedules import FixedMu, FixedN, GridPairs
 from cmlab.theory.base import FixedDraws, fit_slope, posterior, stratified
 from cmlab.theory.variance import _mean_gradient, _second_moments

@@ -162,7 +162,7 @@ def test_rows_share_a_batch():
 
 @pytest.mark.parametrize("name", ["8gaussians", "digits"])
 def test_each_process_loads_its_own_rows_of_the_batch(name):
-    from cmlab.noise import BatchDraws
+    from cmlab.training.draws import BatchDraws
 
     data = load_data(name)
     if name == "digits":

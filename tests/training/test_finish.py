@@ -323,7 +323,7 @@ def test_an_edit_asks_the_class_by_its_name(tmp_path, capsys):
     checkpoints.save(Path("ours-cd.safetensors"), model, {"data": "cifar10:cat,deer,dog"})
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cmlab.editing.likeliest_label", lambda *_: seen.append(1) or torch.tensor([1]))
+        patch.setattr("cmlab.methods.classify.likeliest_label", lambda *_: seen.append(1) or torch.tensor([1]))
         for name in ("ours-cd", "cifar10-small-cd"):
             words = ["inpaint", "--index", "30", "--steps", "1", "--out", f"{name}.png"]
             assert main(["edit", name, *words]) == 0

@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import normal, randomise
 
+from cmlab.base.rng import global_seed, replay_rng
 from cmlab.data import ImageData
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.losses import cd, ect
 from cmlab.networks import SongUNetConfig, UNetConfig, build_network
-from cmlab.noise import global_seed, replay_rng
 from cmlab.samplers import sample
 from cmlab.training import fit
 

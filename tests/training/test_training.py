@@ -15,11 +15,12 @@ from cmlab.evaluation import sliced_wasserstein
 from cmlab.losses import ConsistencyLoss, EDMLoss, cd, ct, ict
 from cmlab.methods.progressive import HalvingN, ProgressiveLoss
 from cmlab.networks import MLPConfig, build_network
-from cmlab.noise import BatchDraws, as_draws, karras_sigmas
+from cmlab.noise import as_draws, karras_sigmas
 from cmlab.oracle import Gaussian
 from cmlab.samplers import euler, sample
 from cmlab.schedules import FixedMu, FixedN, GridPairs, ProgressiveN
 from cmlab.training import MicroBatch, TrainConfig, Trainer, fit, update_average
+from cmlab.training.draws import BatchDraws
 
 DATA = MixtureData(soft3())
 
