@@ -19,14 +19,14 @@ from . import (
 )
 from .base.registry import register
 from .data import DATASETS, load_data
-from .denoiser import CONSISTENCY, EDM, PRECONDS, Coeffs, Denoise, Denoiser, Precond, conditioned
+from .denoiser import CONSISTENCY, EDM, PRECONDS, Coeffs, Denoise, Denoiser, Precond
 from .distances import Distance
 from .editing import EDITS, Edit, apply_edit, run_edit, slerp
 from .evaluation.points import sliced_wasserstein
 from .formats.checkpoints import load, pretrained_names, save
 from .losses import LOSSES, ConsistencyLoss, DenoisingLoss, EDMLoss, LossOut
 from .methods.continuous import ContinuousLoss, SCMLoss
-from .methods.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance
+from .methods.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, conditioned
 from .methods.likelihood import decode, encode, log_likelihood
 from .methods.progressive import ProgressiveLoss
 from .methods.scalings import IDDPMPrecond, TrigPrecond, VEPrecond, VPPrecond

@@ -4,8 +4,9 @@ One contract for everything in this package: ``denoise(x, sigma, label=None) -> 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -56,29 +57,24 @@ class Coeffs(NamedTuple):
     c_noise: Tensor
 
 
-class Preconditioning(Protocol):
-    """What a Denoiser asks of its scalings: the coefficients at sigma, and the noise levels that the network knows."""
+class Preconditioning(ABC):
+    """The scalings of a Denoiser, and the noise levels that its network knows. Subclasses are frozen dataclasses."""
 
-    @property
-    def consistency(self) -> bool:
-        """Whether D(x, lowest level) is x itself."""
-        ...
+    consistency: bool = False  # whether D(x, lowest level) is x itself
+    levels: tuple[float, float] = (0.0, math.inf)  # lowest and highest of training; samplers stay between them
 
-    @property
-    def levels(self) -> tuple[float, float]:
-        """Lowest and highest noise level of training; samplers stay between them."""
-        ...
-
-    def __call__(self, sigma: Tensor) -> Coeffs: ...
+    @abstractmethod
+    def __call__(self, sigma: Tensor) -> Coeffs:
+        """The coefficients at sigma, in its shape and dtype."""
 
     def round(self, sigma: Tensor) -> Tensor:
         """The nearest noise level that the network knows, for those with a table of them; else ``sigma`` itself."""
-        ...
+        return sigma
 
 
 @PRECONDS.register("karras")
 @dataclass(frozen=True)
-class Precond:
+class Precond(Preconditioning):
     """EDM's scalings (EDM, Table 1), shifted so that the output at ``sigma_min`` is the input itself (CM, eq. 5 and appendix C).
 
     ``sigma_min=0`` is EDM exactly, so changing this one number turns a diffusion model into the start of a consistency model.
@@ -109,9 +105,6 @@ class Precond:
     @property
     def levels(self) -> tuple[float, float]:
         return self.sigma_min, math.inf
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma
 
 
 EDM = Precond()
@@ -193,7 +186,7 @@ class Denoiser(nn.Module):
         return out[:, : x.shape[1]]  # a network that also predicts a variance has it in further channels
 
     def check_label(self, label: Tensor, n: int) -> Tensor:
-        """``label`` as int64, where it is a class of this model for each of ``n`` samples; raises ValueError elsewhere."""
+        """``label`` as int64. Raises ValueError unless it holds one class of this model for each of ``n`` samples."""
         if self.classes == 0:
             raise ValueError("this model is unconditional: call it without a label")
         known = f"0..{self.classes - 1}" + (", or -1 for no class" if self.drops_labels else "")
@@ -217,20 +210,3 @@ def _any_on_cpu(tensor: Tensor, wrong: Callable[[Tensor], Tensor]) -> bool:
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return bool(wrong(torch.func.debug_unwrap(tensor)).any())  # the numbers themselves also inside torch.func.vmap
-
-
-class _Conditioned:
-    def __init__(self, denoise: Denoise, label: Tensor):
-        self._denoise, self._label = denoise, label
-        self.traits = replace(traits_of(denoise), classes=0)
-
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:
-        return self._denoise(x, sigma, self._label[: len(x)].to(x.device))
-
-
-def conditioned(denoise: Denoise, label: Tensor) -> Denoise:
-    """``denoise`` with its classes fixed: row k of every batch has class label[k] (label (B,) int64).
-
-    What asks for no label, a notebook or an unconditional sampler, can then use a conditional model.
-    """
-    return _Conditioned(denoise, label)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .base.registry import DISTANCES
+from .base.suggest import check_choice
 
 PSEUDO_HUBER_C = 0.00054  # times sqrt(number of coordinates): iCT, section 3.3
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -39,8 +40,7 @@ class Distance:
     network: Perceptual | None = None
 
     def __post_init__(self):
-        if self.name not in DISTANCES:
-            raise ValueError(f"unknown distance {self.name!r}: choose one of {', '.join(DISTANCES)}")
+        check_choice("distance", self.name, DISTANCES)
         for option in self._options:
             users = [name for name, distance in DISTANCES.items() if option in inspect.signature(distance).parameters]
             if self.name not in users:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .base.registry import EDITS
+from .base.suggest import check_choice
 from .denoiser import Denoise
 from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, state_dtype
 from .samplers import Step, last_state, multistep
@@ -47,7 +48,7 @@ class Edit:
         sigmas: decreasing noise levels of the multistep sampler.
         noisy: y is itself a noisy sample at sigmas[0] (denoising), so no noise is added to it.
         shown: what to show as the input when that is not `kept` (a grey picture instead of a projection).
-        draws: samples of each picture of which the result is the mean: nearer to the truth than one, and less varied.
+        draws: number of samples of each picture; the result is their mean, nearer to the truth than one sample and less varied.
     """
 
     y: Tensor
@@ -95,7 +96,7 @@ class Edit:
 def inpaint(y: Tensor, free: Tensor, steps: int = EDIT_STEPS, fill: float = 0.0) -> Edit:
     """Fill in ``free`` (1 = generate), a mask that broadcasts to y, from what surrounds it.
 
-    ``fill`` is the value that what is missing is shown with, 0 (grey) or -1 (black); the sampler does not see it.
+    ``fill`` is the value in which the missing pixels are shown, 0 (grey) or -1 (black); the sampler does not see it.
     Raises ValueError for a mask that marks nothing, or whose size is not y's.
     """
     free = _check_mask(y, free)
@@ -110,8 +111,8 @@ def inpaint(y: Tensor, free: Tensor, steps: int = EDIT_STEPS, fill: float = 0.0)
 def colorize(y: Tensor, steps: int = EDIT_STEPS, draws: int = COLOR_DRAWS) -> Edit:
     """Keep the luma of y (B, 3, H, W), generate the colours. y may be grey (three equal channels) or the colour original.
 
-    The result is the mean of ``draws`` colourings; 1 is the paper's. Of 200 photographs, four were nearer to the truth in features
-    than the grey pictures, and one was not (`benchmarks/edits.py`).
+    The result is the mean of ``draws`` colourings; the paper takes 1. On 200 photographs the mean of four was nearer to the truth
+    in features than the grey pictures were, and a single one was not (`benchmarks/edits.py`).
     """
     if y.ndim != 4 or y.shape[1] != 3:
         raise ValueError(
@@ -186,7 +187,7 @@ def run_edit(
     """Algorithm 4 of CM as a generator of `Step`: the multistep sampler, started at y + sigmas[0] eps, with the edit's projection.
 
     ``noise``: one seed per image, or another source of draws. The last step's ``x`` is the result: kept coordinates equal y's.
-    Where the edit asks for several draws, states and estimates are their means, and an evaluation is one of all of them.
+    Where the edit asks for several draws, states and estimates are their means, and all are evaluated in one call.
     """
     draws, n = as_draws(noise), edit.draws
     dtype = state_dtype(torch.device(device))
@@ -229,7 +230,7 @@ def apply_edit(denoiser: Denoise, edit: Edit, noise: "Draws | torch.Generator | 
 
 
 def grid_sigmas(steps: int) -> tuple[float, ...]:
-    """``steps`` noise levels of an edit: from sigma_max to 0.05, each the same part of the one before.
+    """``steps`` noise levels of an edit: from sigma_max to 0.05, in geometric progression.
 
     The official notebook takes the Karras grid of 18 and the released code one of 40, both down to sigma_min. Even steps of
     ln(sigma) spend more of them where pictures take shape: 40 of these came nearer to the truth in features than either, in five
@@ -269,9 +270,13 @@ def slerp(z1: Tensor, z2: Tensor, a: float | Tensor) -> Tensor:
 # --- masks and operators -------------------------------------------------------------------------------------------------
 
 
+MASKS = ("centre", "left", "right", "top", "bottom", "random")
+
+
 def preset_mask(name: str, shape: Sequence[int], seed: int = 0) -> Tensor:
     """A mask (1, 1, H, W), 1 = generate: "centre" (the middle half of each side), "left", "right", "top", "bottom" (half) or
     "random" (half of the pixels, by ``seed``)."""
+    check_choice("mask", name, MASKS)
     h, w = shape[-2], shape[-1]
     free = torch.zeros(1, 1, h, w)
     if name == "centre":
@@ -284,15 +289,10 @@ def preset_mask(name: str, shape: Sequence[int], seed: int = 0) -> Tensor:
         free[..., : h // 2, :] = 1
     elif name == "bottom":
         free[..., h - h // 2 :, :] = 1
-    elif name == "random":
+    else:  # "random"
         order = torch.randperm(h * w, generator=torch.Generator().manual_seed(seed))
         free.view(-1)[order[: h * w // 2]] = 1
-    else:
-        raise ValueError(f"unknown mask {name!r}: choose one of {', '.join(MASKS)}")
     return free
-
-
-MASKS = ("centre", "left", "right", "top", "bottom", "random")
 
 
 def _check_mask(y: Tensor, free: Tensor) -> Tensor:

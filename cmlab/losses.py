@@ -6,7 +6,6 @@ with one number per sample and nothing reduced: whoever loops decides how to ave
 other diffusion models, progressive distillation, and the limits in continuous time.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -16,9 +15,11 @@ from torch import Tensor
 
 from .base.registry import BRIDGES, LOSSES
 from .base.rng import replay_rng
+from .base.suggest import check_choice
 from .denoiser import Denoise, Precond, Preconditioning
 from .distances import Distance
 from .noise import SIGMA_DATA, SIGMA_MIN, Draws, as_draws, expand
+from .samplers import asking
 from .schedules import AdaptiveMu, Density, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, Pairs, ProgressiveN
 
 
@@ -30,8 +31,20 @@ class LossOut(NamedTuple):
     weight: Tensor
 
 
-class Loss(ABC):
-    """An objective. Its subclasses are frozen dataclasses, so that presets can compare, print and change them."""
+class Given(NamedTuple):
+    """What a loss is given beside the model and the data; ``progress`` is the trained part in [0, 1]."""
+
+    progress: float
+    target: Denoise | None
+    teacher: Denoise | None
+    draws: Draws
+
+
+class Loss:
+    """An objective: a subclass writes `of_each`, and says what that needs.
+
+    Subclasses are frozen dataclasses, so that presets can compare, print and change them.
+    """
 
     needs_teacher: bool = False  # whether it distils: ``teacher`` is a diffusion model or an oracle
     needs_target: bool = False  # whether ``target`` is a moving average of the model
@@ -48,7 +61,6 @@ class Loss(ABC):
         """mu(k), the decay of the target's moving average after the step at ``progress``: where there is a target."""
         return 0.0
 
-    @abstractmethod
     def __call__(
         self,
         model: Denoise,
@@ -60,7 +72,20 @@ class Loss(ABC):
         teacher: Denoise | None = None,
         draws: "Draws | torch.Generator | Sequence[int]",
     ) -> LossOut:
-        """The loss of each sample of x0 (B, *S), label (B,); ``progress`` is the trained part in [0, 1]."""
+        """The loss of each sample of x0 (B, *S), label (B,). ValueError for models that are missing, or would be ignored."""
+        if teacher is None and self.needs_teacher:
+            raise ValueError("this loss needs a teacher: a diffusion model or an oracle")
+        if teacher is not None and not self.needs_teacher:
+            raise ValueError("this loss does not use a teacher: leave teacher out, or choose a loss or a bridge that distils")
+        if target is None and self.needs_target:
+            raise ValueError("this loss needs a target, a moving average of the model: pass target=, or take FixedMu(0)")
+        if target is not None and not self.needs_target:
+            raise ValueError("this loss has no target: leave target out, or take a consistency loss with target=FixedMu(0.95)")
+        return self.of_each(model, x0, label, Given(progress, target, teacher, as_draws(draws)))
+
+    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+        """The loss of each sample, with the models that it needs and no others."""
+        raise NotImplementedError
 
 
 # Weights lambda(sigma, sigma_data) of the squared error of x0, under the names of openai/consistency_models (snr = 1/sigma^2).
@@ -73,11 +98,6 @@ WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "uniform": lambda sigma, sigma_data: torch.ones_like(sigma),
 }
 Weight = Literal["snr", "snr+1", "karras", "truncated-snr", "uniform"]
-
-
-def check_weight(name: str, known: Sequence[str] = tuple(WEIGHTS)) -> None:
-    if name not in known:
-        raise ValueError(f"unknown weight {name!r}: choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -95,29 +115,16 @@ class DenoisingLoss(Loss):
     sigma_data: float = SIGMA_DATA
 
     def __post_init__(self):
-        check_weight(self.weight)
+        check_choice("weight", self.weight, WEIGHTS)
 
     @property
     def precond(self) -> Preconditioning:
         """The scalings that belong to the density: of its own column in EDM's Table 1."""
         return self.density.precond(self.sigma_data)
 
-    def __call__(
-        self,
-        model: Denoise,
-        x0: Tensor,
-        label: Tensor | None = None,
-        *,
-        progress: float = 0.0,
-        target: Denoise | None = None,
-        teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
-    ) -> LossOut:
-        if target is not None or teacher is not None:
-            raise ValueError("a denoising loss has neither target nor teacher: it learns from the data alone")
-        source = as_draws(draws)
-        sigma = self.density(len(x0), source).to(x0)
-        x = x0 + expand(sigma, x0) * source.normal(x0.shape).to(x0)
+    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+        sigma = self.density(len(x0), given.draws).to(x0)
+        x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
         weight = WEIGHTS[self.weight](sigma, self.sigma_data)
         error = (model(x, sigma, label) - x0).square().flatten(1).sum(1)
         return LossOut(weight * error, sigma, weight)
@@ -142,8 +149,8 @@ class ConsistencyLoss(Loss):
         bridge: how x_next is reached from x. "noise": x0 + sigma_next eps with the same eps (CT); one of BRIDGES: one step of that
             solver along the teacher's PF-ODE (CD).
         distance: d, see `Distance`.
-        weight: "1" (the paper); "1/dt", 1/(sigma - sigma_next) (iCT), which keeps small sigma from starving; or one of WEIGHTS, at
-            sigma as in openai/consistency_models (the paper writes sigma_next).
+        weight: "1" (the paper); "1/dt", 1/(sigma - sigma_next) (iCT), without which small sigma would hardly be learned;
+            or one of WEIGHTS, at sigma as in openai/consistency_models (the paper writes sigma_next).
         target: decay of the target's moving average; at 0 the target is the online network itself behind a stop-gradient.
         sigma_data: standard deviation of the data: for the weight "karras", and for the model's scalings.
     """
@@ -158,9 +165,8 @@ class ConsistencyLoss(Loss):
     def __post_init__(self):
         if isinstance(self.target, AdaptiveMu) and not isinstance(self.pairs, GridPairs):
             raise ValueError("an adaptive target decay follows N(k): give it pairs on a grid, or take FixedMu")
-        if self.bridge not in ("noise", *BRIDGES):
-            raise ValueError(f"unknown bridge {self.bridge!r}: choose one of noise, {', '.join(BRIDGES)}")
-        check_weight(self.weight, ("1", "1/dt", *(w for w in WEIGHTS if w != "uniform")))  # "uniform" is "1"
+        check_choice("bridge", self.bridge, ("noise", *BRIDGES))
+        check_choice("weight", self.weight, ("1", "1/dt", *(w for w in WEIGHTS if w != "uniform")))  # "uniform" is "1"
 
     @property
     def needs_teacher(self) -> bool:
@@ -182,43 +188,20 @@ class ConsistencyLoss(Loss):
         """mu(k), the decay of the target's moving average after the step at ``progress``."""
         return self.target(progress, self.pairs.n(progress) if isinstance(self.pairs, GridPairs) else 0)
 
-    def __call__(
-        self,
-        model: Denoise,
-        x0: Tensor,
-        label: Tensor | None = None,
-        *,
-        progress: float = 0.0,
-        target: Denoise | None = None,
-        teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
-    ) -> LossOut:
-        if self.needs_teacher != (teacher is not None):
-            raise ValueError(
-                f"bridge {self.bridge!r} needs a teacher: a diffusion model or an oracle"
-                if self.needs_teacher
-                else "bridge 'noise' does not use a teacher: choose another bridge, or leave the teacher out"
-            )
-        if self.needs_target != (target is not None):
-            raise ValueError(
-                "this loss needs a target, a moving average of the model: pass target=, or take FixedMu(0)"
-                if self.needs_target
-                else "the target of this loss is the model itself: leave target out, or give the loss target=FixedMu(0.95)"
-            )
-        source = as_draws(draws)
-        sigma, sigma_next = (s.to(x0) for s in self.pairs(len(x0), progress, source))
-        eps = source.normal(x0.shape).to(x0)
+    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+        sigma, sigma_next = (s.to(x0) for s in self.pairs(len(x0), given.progress, given.draws))
+        eps = given.draws.normal(x0.shape).to(x0)
         x = x0 + expand(sigma, x0) * eps
         with torch.no_grad():
-            if teacher is None:
+            if given.teacher is None:
                 x_next = x0 + expand(sigma_next, x0) * eps
             else:
-                x_next = BRIDGES[self.bridge](teacher, x, sigma, sigma_next, label).x.to(x0)
+                x_next = BRIDGES[self.bridge](asking(given.teacher, label), x, sigma, sigma_next).x.to(x0)
         with replay_rng(x0.device) as replay:
             out = model(x, sigma, label)
             replay.rewind()  # the target drops the same units
             with torch.no_grad():
-                goal = self._goal(model if target is None else target, x_next, sigma_next, label)
+                goal = self._goal(model if given.target is None else given.target, x_next, sigma_next, label)
         if self.weight == "1/dt":
             weight = 1 / (sigma - sigma_next)
         else:

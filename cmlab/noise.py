@@ -81,7 +81,7 @@ class SampleDraws:
     def __init__(self, seeds: Sequence[int]):
         if len(seeds) == 0:
             raise ValueError("there are no seeds: pass one whole number per sample")
-        # The upper half of the generator's 32 bits of seed: no sample starts from the noise that a training step has drawn.
+        # With the highest of 32 bits flipped, no sample starts from the noise that a training step draws from the same seed.
         self._generators = [torch.Generator().manual_seed((_whole(seed) ^ 0x80000000) & 0xFFFFFFFF) for seed in seeds]
 
     def __len__(self) -> int:

@@ -132,7 +132,7 @@ class GaussianMixture(Oracle):
         return (flat - pull.sum(-1, keepdim=True) * flat + pull @ means).reshape(x.shape).to(x.dtype)
 
     def covariance_trace(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """tr Cov[x0 | x0 + sigma eps = x], (B,); div of the score follows from it (methods: dD/dx = Cov / sigma^2)."""
+        """tr Cov[x0 | x0 + sigma eps = x], (B,); the score's divergence follows from it, as dD/dx = Cov / sigma^2."""
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         joint, v = self._log_joint(x, sigma)
         flat, _, means, variances = self._parts(x)

@@ -13,6 +13,7 @@ The slope of the PF-ODE, dx/dsigma, is e(x, sigma) = (x - D(x, sigma)) / sigma (
 
 import inspect
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,44 +47,44 @@ class Step(NamedTuple):
 
 
 class OdeStep(NamedTuple):
-    """One PF-ODE step: the new state, the first x0_hat and the number of evaluations."""
+    """One step of a solver: the new state, the first x0_hat and the number of evaluations."""
 
     x: Tensor
     x0_hat: Tensor
     nfe: int
 
 
-OneStep = Callable[[Denoise, Tensor, Tensor, Tensor, Tensor | None, Project | None], OdeStep]
+OneStep = Callable[[Denoise, Tensor, Tensor, Tensor], OdeStep]
 
 
-def estimate(denoise: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None = None, project: Project | None = None) -> Tensor:
-    """x0_hat = D(x, sigma), mapped by ``project`` where there is one."""
-    x0_hat = denoise(x, sigma, label)
-    return x0_hat if project is None else project(x0_hat)
+def asking(denoise: Denoise, label: Tensor | None = None, project: Project | None = None) -> Denoise:
+    """``denoise`` as the solvers' steps ask it, by x and sigma alone: with this label, its answer mapped by ``project``."""
+
+    def estimate(x: Tensor, sigma: Tensor, _: Tensor | None = None, /) -> Tensor:
+        x0_hat = denoise(x, sigma, label)
+        return x0_hat if project is None else project(x0_hat)
+
+    return estimate
 
 
 @BRIDGES.register("euler", evaluations=1)
-def euler_step(
-    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
-) -> OdeStep:
+def euler_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> OdeStep:
     """x + (sigma_next - sigma) e: one Euler step down the PF-ODE, the same as DDIM (EDM, eq. 4)."""
-    x0_hat = estimate(denoise, x, sigma, label, project)
+    x0_hat = denoise(x, sigma)
     # Written as an interpolation: at sigma_next = 0 it returns x0_hat itself, without rounding.
     ratio = expand(sigma_next / sigma, x)
     return OdeStep(x0_hat + ratio * (x - x0_hat), x0_hat, 1)
 
 
 @BRIDGES.register("heun", evaluations=2)
-def heun_step(
-    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
-) -> OdeStep:
+def heun_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> OdeStep:
     """Euler's step corrected by the slope at its end (EDM, Algorithm 1). Samples with sigma_next = 0 keep Euler's step."""
-    x_euler, x0_hat, _ = euler_step(denoise, x, sigma, sigma_next, label, project)
+    x_euler, x0_hat, _ = euler_step(denoise, x, sigma, sigma_next)
     last = sigma_next == 0
     if bool(last.all()):
         return OdeStep(x_euler, x0_hat, 1)
     safe_next = torch.where(last, sigma, sigma_next)
-    x0_next = estimate(denoise, x_euler, safe_next, label, project)
+    x0_next = denoise(x_euler, safe_next)
     slope = (x - x0_hat) / expand(sigma, x)
     slope_next = (x_euler - x0_next) / expand(safe_next, x)
     corrected = x + expand(sigma_next - sigma, x) * (slope + slope_next) / 2
@@ -94,7 +95,7 @@ def heun_step(
 
 
 def level_range(denoise: Denoise) -> tuple[float, float]:
-    """[0.002, 80], cut to the levels that ``denoise`` was trained on where it knows them."""
+    """The lowest and highest level to sample on: 0.002 and 80, cut to those of the training where ``denoise`` states them."""
     low, high = traits_of(denoise).levels
     return max(SIGMA_MIN, low), min(SIGMA_MAX, high)
 
@@ -158,7 +159,7 @@ class Churn:
         return need_noise(noise, f"{name} with churn")
 
     def gamma(self, sigma: Tensor, steps: int) -> float:
-        """By what share a step from ``sigma`` () first raises the level."""
+        """The share by which the level is raised before a step from ``sigma`` (); 0 outside of [low, high]."""
         return min(self.amount / steps, math.sqrt(2) - 1) if self.low <= float(sigma) <= self.high else 0.0
 
 
@@ -176,7 +177,7 @@ def walk(
     draws: Draws | None = None,
 ) -> Iterator[Step]:
     """One step of ``one_step`` from every level to the next, each preceded by ``churn``: the loop of every one-step solver."""
-    levels = solver_levels(denoise, x, sigmas)
+    levels, ask = solver_levels(denoise, x, sigmas), asking(denoise, label, project)
     nfe = 0
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         gamma = churn.gamma(sigma, len(levels) - 1)
@@ -185,19 +186,17 @@ def walk(
             raised = round_level(denoise, sigma * (1 + gamma))
             x = x + (raised**2 - sigma**2).clamp_min(0).sqrt() * churn.noise * draws.normal(x.shape).to(x)
             sigma = raised
-        x, x0_hat, used = one_step(denoise, x, sigma, sigma_next, label, project)
+        x, x0_hat, used = one_step(ask, x, sigma, sigma_next)
         nfe += used
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), nfe)
 
 
 def last_state(steps: Iterable[Step]) -> Tensor:
     """Run a sampler to its end and return the state x."""
-    step = None
-    for step in steps:  # noqa: B007 (only the last one matters)
-        pass
-    if step is None:
+    last = deque(steps, maxlen=1)
+    if not last:
         raise ValueError("the sampler made no step")
-    return step.x
+    return last[0].x
 
 
 # --- samplers -------------------------------------------------------------------------------------------------------------
@@ -265,10 +264,10 @@ def ancestral(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], from DDIM to DDPM, got {eta}")
     draws = refuse_noise(noise, "ddim with eta = 0") if eta == 0 else need_noise(noise, "ancestral sampling")
-    levels = solver_levels(denoise, x, sigmas)
-    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+    ask = asking(denoise, label, project)
+    for i, (sigma, sigma_next) in enumerate(pairwise(solver_levels(denoise, x, sigmas))):
         down, up = ancestral_levels(sigma, sigma_next, eta)
-        x, x0_hat, _ = euler_step(denoise, x, sigma, down, label, project)
+        x, x0_hat, _ = euler_step(ask, x, sigma, down)
         if draws is not None and sigma_next > 0:
             x = x + up * draws.normal(x.shape).to(x)
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)
@@ -292,13 +291,13 @@ def multistep(
     one-step generation, and nothing is drawn. ``sigma_min`` is the level at which f(x) = x, by default the model's (0.002 where
     the model does not say); 0 adds noise of scale tau (ECT's code).
     """
-    levels = solver_levels(denoise, x, sigmas, 1)
+    levels, ask = solver_levels(denoise, x, sigmas, 1), asking(denoise, label, project)
     draws = need_noise(noise, "multistep") if len(levels) > 1 else None
     traits = traits_of(denoise)
     own = traits.levels[0] if traits.consistency else SIGMA_MIN
     floor = own if sigma_min is None else sigma_min
     for i, sigma in enumerate(levels):
-        x0_hat = estimate(denoise, x, sigma, label, project)
+        x0_hat = ask(x, sigma)
         if i + 1 == len(levels):
             yield Step(i, x0_hat, x0_hat, float(sigma), 0.0, i + 1)
             return
@@ -330,9 +329,10 @@ def adds_noise(sampler: str, levels: int, **options) -> bool:
 
 
 def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma_min: float = SIGMA_MIN) -> Tensor:
-    """The levels that ``sampler`` takes for a whole number of steps: a Karras grid, for diffusion models with 0 at its end.
+    """The levels for a whole number of steps of ``sampler``: a Karras grid, which ends at 0 for a diffusion model.
 
-    Two-step consistency sampling takes the level that iCT and ECT found, more steps an even share of the Karras grid.
+    The second level of two-step consistency sampling is the one that iCT and ECT found. With other numbers of steps a consistency
+    model takes the Karras grid without its lowest level. Raises ValueError for less than one step.
     """
     kind = SAMPLERS.record(sampler).kind
     if not isinstance(steps, Integral) or steps < 1:
@@ -341,8 +341,6 @@ def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma
     if kind == "distilled":
         return karras_sigmas(steps + 1, sigma_min, sigma_max)
     if kind != "consistency":
-        if steps == 1:
-            return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
         return sampling_sigmas(steps, sigma_min, sigma_max)
     if sampler == "onestep" and steps != 1:
         more = "use 'multistep' for more steps of a consistency model, 'heun' for a diffusion model"
@@ -353,7 +351,7 @@ def default_sigmas(sampler: str, steps: int, sigma_max: float = SIGMA_MAX, sigma
 
 
 class Plan(NamedTuple):
-    """How a model is sampled: the sampler's name, its steps, the noise levels (float64), and whether those were chosen."""
+    """How a model is sampled. ``sigmas`` are float64; ``chosen``: they were given or searched for, not made by `default_sigmas`."""
 
     sampler: str
     steps: int
@@ -368,7 +366,7 @@ def plan(
     sigmas: Tensor | Sequence[float] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Which sampler, how many steps and which levels a model is sampled with: what is given, and the usual where nobody says.
+    """Which sampler, how many steps and which levels a model is sampled with: what the arguments say, else the default.
 
     A consistency model takes "multistep" in 1 step, any other "heun" in 18, on the levels of `default_sigmas` within those of its
     training. ``about`` is what a checkpoint's header tells: a progressively distilled student names its own sampler and steps,
@@ -415,7 +413,7 @@ def sample(
     Args:
         denoise: a model on ``device``.
         seeds: whole numbers; one number is one seed.
-        sampler, steps, sigmas: a name in SAMPLERS, a number of steps, or noise levels in their place; `plan` has the usual ones.
+        sampler, steps, sigmas: a name in SAMPLERS, a number of steps, or noise levels in place of steps; by default as `plan` says.
         label: the class of each sample, (len(seeds),), or one for all.
         options: of the sampler (``churn``, ``project``, ...).
 

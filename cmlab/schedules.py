@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .base.suggest import check_choice
 from .denoiser import Precond, Preconditioning
 from .noise import RHO, SIGMA_MAX, SIGMA_MIN, Draws, karras_sigmas
 
@@ -22,6 +23,7 @@ def _clamp01(progress: float) -> float:
 
 
 def _whole_units(units: float) -> int:
+    """``units`` rounded down, and up where only a rounding error is missing."""
     # progress = k/K and phase = P/K are rounded: their quotient may miss the whole number k/P by 1e-13, never by 1e-9.
     return math.floor(units + 1e-9)
 
@@ -108,7 +110,7 @@ class HalvingN:
     """N = start, start/2, start/4, ..., 1: the number of steps of a progressively distilled sampler.
 
     Each N lasts ``phase``, a part of the training; N = 2 lasts two, and N = 1 stays to the end. ``phase=None`` gives N = 1 two
-    as well, 1 / (log2(start) + 3) (Progressive Distillation, 2202.00512; the doubled last stages are CM's, appendix C).
+    as well: it is 1 / (log2(start) + 3) (Progressive Distillation, 2202.00512; the doubled last stages are CM's, appendix C).
     """
 
     start: int = 64
@@ -165,8 +167,7 @@ class GridPairs(Pairs):
     rho: float = RHO
 
     def __post_init__(self):
-        if self.density not in ("uniform", "lognormal"):
-            raise ValueError(f"unknown density {self.density!r}: choose one of uniform, lognormal")
+        check_choice("density", self.density, ("uniform", "lognormal"))
 
     def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
         """Two float64 tensors (count,): sigma and the next lower level. Raises ValueError for a grid of fewer than two."""
@@ -251,8 +252,7 @@ class AdaptiveMu:
     convention: Literal["paper", "code"] = "paper"
 
     def __post_init__(self):
-        if self.convention not in ("paper", "code"):
-            raise ValueError(f"unknown convention {self.convention!r}: choose one of paper, code")
+        check_choice("convention", self.convention, ("paper", "code"))
         if not 0 <= self.mu0 < 1:
             raise ValueError(f"mu0 must lie in [0, 1), got {self.mu0}")
 

@@ -2,10 +2,9 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor
 
 _GLOBAL_GENERATOR = threading.RLock()
 
@@ -25,39 +24,20 @@ def global_seed(seed: int, device: torch.device | str = "cpu") -> Iterator[None]
         yield
 
 
-@contextmanager
-def replay_rng(device: torch.device) -> Iterator["Replay"]:
-    """Record the random state of the CPU and of ``device``; ``replay.rewind()`` goes back to it.
+class replay_rng(ExitStack):
+    """Records the random state of the CPU and of ``device``; ``rewind`` goes back to it for a second pass.
 
     Online and target network must drop the same units (CM code, section 6); the official codes save only the CPU's or only
-    CUDA's state. On leaving, the state is what one pass would have left behind.
+    CUDA's state. After the block the state is what the first pass left behind, however much the second one drew.
     """
-    replay = Replay(device)
-    try:
-        yield replay
-    finally:
-        replay.finish()
 
-
-class Replay:
     def __init__(self, device: torch.device):
-        self._device = device if device.type == "cuda" else None
-        self._before, self._after = self._state(), None
-
-    def _state(self) -> tuple[Tensor, Tensor | None]:
-        return torch.get_rng_state(), torch.cuda.get_rng_state(self._device) if self._device else None
-
-    def _set(self, state: tuple[Tensor, Tensor | None]) -> None:
-        cpu, cuda = state
-        torch.set_rng_state(cpu)
-        if cuda is not None and self._device is not None:
-            torch.cuda.set_rng_state(cuda, self._device)
+        super().__init__()
+        self._gpus = [device] if device.type == "cuda" else []
+        self._before = torch.get_rng_state(), [torch.cuda.get_rng_state(gpu) for gpu in self._gpus]
 
     def rewind(self) -> None:
-        self._after = self._after or self._state()
-        self._set(self._before)
-
-    def finish(self) -> None:
-        # The second pass may draw less than the first (a target in eval mode, an oracle): its state must not stay behind.
-        if self._after is not None:
-            self._set(self._after)
+        self.enter_context(torch.random.fork_rng(self._gpus))  # puts back the present state at the block's end
+        torch.set_rng_state(self._before[0])
+        for gpu, state in zip(self._gpus, self._before[1], strict=True):
+            torch.cuda.set_rng_state(state, gpu)

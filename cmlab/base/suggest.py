@@ -9,6 +9,12 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), 1, 0.5)), None)
 
 
+def check_choice(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise ValueError with all choices for a name that is not one of a few ``known``."""
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+
+
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
     """The message for a name that is not in ``known``: the nearest one, or all of them where none is near."""
     near = nearest(name, known)

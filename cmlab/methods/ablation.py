@@ -16,9 +16,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..base.suggest import check_choice
 from ..denoiser import Denoise, traits_of
 from ..noise import RHO, SIGMA_MAX, SIGMA_MIN
-from ..samplers import Churn, Noise, Project, Step, estimate, round_level, solver_levels
+from ..samplers import Churn, Noise, Project, Step, asking, round_level, solver_levels
 from .sde import SCALINGS, SCHEDULES, TIME_STEPS, VP, Linear, Schedule, vp_range
 
 SOLVERS = ("euler", "heun")
@@ -49,10 +50,8 @@ def design(
         rho: of "edm", 7 by default.
         table: ``steps``, ``c1``, ``c2`` and ``abar_dtype`` of `iddpm_sigmas`, for "iddpm".
     """
-    if time_steps not in TIME_STEPS:
-        raise ValueError(f"unknown time steps {time_steps!r}: choose one of {', '.join(TIME_STEPS)}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    check_choice("time steps", time_steps, TIME_STEPS)
+    check_choice("schedule", schedule, SCHEDULES)
     if rho is not None and time_steps != "edm":
         raise ValueError(f"rho belongs to the time steps 'edm', not to {time_steps!r}")
     if table and time_steps != "iddpm":
@@ -97,17 +96,15 @@ def ablation(
         scaling: "vp" or "none".
         churn, churn_min, churn_max, churn_noise: as in `heun`.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}: choose one of {', '.join(SOLVERS)}")
-    if scaling not in SCALINGS:
-        raise ValueError(f"unknown scaling {scaling!r}: choose one of {', '.join(SCALINGS)}")
+    check_choice("solver", solver, SOLVERS)
+    check_choice("scaling", scaling, SCALINGS)
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
     if solver == "euler" and alpha != 1:
         raise ValueError("alpha belongs to solver 'heun'")
     stirred = Churn(churn, churn_min, churn_max, churn_noise)
     draws = stirred.draws(noise, "ablation")
-    levels = solver_levels(denoise, x, sigmas)
+    levels, ask = solver_levels(denoise, x, sigmas), asking(denoise, label, project)
     if levels[-1] != 0:
         raise ValueError("the ablation sampler ends at 0: put a 0 at the end of the noise levels")
 
@@ -118,7 +115,7 @@ def ablation(
         """d(state)/dt and x0_hat."""
         sigma, dsigma = schedule.sigma(t), schedule.dsigma(t)
         s, ds = SCALINGS[scaling](schedule, t)
-        x0_hat = estimate(denoise, state / s, sigma, label, project)
+        x0_hat = ask(state / s, sigma)
         return (dsigma / sigma + ds / s) * state - dsigma * s / sigma * x0_hat, x0_hat
 
     times = torch.cat([schedule.time(levels[:-1]), levels[-1:]])

@@ -33,7 +33,7 @@ _DELAY = sum(k * h for k, h in enumerate(_SYM6)) / sum(_SYM6)  # pixel i lies at
 
 @dataclass(frozen=True)
 class Augment:
-    """Each change is made with probability ``p`` times its weight; 0 leaves it out, 1e8 makes it whatever p is.
+    """Each change is made with probability ``p`` times its weight; 0 leaves it out; with 1e8 it is always made.
 
     The columns of the labels are, in this order: xflip 1, yflip 1, rotate_int 2 (quarter turns), translate_int 2 (whole pixels),
     scale 1, rotate_frac 2 (any angle), aniso 2, translate_frac 2 (any shift), brightness 1, contrast 1, lumaflip 1, hue 2,

@@ -3,7 +3,7 @@ sCM (arXiv 2410.11081). All need the model's rate of change along a trajectory, 
 same pass as its value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..base.registry import LOSSES
+from ..base.suggest import check_choice
 from ..denoiser import Denoise, Denoiser, Precond
 from ..distances import Distance
-from ..losses import Loss, LossOut
-from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, state_dtype
+from ..losses import Given, Loss, LossOut
+from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, state_dtype
 from ..schedules import LogNormal
 from .scalings import TrigPrecond
 
@@ -90,8 +91,8 @@ class ContinuousLoss(Loss):
     differentiates_forwards = True
 
     def __post_init__(self):
-        _check_choice("bridge", self.bridge, ("noise", "teacher"))
-        _check_choice("weight", self.weight, ("1", "1/dt"))
+        check_choice("bridge", self.bridge, ("noise", "teacher"))
+        check_choice("weight", self.weight, ("1", "1/dt"))
         if self._norm and self.stop_gradient:
             raise ValueError(
                 "a norm has no second derivative at 0: choose distance 'l2' or 'huber' with c > 0, or no stop_gradient"
@@ -116,26 +117,14 @@ class ContinuousLoss(Loss):
         """The scalings of the models that this loss trains."""
         return Precond(self.sigma_data, self.warp.sigma_min)
 
-    def __call__(
-        self,
-        model: Denoise,
-        x0: Tensor,
-        label: Tensor | None = None,
-        *,
-        progress: float = 0.0,
-        target: Denoise | None = None,
-        teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
-    ) -> LossOut:
-        _check_models(self.bridge, target, teacher)
-        source = as_draws(draws)
-        sigma, speed = (t.to(x0) for t in self.warp(source.uniform((len(x0),)).double()))
-        eps = source.normal(x0.shape).to(x0)
+    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+        sigma, speed = (t.to(x0) for t in self.warp(given.draws.uniform((len(x0),)).double()))
+        eps = given.draws.normal(x0.shape).to(x0)
         x = x0 + expand(sigma, x0) * eps
         velocity = eps
-        if teacher is not None:
+        if given.teacher is not None:
             with torch.no_grad():
-                velocity = (x - teacher(x, sigma, label)) / expand(sigma, x)
+                velocity = (x - given.teacher(x, sigma, label)) / expand(sigma, x)
         out, rate = rate_of_change(model, x, sigma, velocity, label)
         # dt/du once from the interval; once more where the loss itself is of second order in it.
         weight = (torch.ones_like(speed) if self.weight == "1/dt" else speed) * (1 if self._norm or self.stop_gradient else speed)
@@ -191,7 +180,7 @@ class TrigLoss(Loss):
     """Diffusion in TrigFlow's coordinates: the mean over coordinates of (sigma_data F - (cos(t) z - sin(t) x0))^2, where
     x_t = cos(t) x0 + sin(t) z and z = sigma_data eps (sCM, section 3.1).
 
-    It equals (D - x0)^2 / sin(t)^2, so any denoiser can be asked. ``adaptive`` learns a weight: e^w loss - w.
+    It equals (D - x0)^2 / sin(t)^2, so any denoiser can be trained with it. ``adaptive`` learns a weight: e^w loss - w.
     """
 
     density: LogNormal = field(default_factory=lambda: LogNormal(-1.0, 1.4))
@@ -206,22 +195,9 @@ class TrigLoss(Loss):
     def needs_uncertainty(self) -> bool:
         return self.adaptive
 
-    def __call__(
-        self,
-        model: Denoise,
-        x0: Tensor,
-        label: Tensor | None = None,
-        *,
-        progress: float = 0.0,
-        target: Denoise | None = None,
-        teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
-    ) -> LossOut:
-        if target is not None or teacher is not None:
-            raise ValueError("the TrigFlow loss has neither target nor teacher: it learns from the data alone")
-        source = as_draws(draws)
-        sigma = self.density(len(x0), source).to(x0)
-        x = x0 + expand(sigma, x0) * source.normal(x0.shape).to(x0)
+    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+        sigma = self.density(len(x0), given.draws).to(x0)
+        x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
         sine = sigma / (sigma**2 + self.precond.sigma_data**2).sqrt()
         return _weigh(((model(x, sigma, label) - x0) / expand(sine, x0)).square(), model, sigma, self.adaptive)
 
@@ -265,9 +241,9 @@ class SCMLoss(Loss):
 
     Args:
         bridge: dx_t/dt; "noise": cos(t) z - sin(t) x0 (sCT); "teacher": the PF-ODE of any diffusion model or oracle (sCD).
-        density: of sigma, the paper's proposal.
-        sigma_max: higher draws are put here, the level where sampling starts.
-        warmup: share of training over which the unstable part of g rises from 0 to its whole; 0 for none.
+        density: distribution of sigma; the paper's is the default.
+        sigma_max: draws above it are set to it; the level where sampling starts.
+        warmup: share of training over which the weight of the unstable part of g rises from 0 to 1; at 0 it is always 1.
         tangent: "normalize" takes g / (||g|| + c), "clip" each coordinate to [-c, c], "none" g itself.
         c: None takes 0.1 to normalize and 1 to clip.
         adaptive: learn the weight e^w(sigma); needs `attach_uncertainty(model)`.
@@ -286,8 +262,8 @@ class SCMLoss(Loss):
     differentiates_forwards = True
 
     def __post_init__(self):
-        _check_choice("bridge", self.bridge, ("noise", "teacher"))
-        _check_choice("tangent", self.tangent, ("normalize", "clip", "none"))
+        check_choice("bridge", self.bridge, ("noise", "teacher"))
+        check_choice("tangent", self.tangent, ("normalize", "clip", "none"))
         if self.tangent == "none" and self.c is not None:
             raise ValueError("c belongs to tangent 'normalize' or 'clip'; 'none' does not use it")
         if self.c is not None and self.c <= 0:
@@ -318,50 +294,25 @@ class SCMLoss(Loss):
             return g.clamp(-c, c)
         return g
 
-    def __call__(
-        self,
-        model: Denoise,
-        x0: Tensor,
-        label: Tensor | None = None,
-        *,
-        progress: float = 0.0,
-        target: Denoise | None = None,
-        teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
-    ) -> LossOut:
-        _check_models(self.bridge, target, teacher)
+    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
         if getattr(model, "precond", None) != self.precond:
             raise ValueError(f"this loss trains models with {self.precond}: build the model with loss.precond")
-        source, data = as_draws(draws), self.precond.sigma_data
+        data = self.precond.sigma_data
         # In the solvers' precision: a teacher's slope is a small difference over a small sine.
-        level = self.density(len(x0), source).clamp_max(self.sigma_max).to(x0.device, state_dtype(x0.device))
+        level = self.density(len(x0), given.draws).clamp_max(self.sigma_max).to(x0.device, state_dtype(x0.device))
         root = (level**2 + data**2).sqrt()
         start, sigma = x0.to(level), expand(level, x0)
         cos, sin = expand(data / root, x0), expand(level / root, x0)
-        eps = source.normal(x0.shape).to(start)
+        eps = given.draws.normal(x0.shape).to(start)
         x = cos * start + data * sin * eps
-        if teacher is None:
+        if given.teacher is None:
             slope = data * cos * eps - sin * start
         else:
             with torch.no_grad():
-                slope = (cos * x - teacher(start + sigma * eps, level, label)) / sin
-        warmup = min(1.0, progress / self.warmup) if self.warmup else 1.0
+                slope = (cos * x - given.teacher(start + sigma * eps, level, label)) / sin
+        warmup = min(1.0, given.progress / self.warmup) if self.warmup else 1.0
         out, g = trig_tangent(model, x.to(x0), level.to(x0), slope.to(x0), label, warmup)
         return _weigh((out - out.detach() - self._stabilised(g)).square(), model, level.to(x0), self.adaptive)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
-
-
-def _check_models(bridge: str, target: Denoise | None, teacher: Denoise | None) -> None:
-    if target is not None:
-        raise ValueError("a continuous-time loss has no target network: leave it out")
-    if bridge == "teacher" and teacher is None:
-        raise ValueError("bridge 'teacher' needs a teacher: a diffusion model or an oracle")
-    if bridge == "noise" and teacher is not None:
-        raise ValueError("bridge 'noise' does not use a teacher: choose bridge 'teacher', or leave the teacher out")
 
 
 @LOSSES.register(

@@ -17,7 +17,7 @@ The two algorithms of classifier guidance (Dhariwal and Nichol, 2105.05233) in t
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..denoiser import Denoise, Traits, traits_of
 from ..noise import expand
-from ..samplers import Noise, Project, Step, ancestral_levels, euler_step, need_noise, solver_levels
+from ..samplers import Noise, Project, Step, ancestral_levels, asking, euler_step, need_noise, solver_levels
 
 LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
 """log p(label | x, sigma): x (B, *S), sigma (), label (B,) int64 -> (B,), differentiable in x."""
@@ -48,7 +48,7 @@ def _need_label(label: Tensor | None) -> Tensor:
 
 
 class _Guided:
-    """Says about itself what the denoiser says that it guides: samplers ask for the levels that it knows."""
+    """Has the traits of the denoiser that it guides: samplers ask for its noise levels."""
 
     denoise: Denoise
 
@@ -113,6 +113,23 @@ class AutoGuidance(_Guided):
         return weak + self.weight * (self.denoise(x, sigma, label) - weak)
 
 
+class _Conditioned:
+    def __init__(self, denoise: Denoise, label: Tensor):
+        self._denoise, self._label = denoise, label
+        self.traits = replace(traits_of(denoise), classes=0)
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:
+        return self._denoise(x, sigma, self._label[: len(x)].to(x.device))
+
+
+def conditioned(denoise: Denoise, label: Tensor) -> Denoise:
+    """``denoise`` with its classes fixed: row k of every batch has class label[k] (label (B,) int64).
+
+    Code that passes no label can then use a conditional model.
+    """
+    return _Conditioned(denoise, label)
+
+
 @torch.no_grad()
 def guided_ancestral(
     denoise: Denoise,
@@ -132,11 +149,11 @@ def guided_ancestral(
     """
     label = _need_label(label)
     draws = need_noise(noise, "guided_ancestral")
-    levels = solver_levels(denoise, x, sigmas)
-    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+    ask = asking(denoise, label if conditional else None, project)
+    for i, (sigma, sigma_next) in enumerate(pairwise(solver_levels(denoise, x, sigmas))):
         down, up = ancestral_levels(sigma, sigma_next)
         pull = log_prob_gradient(log_prob, x, sigma, label)
-        x, x0_hat, _ = euler_step(denoise, x, sigma, down, label if conditional else None, project)
+        x, x0_hat, _ = euler_step(ask, x, sigma, down)
         if sigma_next > 0:
             x = x + weight * up**2 * pull + up * draws.normal(x.shape).to(x)
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..denoiser import Coeffs, Precond
+from ..denoiser import Coeffs, Precond, Preconditioning
 from ..noise import SIGMA_DATA, SIGMA_MIN
 
 
 @dataclass(frozen=True)
-class IndicatorPrecond:
+class IndicatorPrecond(Preconditioning):
     """f(x, sigma) = x at ``sigma_min``, and the network's own answer at every level above it (CM, eq. 4).
 
     The network's input is scaled as in `Precond`, so that the two differ in their outputs alone. f jumps at sigma_min.
@@ -33,6 +33,3 @@ class IndicatorPrecond:
     @property
     def levels(self) -> tuple[float, float]:
         return self.sigma_min, math.inf
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma

@@ -13,12 +13,12 @@ prior: at sigma_min, not at 0, so for an exact denoiser it is the data's density
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..base.suggest import check_choice
 from ..denoiser import Denoise, traits_of
 from ..noise import Draws, as_draws, state_dtype
 from ..oracle import Oracle
@@ -66,7 +66,7 @@ def encode(
     levels that the model was not trained for.
     """
     low, high = _checked(denoise, sigma_min, sigma_max, rtol, atol)
-    return _solve(_drift(denoise, label), x0, low, high, rtol, atol)
+    return _solve(lambda u, x: x - denoise(x, u.exp(), label), x0, low, high, rtol, atol)
 
 
 def decode(
@@ -81,7 +81,7 @@ def decode(
 ) -> Tensor:
     """The inverse of `encode`: the PF-ODE from ``latent`` at ``sigma_max`` down to ``sigma_min``, solved adaptively."""
     low, high = _checked(denoise, sigma_min, sigma_max, rtol, atol)
-    return _solve(_drift(denoise, label), latent, high, low, rtol, atol)
+    return _solve(lambda u, x: x - denoise(x, u.exp(), label), latent, high, low, rtol, atol)
 
 
 def log_likelihood(
@@ -129,10 +129,8 @@ def log_likelihood(
     FloatingPointError where the ODE cannot be solved.
     """
     low, high = _checked(denoise, sigma_min, sigma_max, rtol, atol)
-    if trace not in ("exact", "hutchinson"):
-        raise ValueError(f"unknown trace {trace!r}: choose one of exact, hutchinson")
-    if probe not in ("rademacher", "gaussian"):
-        raise ValueError(f"unknown probe {probe!r}: choose one of rademacher, gaussian")
+    check_choice("trace", trace, ("exact", "hutchinson"))
+    check_choice("probe", probe, ("rademacher", "gaussian"))
     if trace == "exact" and (probes, probe) != (1, "rademacher"):
         raise ValueError("probes and probe belong to trace='hutchinson': the exact trace draws none")
     if probes < 1:
@@ -168,13 +166,17 @@ def log_likelihood(
             estimates = estimates.sum(1, keepdim=True)
         return torch.cat([(x - x0_hat).detach().flatten(1), estimates], 1)
 
-    count = 1 if trace == "exact" else probes
+    count = 1 if trace == "exact" else probes  # of traces, each integrated along
     start = torch.cat([x0.flatten(1), x0.new_zeros(batch, count)], 1)
     end = _solve(drift, start, low, high, rtol, atol)
     latent, integrals = end[:, :dim].reshape(x0.shape), end[:, dim:]
-    if prior is None:
-        prior = _oracle_prior(denoise, high) if isinstance(denoise, Oracle) else partial(normal_log_prob, std=high)
-    log_probs = (prior(latent) + dim * math.log(high / low)).unsqueeze(1) - integrals
+    if prior is not None:
+        log_prior = prior(latent)
+    elif isinstance(denoise, Oracle):
+        log_prior = denoise.log_prob(latent, latent.new_tensor(high))
+    else:
+        log_prior = normal_log_prob(latent, high)
+    log_probs = (log_prior + dim * math.log(high / low)).unsqueeze(1) - integrals
     log_prob = log_probs.mean(1)
     error = torch.zeros_like(log_prob) if trace == "exact" else log_probs.new_full((batch,), math.nan)
     if count > 1:
@@ -191,10 +193,6 @@ def normal_log_prob(x: Tensor, std: float) -> Tensor:
     """Natural logarithm of the density N(0, std^2 I) at x (B, *S), (B,)."""
     dim = x[0].numel()
     return -0.5 * (x.flatten(1).square().sum(1) / std**2 + dim * math.log(2 * math.pi * std**2))
-
-
-def _oracle_prior(oracle: Oracle, sigma: float) -> Callable[[Tensor], Tensor]:
-    return lambda x: oracle.log_prob(x, torch.tensor(sigma, dtype=x.dtype, device=x.device))
 
 
 def _basis(x: Tensor) -> list[Tensor]:
@@ -220,13 +218,6 @@ def _quadratic_forms(x: Tensor, y: Tensor, vectors: list[Tensor]) -> Tensor:
         (row,) = torch.autograd.grad(y, x, v, retain_graph=k + 1 < len(vectors))
         forms.append((row * v).flatten(1).sum(1))
     return torch.stack(forms, 1)
-
-
-def _drift(denoise: Denoise, label: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-    def drift(log_sigma: Tensor, x: Tensor) -> Tensor:
-        return x - denoise(x, log_sigma.exp(), label)
-
-    return drift
 
 
 def _largest(error: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def lpips(
 
 
 VGG_FILE, LPIPS_FILE = "vgg16-397923af.pth", "lpips_weights.pt"
-_EPS = 1e-10  # piq's, beside the length of a feature vector
+_EPS = 1e-10  # piq adds it to the length of a feature vector
 _LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 
@@ -56,7 +56,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, over w
 class _VGGDistance(nn.Module):
     """LPIPS of images (B, 3, H, W) in [0, 1], (B,): weighted squared differences of unit features, mean over positions.
 
-    The network is never moved inside a call, where a transform of torch.func may be looking on: images are of its device and dtype.
+    The images have its device and dtype: to move the network inside a call would break the transforms of torch.func.
     """
 
     def __init__(self, features: nn.Sequential, cuts: Sequence[int], weights: Sequence[Tensor]):

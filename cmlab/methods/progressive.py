@@ -1,6 +1,6 @@
 """Progressive distillation: a student makes in one step what its teacher makes in two, again and again (arXiv 2202.00512)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..base.registry import LOSSES, SAMPLERS
+from ..base.suggest import check_choice
 from ..denoiser import Denoise, Precond
 from ..distances import Distance
-from ..losses import WEIGHTS, Loss, LossOut, Weight, check_weight
-from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas
-from ..samplers import Noise, Project, Step, euler_step, refuse_noise, walk
+from ..losses import WEIGHTS, Given, Loss, LossOut, Weight
+from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas
+from ..samplers import Noise, Project, Step, asking, euler_step, refuse_noise, walk
 from ..schedules import HalvingN
 
 
@@ -57,8 +58,8 @@ class ProgressiveLoss(Loss):
             codes), or "ema", their moving average.
         sigma_data: standard deviation of the data: for the weight "karras", and for the model's scalings.
         sigma_min: the grid's lowest level, where the last step ends.
-        sigma_max: its highest level.
-        rho: its exponent.
+        sigma_max: the grid's highest level.
+        rho: the grid's exponent.
     """
 
     n: HalvingN = field(default_factory=HalvingN)
@@ -72,9 +73,8 @@ class ProgressiveLoss(Loss):
     needs_teacher = True
 
     def __post_init__(self):
-        check_weight(self.weight)
-        if self.teacher_from not in ("model", "ema"):
-            raise ValueError(f"unknown teacher_from {self.teacher_from!r}: choose one of model, ema")
+        check_choice("weight", self.weight, WEIGHTS)
+        check_choice("teacher_from", self.teacher_from, ("model", "ema"))
 
     @property
     def evaluations(self) -> int:
@@ -94,31 +94,19 @@ class ProgressiveLoss(Loss):
         borders = [k for k in range(1, steps) if self.n(k / steps) != self.n((k - 1) / steps)]
         return [range(a, b) for a, b in zip([0, *borders], [*borders, steps], strict=True)]
 
-    def __call__(
-        self,
-        model: Denoise,
-        x0: Tensor,
-        label: Tensor | None = None,
-        *,
-        progress: float = 0.0,
-        target: Denoise | None = None,
-        teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
-    ) -> LossOut:
-        if teacher is None:
-            raise ValueError("progressive distillation needs a teacher: a diffusion model or an oracle")
-        if target is not None:
-            raise ValueError("progressive distillation has no target: leave it out")
-        source, n = as_draws(draws), self.n(progress)
+    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+        assert given.teacher is not None
+        n = self.n(given.progress)
         grid = karras_sigmas(2 * n + 1, self.sigma_min, self.sigma_max, self.rho)
-        i = 2 * (source.uniform((len(x0),)).double() * n).long().clamp_max(n - 1)
+        i = 2 * (given.draws.uniform((len(x0),)).double() * n).long().clamp_max(n - 1)
         levels = grid[i], grid[i + 1], grid[i + 2]
         share = (levels[2] * (levels[0] - levels[1])) / (levels[1] * (levels[0] - levels[2]))
         sigma, middle, end = (s.to(x0) for s in levels)
-        x = x0 + expand(sigma, x0) * source.normal(x0.shape).to(x0)
+        x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
         with torch.no_grad():
-            first = euler_step(teacher, x, sigma, middle, label)
-            second = euler_step(teacher, first.x, middle, end, label)
+            teacher = asking(given.teacher, label)
+            first = euler_step(teacher, x, sigma, middle)
+            second = euler_step(teacher, first.x, middle, end)
             # x - sigma (x_end - x) / (end - sigma), written as a mean of the teacher's two answers: nothing cancels in it.
             goal = torch.lerp(second.x0_hat.to(x0), first.x0_hat.to(x0), expand(share.to(x0), x0))
         weight = WEIGHTS[self.weight](sigma, self.sigma_data)

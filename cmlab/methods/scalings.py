@@ -1,6 +1,5 @@
 """The scalings that came before EDM's and after them: VP, VE, improved DDPM (EDM, Table 1) and TrigFlow, with their densities."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..base.registry import LOSSES, PRECONDS
-from ..denoiser import Coeffs, Precond
+from ..denoiser import Coeffs, Precond, Preconditioning
 from ..losses import DenoisingLoss
 from ..noise import SIGMA_DATA, Draws
 from ..schedules import Density
@@ -18,14 +17,13 @@ from .sde import VP, iddpm_table, vp_range
 
 @PRECONDS.register("vp")
 @dataclass(frozen=True)
-class VPPrecond:
+class VPPrecond(Preconditioning):
     """The VP networks' scalings: an eps-prediction, told the time t(sigma) in steps of 1/``steps`` (EDM, Table 1, first column)."""
 
     beta_d: float = 19.9
     beta_min: float = 0.1
     steps: int = 1000
     epsilon: float = 1e-5
-    consistency = False
 
     def __call__(self, sigma: Tensor) -> Coeffs:
         time = VP(self.beta_d, self.beta_min).time(sigma)
@@ -35,18 +33,14 @@ class VPPrecond:
     def levels(self) -> tuple[float, float]:
         return vp_range(self.epsilon, VP(self.beta_d, self.beta_min))
 
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma
-
 
 @PRECONDS.register("ve")
 @dataclass(frozen=True)
-class VEPrecond:
+class VEPrecond(Preconditioning):
     """The VE networks' scalings: an eps-prediction of the unscaled input, told ln(sigma / 2) (EDM, Table 1, second column)."""
 
     lowest: float = 0.02
     highest: float = 100.0
-    consistency = False
 
     def __call__(self, sigma: Tensor) -> Coeffs:
         one = torch.ones_like(sigma)
@@ -55,9 +49,6 @@ class VEPrecond:
     @property
     def levels(self) -> tuple[float, float]:
         return self.lowest, self.highest
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma
 
 
 @lru_cache(maxsize=8)
@@ -68,7 +59,7 @@ def _iddpm_levels(steps: int, c1: float, c2: float) -> Tensor:
 
 @PRECONDS.register("iddpm")
 @dataclass(frozen=True)
-class IDDPMPrecond:
+class IDDPMPrecond(Preconditioning):
     """Improved DDPM's scalings: an eps-prediction, told the index of the nearest of ``steps`` levels (EDM, Table 1, third column).
 
     The networks have twice the channels; the second half, their variance, is not used.
@@ -77,7 +68,6 @@ class IDDPMPrecond:
     c1: float = 0.001
     c2: float = 0.008
     steps: int = 1000
-    consistency = False
 
     @property
     def table(self) -> Tensor:
@@ -103,7 +93,7 @@ class IDDPMPrecond:
 
 @PRECONDS.register("trig")
 @dataclass(frozen=True)
-class TrigPrecond:
+class TrigPrecond(Preconditioning):
     """TrigFlow's scalings: D(x) = cos(t) x_t - sin(t) sigma_data F(x_t / sigma_data, t) (sCM, arXiv 2410.11081, section 3).
 
     Here t = arctan(sigma / sigma_data), from 0 to pi/2, and x_t = cos(t) x. As a map it is EDM's with the sign of F turned, and
@@ -132,13 +122,6 @@ class TrigPrecond:
         if self.network == "edm":
             return edm
         return edm._replace(c_out=-edm.c_out, c_noise=(sigma / self.sigma_data).arctan())
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        return 0.0, math.inf
-
-    def round(self, sigma: Tensor) -> Tensor:
-        return sigma
 
 
 # --- densities of the noise level and their losses ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..noise import RHO, SIGMA_MAX, SIGMA_MIN, karras_sigmas
+from ..noise import SIGMA_MIN, karras_sigmas
 
 
 class Schedule(Protocol):
@@ -162,9 +162,4 @@ def iddpm_sigmas(
     return inside[((len(inside) - 1) * _ramp(n)).round().long()]
 
 
-def edm_sigmas(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> Tensor:
-    """EDM's levels: the Karras grid (EDM, Table 1, last column)."""
-    return karras_sigmas(n, sigma_min, sigma_max, rho)
-
-
-TIME_STEPS = {"vp": vp_sigmas, "ve": ve_sigmas, "iddpm": iddpm_sigmas, "edm": edm_sigmas}
+TIME_STEPS = {"vp": vp_sigmas, "ve": ve_sigmas, "iddpm": iddpm_sigmas, "edm": karras_sigmas}

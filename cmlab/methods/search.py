@@ -62,10 +62,12 @@ class SearchResult:
 def ternary_search(score: Callable[[int], float], low: int, high: int, *, tolerance: float = 0.0) -> int:
     """The index in ``low..high`` (both included) where ``score`` is lowest, the first on ties; each index is scored at most once.
 
-    Exact when the scores fall to one valley and rise after it, with plateaus anywhere: a comparison that decides throws away a
-    third; after one that does not, a lower score between the two points keeps what lies between, and else all that is left is
-    scored. ``tolerance`` is the difference that may be chance. With noise of at most e on every score, ``tolerance = 2 e`` never
-    throws the true optimum away, and the result is within 2 e of it.
+    Exact when the scores fall to one valley and rise after it, with plateaus anywhere. Each round compares two points a third
+    apart. If their scores differ by more than ``tolerance``, what lies beyond the higher one is dropped. If not, but a point
+    between them is clearly lower, only what lies between them is kept. Else everything that is left is scored.
+
+    ``tolerance`` is the difference that may be chance. With noise of at most e on every score, ``tolerance = 2 e`` never drops the
+    true optimum, and the result is within 2 e of it.
 
     >>> ternary_search(lambda i: (i - 7) ** 2, 0, 40)
     7
@@ -129,7 +131,7 @@ def greedy_search(
         tolerance: difference of two scores that may be chance, see `ternary_search`. Twice the scatter that the score of one list
             of levels shows over seeds is cautious; common seeds usually need less.
 
-    The search takes it that the scores have one valley; `full_sweep` shows whether they do. Raises ValueError when the grid has no
+    The search assumes that the scores have one valley; `full_sweep` shows whether they do. Raises ValueError when the grid has no
     level left.
     """
     if points < 1:

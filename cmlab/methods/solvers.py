@@ -1,7 +1,7 @@
 """Further solvers: DPM-Solver and DPM-Solver++, DEIS, and Score SDE's predictor-corrector. Signature and conventions: `samplers`.
 
-In this package's coordinates (EDM: no scaling, sigma is the time) all exponential integrators are short. With h = ln(sigma /
-sigma_next), t = sigma, t' = sigma_next and e = (x - D) / sigma they are statements about x' = x + integral of e from t to t'.
+In this package's coordinates (EDM: no scaling, sigma is the time) all exponential integrators are short. With t = sigma,
+t' = sigma_next and e = (x - D) / sigma, each approximates x' = x + integral of e from t to t'. h is ln(t / t').
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..base.registry import BRIDGES, SAMPLERS
+from ..base.suggest import check_choice
 from ..denoiser import Denoise
 from ..noise import Draws, expand
 from ..samplers import (
@@ -23,7 +24,7 @@ from ..samplers import (
     Project,
     Step,
     ancestral,
-    estimate,
+    asking,
     euler_step,
     need_noise,
     refuse_noise,
@@ -34,14 +35,7 @@ from ..samplers import (
 
 @BRIDGES.register("midpoint", evaluations=2)
 def midpoint_step(
-    denoise: Denoise,
-    x: Tensor,
-    sigma: Tensor,
-    sigma_next: Tensor,
-    label: Tensor | None = None,
-    project: Project | None = None,
-    r1: float = 0.5,
-    rho: float = math.inf,
+    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, r1: float = 0.5, rho: float = math.inf
 ) -> OdeStep:
     """x' = x + (t' - t) (e + (e_mid - e) / (2 r1)): the slope at a level in between (DPM-Solver-2; r1 = 1/2: the midpoint rule).
 
@@ -52,13 +46,13 @@ def midpoint_step(
         mid = sigma ** (1 - r1) * sigma_next**r1
     else:
         mid = ((1 - r1) * sigma ** (1 / rho) + r1 * sigma_next ** (1 / rho)) ** rho
-    x_mid, x0_hat, _ = euler_step(denoise, x, sigma, mid, label, project)
+    x_mid, x0_hat, _ = euler_step(denoise, x, sigma, mid)
     last = mid == 0
     if bool(last.all()):
         return OdeStep(x_mid, x0_hat, 1)
     safe_mid = torch.where(last, sigma, mid)
     slope = (x - x0_hat) / expand(sigma, x)
-    slope_mid = (x_mid - estimate(denoise, x_mid, safe_mid, label, project)) / expand(safe_mid, x)
+    slope_mid = (x_mid - denoise(x_mid, safe_mid)) / expand(safe_mid, x)
     x_next = x + expand(sigma_next - sigma, x) * (slope + (slope_mid - slope) / (2 * r1))
     return OdeStep(torch.where(expand(last, x), x_mid, x_next), x0_hat, 2)
 
@@ -109,10 +103,8 @@ def dpm2(
     yield from walk(rule, denoise, x, sigmas, label, project, stirred, stirred.draws(noise, "dpm2"))
 
 
-def _solver3_step(
-    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
-) -> OdeStep:
-    x0_hat = estimate(denoise, x, sigma, label, project)
+def _solver3_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> OdeStep:
+    x0_hat = denoise(x, sigma)
     if sigma_next == 0 or sigma_next == sigma:
         return OdeStep(x0_hat + sigma_next / sigma * (x - x0_hat), x0_hat, 1)
     h = torch.log(sigma / sigma_next)
@@ -120,7 +112,7 @@ def _solver3_step(
     s1, s2 = sigma * (-h / 3).exp(), sigma * (-2 * h / 3).exp()
 
     def slope_change(state: Tensor, level: Tensor) -> Tensor:
-        return (state - estimate(denoise, state, level, label, project)) / level - slope
+        return (state - denoise(state, level)) / level - slope
 
     def rest(step: Tensor) -> Tensor:  # (e^step - 1) / step - 1, what a slope that grows evenly in ln sigma leaves out
         return torch.expm1(step) / step - 1
@@ -140,14 +132,12 @@ def dpm_solver3(
     yield from walk(_solver3_step, denoise, x, sigmas, label, project)
 
 
-def _solver2s_step(
-    denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, label: Tensor | None = None, project: Project | None = None
-) -> OdeStep:
+def _solver2s_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> OdeStep:
     mid = (sigma * sigma_next).sqrt()
-    x_mid, x0_hat, _ = euler_step(denoise, x, sigma, mid, label, project)
+    x_mid, x0_hat, _ = euler_step(denoise, x, sigma, mid)
     if sigma_next == 0:
         return OdeStep(x_mid, x0_hat, 1)
-    x0_mid = estimate(denoise, x_mid, mid, label, project)
+    x0_mid = denoise(x_mid, mid)
     return OdeStep(x0_mid + sigma_next / sigma * (x - x0_mid), x0_hat, 2)
 
 
@@ -181,10 +171,9 @@ def dpmpp_2m(
     refuse_noise(noise, "dpmpp_2m")
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
-    levels = solver_levels(denoise, x, sigmas)
-    before, h_before = None, 0.0
-    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x0_hat = estimate(denoise, x, sigma, label, project)
+    ask, before, h_before = asking(denoise, label, project), None, 0.0
+    for i, (sigma, sigma_next) in enumerate(pairwise(solver_levels(denoise, x, sigmas))):
+        x0_hat = ask(x, sigma)
         target, h = x0_hat, math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
         if order == 2 and before is not None and h_before > 0 and sigma_next > 0:
             target = x0_hat + h / h_before / 2 * (x0_hat - before)
@@ -227,10 +216,9 @@ def deis(
     refuse_noise(noise, "deis")
     if order not in (0, 1, 2, 3):
         raise ValueError(f"order must be 0, 1, 2 or 3, got {order}")
-    levels = solver_levels(denoise, x, sigmas)
-    past: list[tuple[float, Tensor]] = []
-    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x0_hat = estimate(denoise, x, sigma, label, project)
+    ask, past = asking(denoise, label, project), list[tuple[float, Tensor]]()
+    for i, (sigma, sigma_next) in enumerate(pairwise(solver_levels(denoise, x, sigmas))):
+        x0_hat = ask(x, sigma)
         # Rounding to the levels of a network's table can make two of them equal: the polynomial takes one.
         past = [(float(sigma), (x - x0_hat) / sigma), *(p for p in past if p[0] != float(sigma))][: order + 1]
         if len(past) == 1 or sigma_next == 0:
@@ -280,22 +268,20 @@ def predictor_corrector(
         batch_norms: norms are the batch's means, as in that code, so a sample depends on its batch. Otherwise ||z|| / ||s|| is
             taken to be sigma (of y, sqrt(1 - abar)), its value where the score is that of the noise alone.
     """
-    if sde not in ("ve", "vp"):
-        raise ValueError(f"unknown sde {sde!r}: choose 've' or 'vp'")
-    if predictor not in ("reverse_diffusion", "ancestral"):
-        raise ValueError(f"unknown predictor {predictor!r}: choose 'reverse_diffusion' or 'ancestral'")
+    check_choice("sde", sde, ("ve", "vp"))
+    check_choice("predictor", predictor, ("reverse_diffusion", "ancestral"))
     if corrections < 0 or snr <= 0:
         raise ValueError(f"need corrections >= 0 and snr > 0, got {corrections} and {snr}")
     draws = need_noise(noise, "predictor_corrector")
-    levels = solver_levels(denoise, x, sigmas)
-    correct = partial(_langevin, denoise, draws=draws, label=label, project=project, vp=sde == "vp", snr=snr, batch=batch_norms)
+    levels, ask = solver_levels(denoise, x, sigmas), asking(denoise, label, project)
+    correct = partial(_langevin, ask, draws=draws, vp=sde == "vp", snr=snr, batch=batch_norms)
     predict = _predict_vp if sde == "vp" else _predict_ve
     nfe = 0
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         before, after = (corrections, 0) if corrector_first else (0, corrections if sigma_next > 0 else 0)
         for _ in range(before):
             x = correct(x, sigma, sigma_next)
-        x0_hat = estimate(denoise, x, sigma, label, project)
+        x0_hat = ask(x, sigma)
         mean, spread = predict(x, x0_hat, sigma, sigma_next, predictor == "ancestral")
         x = mean if sigma_next == 0 else mean + spread * draws.normal(x.shape).to(x)
         for _ in range(after):
@@ -319,22 +305,11 @@ def _predict_vp(x: Tensor, x0_hat: Tensor, sigma: Tensor, sigma_next: Tensor, an
     return mean / root_next, b.sqrt() / root_next
 
 
-def _langevin(
-    denoise: Denoise,
-    x: Tensor,
-    sigma: Tensor,
-    below: Tensor,
-    draws: Draws,
-    label: Tensor | None,
-    project: Project | None,
-    vp: bool,
-    snr: float,
-    batch: bool,
-) -> Tensor:
+def _langevin(denoise: Denoise, x: Tensor, sigma: Tensor, below: Tensor, draws: Draws, vp: bool, snr: float, batch: bool) -> Tensor:
     """One Langevin step at ``sigma``; ``below`` is the next lower level, which gives VP's alpha."""
     root = (1 + sigma**2).rsqrt() if vp else torch.ones_like(sigma)
     alpha = root**2 * (1 + below**2) if vp else 1.0
-    score = (estimate(denoise, x, sigma, label, project) - x) / (sigma**2 * root)
+    score = (denoise(x, sigma) - x) / (sigma**2 * root)
     z = draws.normal(x.shape).to(x)
     ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean() if batch else sigma * root
     step = 2 * alpha * (snr * ratio) ** 2

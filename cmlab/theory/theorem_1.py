@@ -21,7 +21,7 @@ from ..methods.likelihood import decode
 from ..methods.solvers import midpoint_step
 from ..noise import RHO, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, state_dtype
 from ..oracle import Oracle
-from ..samplers import OneStep
+from ..samplers import OneStep, asking
 from ..schedules import FixedN, GridPairs
 from .base import check_sizes, data_and_noise, local_slopes, slope_between, soft3
 
@@ -78,17 +78,19 @@ class ZeroLossModel:
         if start.ndim == 0:
             return self.walk(x, int(start), len(self.sigmas) - 1, label)
         state, grid = x.to(state_dtype(x.device)), self.sigmas.to(x.device, state_dtype(x.device))
+        ask = asking(self.denoise, label)
         for k in range(int(start.min()), len(grid) - 1):
             here, below = grid[k].repeat(len(x)), grid[k + 1].repeat(len(x))
-            stepped = self.step(self.denoise, state, here, below, label, None).x
+            stepped = self.step(ask, state, here, below).x
             state = torch.where(expand(start <= k, x), stepped, state)
         return state.to(x.dtype)
 
     def walk(self, x: Tensor, start: int, stop: int, label: Tensor | None = None) -> Tensor:
         """The steps from level number ``start`` of the grid to number ``stop``, in the dtype of x."""
         state, grid = x.to(state_dtype(x.device)), self.sigmas.to(x.device, state_dtype(x.device))
+        ask = asking(self.denoise, label)
         for k in range(start, stop):
-            state = self.step(self.denoise, state, grid[k], grid[k + 1], label, None).x
+            state = self.step(ask, state, grid[k], grid[k + 1]).x
         return state.to(x.dtype)
 
 
@@ -270,7 +272,7 @@ def error_origins(solver: str = "heun", oracle: Oracle | None = None, n: int = 8
     x0, eps = (v.repeat(n - 1, *[1] * (v.ndim - 1)) for v in data_and_noise(oracle, points, seed))
     above, below = (s.repeat_interleave(points) for s in (sigmas[:-1], sigmas[1:]))
     x = x0 + expand(above, x0) * eps
-    moved = step(oracle, x, above, below, None, None).x
+    moved = step(oracle, x, above, below).x
     error = (oracle.consistency(moved, below) - oracle.consistency(x, above)).flatten(1).square().sum(1)
     return Origins(sigmas[:-1], error.reshape(n - 1, points).mean(1).sqrt())
 

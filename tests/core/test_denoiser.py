@@ -7,7 +7,8 @@ import torch
 from conftest import normal, tiny
 from torch import nn
 
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond, conditioned
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond
+from cmlab.methods.guidance import conditioned
 
 DTYPES = [torch.float32, torch.float64]
 KINDS = ["mlp", "unet"]

@@ -1,12 +1,10 @@
-"""Sigma grids, expand, seeded draws and the replayed random state."""
+"""Sigma grids, expand and seeded draws."""
 
 import pytest
 import torch
 from conftest import seeded
 
-from cmlab.base.rng import replay_rng
 from cmlab.noise import SampleDraws, as_draws, expand, karras_sigmas, sampling_sigmas, seeds_from, state_dtype
-from cmlab.training.draws import BatchDraws
 
 CPU = torch.device("cpu")
 
@@ -100,35 +98,6 @@ def test_seeds_from_overlap():
     assert seeds_from(4, 3) == [4, 5, 6]
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_batch_draws_parts_make_the_whole(kind):
-    whole = getattr(BatchDraws(3, 6), kind)((6, 2))
-    parts = [getattr(BatchDraws(3, 6, start, start + 2), kind)((2, 2)) for start in (0, 2, 4)]
-    assert torch.equal(torch.cat(parts), whole)
-
-
-@pytest.mark.parametrize("rows", [(0, 64), (64, 128), (60, 70), (130, 150), (0, 150), (149, 150)])
-def test_any_rows_of_a_long_batch_are_those_of_the_whole(rows):
-    whole, part = BatchDraws(3, 150), BatchDraws(3, 150, *rows)
-    for _ in range(2):  # the second draw goes on where the first ended
-        for shape in ((), (3, 2)):
-            assert torch.equal(part.normal((rows[1] - rows[0], *shape)), whole.normal((150, *shape))[slice(*rows)])
-    assert torch.equal(part.uniform((rows[1] - rows[0],)), whole.uniform((150,))[slice(*rows)])
-    assert len(whole.normal((150,)).unique()) == 150  # no block repeats another
-
-
-def test_a_part_draws_its_own_blocks_alone():
-    drawn = []
-    part = BatchDraws(3, 4096, 512, 576)
-    part._cut(lambda shape, generator: drawn.append(shape[0]) or torch.randn(shape, generator=generator), (64, 2))
-    assert drawn == [64]
-
-
-def test_batch_draws_refuse_another_size():
-    with pytest.raises(ValueError, match="2 rows"):
-        BatchDraws(0, 6, 0, 2).normal((3, 2))
-
-
 def test_as_draws_takes_seeds_generators_and_sources():
     assert torch.equal(as_draws(seeded(1)).normal((2, 3)), torch.randn(2, 3, generator=seeded(1)))
     assert torch.equal(as_draws([1, 2]).normal((2, 3)), SampleDraws([1, 2]).normal((2, 3)))
@@ -138,28 +107,6 @@ def test_as_draws_takes_seeds_generators_and_sources():
 
 @pytest.mark.usefixtures("untouched_rng")
 def test_draws_leave_the_global_generator_alone():
-    for source in (SampleDraws([1, 2]), BatchDraws(0, 2), as_draws(seeded())):
+    for source in (SampleDraws([1, 2]), as_draws(seeded())):
         source.normal((2, 2))
         source.uniform((2, 2))
-
-
-def test_replay_repeats_the_numbers():
-    with torch.random.fork_rng(devices=[]), replay_rng(CPU) as replay:
-        first = torch.rand(4)
-        replay.rewind()
-        assert torch.equal(torch.rand(4), first)
-
-
-@pytest.mark.parametrize("second_pass", [0, 2, 4, 9])
-def test_replay_leaves_the_state_of_one_pass(second_pass):
-    # The second pass may draw less (a target in eval mode) or more; the next training step must not see which.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        torch.rand(4)
-        after_one = torch.get_rng_state()
-        torch.manual_seed(1)
-        with replay_rng(CPU) as replay:
-            torch.rand(4)
-            replay.rewind()
-            torch.rand(second_pass)
-        assert torch.equal(torch.get_rng_state(), after_one)
