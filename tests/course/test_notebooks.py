@@ -70,7 +70,7 @@ def workplace(tmp_path) -> Path:
 
 
 def solved(notebook: nbformat.NotebookNode, lesson: str) -> list[nbformat.NotebookNode]:
-    """The code cells that a diligent reader changes, and those that judge it: exercises, quiz, guesses and their outcomes."""
+    """Its code cells as a diligent reader leaves them: exercises solved, quiz answered, a guess at every prediction."""
     answers = {name: EXERCISES[name].source for name in exercises(notebook)}
     right = ", ".join(repr(question.right) for question in QUIZZES[lesson])
     cells = []
@@ -78,15 +78,13 @@ def solved(notebook: nbformat.NotebookNode, lesson: str) -> list[nbformat.Notebo
         source = re.sub(r'teach\.quiz\(".*\)', f"teach.quiz({lesson!r}, {right})", solve(cell.source, answers))
         for options in re.findall(r'(\{"[^{}]*\}), guess=""', source):
             source = source.replace(f'{options}, guess=""', f"{options}, guess={next(iter(ast.literal_eval(options)))!r}")
-        if source != cell.source or "teach.outcome(" in source:
-            cells.append(nbformat.v4.new_code_cell(source))
+        cells.append(nbformat.v4.new_code_cell(source))
     return cells
 
 
 @each_notebook
 def test_it_runs_unsolved_and_again_with_the_answers(path, workplace):
-    # Both in one kernel: starting one costs more than a fast run. An unsolved exercise hands over to the library's answer, so what
-    # the other cells have made is there for the second time.
+    # Both in one kernel: starting one costs more than a fast run.
     notebook, lesson = read(path), path.stem[:2]
     names = exercises(notebook)
     asked = notebook.copy()
