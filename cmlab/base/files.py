@@ -26,7 +26,10 @@ def beside(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name[:100]}.{secrets.token_hex(4)}{PART}")
     try:
+        part.touch(exist_ok=False)
+        mode = part.stat().st_mode  # as the user wants new files; some libraries keep theirs to themselves
         yield part
+        os.chmod(part, mode)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())  # so that the rename never outruns what it renames
         os.replace(part, path)
@@ -42,7 +45,7 @@ def beside(path: str | Path) -> Iterator[Path]:
 
 def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
     """Write ``content``, or let it write into the open file, by way of `beside`; returns the path."""
-    with beside(path) as part, open(part, "xb") as file:
+    with beside(path) as part, open(part, "wb") as file:
         if isinstance(content, bytes):
             file.write(content)
         else:

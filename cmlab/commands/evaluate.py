@@ -30,7 +30,8 @@ class EvaluateOptions:
     Several processes give the same figures: torchrun --nproc-per-node 2 -m -- cmlab evaluate ...
 
     Args:
-        source: a bundled name (see 'cmlab info'), a checkpoint, or a folder, archive or .npz of pictures.
+        source: a bundled name (see 'cmlab info'), a checkpoint, or a folder, archive or .npz of pictures;
+            FOLDER@32 resizes them to 32 x 32.
         data: data set to compare with, a name or a path; by default the one that the checkpoint was trained on.
         n: number of samples; by default 10,000 of a checkpoint, all pictures of a folder.
         seed: sample k has seed + k as its own seed.
@@ -81,6 +82,7 @@ class EvaluateOptions:
 def evaluate(o: EvaluateOptions) -> None:
     """Run 'cmlab evaluate': print the report and write the files that were asked for."""
     from ..base.device import choose_device
+    from ..data.names import split_side
     from ..data.pictures import SUFFIXES
     from ..evaluation.card import keep_figures
     from ..formats.checkpoints import SUFFIX
@@ -96,7 +98,8 @@ def evaluate(o: EvaluateOptions) -> None:
         for name in PICTURES:
             new_file(o.card.with_name(f"{o.card.stem}-{name}.png"), o.overwrite, "--card")
     own = user_path(f"{o.source}{SUFFIX}").is_file()  # beside it a folder of its name: the run's states and grids
-    pictures = not own and (user_path(o.source).is_dir() or o.source.endswith(SUFFIXES))
+    files = split_side(o.source)[0]  # PATH@32 are pictures that are resized
+    pictures = not own and (user_path(files).is_dir() or files.endswith(SUFFIXES))
     found = _of_pictures(o, device) if pictures else _of_model(o, device)
     if found is None:  # another process of torchrun has the report
         return
@@ -112,17 +115,19 @@ def evaluate(o: EvaluateOptions) -> None:
 
 
 def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
+    from ..data.names import split_side
     from ..evaluation.classifier import splits
     from ..evaluation.features import extractor_for
     from ..evaluation.report import picture_source
 
     sampling = ("seed", "steps", "sigmas", "sampler", "teacher", "card", "keep")
     _refuse(o, sampling, f"belongs to checkpoints: {o.source} holds pictures")
-    if not o.source.endswith(".npz"):
+    files, side = split_side(o.source)
+    if not files.endswith(".npz"):
         _refuse(o, ("rounding",), f"is for samples that are no 8-bit pictures yet: those of {o.source} are")
     if o.data is None:
         raise ValueError(f"pictures are compared with a data set: pass --data with {o.source}, such as --data digits")
-    source = picture_source(user_path(o.source), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache)
+    source = picture_source(user_path(files), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache, side)
     return _report(o, source, extractor_for(o.features, o.data, _words(o), o.weights, device), o.data)
 
 

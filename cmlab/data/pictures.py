@@ -165,8 +165,8 @@ def _same_size(source: Source, first: np.ndarray, how: dict) -> Callable[[str], 
         if pixels.shape != first.shape:
             (h, w), (height, width) = pixels.shape[1:], first.shape[1:]
             raise ValueError(
-                f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: pass resolution= (for 'cmlab train' --resolution "
-                "32, or another side) to fit all to one size"
+                f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: pass resolution= (on the command line "
+                "--resolution 32, or PATH@32) to fit all to one size"
             )
         return pixels
 

@@ -150,9 +150,17 @@ def model_source(
 
 
 def picture_source(
-    path: Path, split: Split, n: int | None = None, batch: int = 256, rounding: Rounding = "round", cache: str | Path | None = None
+    path: Path,
+    split: Split,
+    n: int | None = None,
+    batch: int = 256,
+    rounding: Rounding = "round",
+    cache: str | Path | None = None,
+    resolution: int | None = None,
 ) -> Source:
     """Pictures of a folder, archive or .npz (of 'cmlab sample' or OpenAI's) that shall resemble those of ``split``.
+
+    ``resolution`` is the side that pictures from files are cut and resized to; None takes them as they are.
 
     Raises ValueError for pictures of another size, none at all, or fewer than ``n``.
     """
@@ -161,13 +169,15 @@ def picture_source(
         pixels, label = to_pixels(held[0], rounding), held[1]
     else:
         shape = split.data.shape
-        data = load_npz(path) if path.suffix == ".npz" else load_pictures(path, channels=1 if shape[0] == 1 else 3, cache=cache)
+        how: dict[str, Any] = {"channels": 1 if shape[0] == 1 else 3, "resolution": resolution, "cache": cache}
+        data = load_npz(path) if path.suffix == ".npz" else load_pictures(path, **how)
         if path.suffix == ".npz" or data.class_names == split.data.class_names:
             label = data.label
         pixels = torch.from_numpy(np.ascontiguousarray(data.pixels[np.arange(len(data))]))
     if tuple(pixels.shape[1:]) != split.data.shape:
         raise ValueError(
-            f"the pictures of {path} have the shape {tuple(pixels.shape[1:])}, the data {split.data.shape}: resize them first"
+            f"the pictures of {path} have the shape {tuple(pixels.shape[1:])}, the data {split.data.shape}: resize them first, or "
+            f"name them as {path}@{split.data.shape[-1]}"
         )
     n = len(pixels) if n is None else n
     if not MIN_SAMPLES <= n <= len(pixels):

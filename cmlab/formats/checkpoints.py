@@ -178,7 +178,8 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
         ) from error
     except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
-            f"{path} describes a model that this cmlab does not know ({one_line(error)}): update cmlab"
+            f"{path} describes a model that this cmlab does not know ({one_line(error)}): update cmlab, or --import the "
+            "module that registers it"
         ) from error
     return model.to(device).eval(), meta
 

@@ -214,6 +214,8 @@ class Run(ABC):
             )
         for target in self.targets:
             new_file(target, o.overwrite)
+        if o.resume:
+            self.say(f"there is no run to resume in {self.folder.path}: it begins")
         return ""
 
     def _resume(self, path: Path) -> Snapshot:

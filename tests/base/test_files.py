@@ -60,10 +60,13 @@ def test_the_file_is_read_by_those_who_may_read_new_files_here(tmp_path):
 
 def test_a_path_beside_suits_libraries_that_open_files_themselves(tmp_path):
     with beside(tmp_path / "a.bin") as part:
-        assert part.parent == tmp_path and not part.exists()
+        assert part.parent == tmp_path and part.read_bytes() == b""
         part.write_bytes(b"1")
+        part.chmod(0o600)  # as some of them do
         assert not (tmp_path / "a.bin").exists()
     assert names(tmp_path) == ["a.bin"]
+    (tmp_path / "ordinary").write_bytes(b"")
+    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
 def test_several_may_write_one_file_at_once(tmp_path):

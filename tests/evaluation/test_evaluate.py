@@ -496,3 +496,13 @@ def test_import_of_the_measures_is_light():
     code = f"import sys, cmlab.report, cmlab.card; print(sorted(set({heavy}) & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_pictures_of_any_size_are_measured_at_the_side_behind_their_name(tmp_path, capsys):
+    for k in range(12):
+        Image.new("RGB", (12, 10 + k), (20 * k, 100, 50)).save(tmp_path / f"{k}.png")
+    words = ["--data", "digits-color", "--metrics", "fd", "--features", "digits", "--cache", str(tmp_path / "cache")]
+    assert main(["evaluate", str(tmp_path), *words]) == 1
+    assert "PATH@32" in capsys.readouterr().err
+    assert main(["evaluate", f"{tmp_path}@8", *words]) == 0
+    assert "12 real held-out images" in capsys.readouterr().out
