@@ -3,6 +3,7 @@
 The result depends on the sources alone: no widgets, no timestamps, no kernel of the machine, no paths.
 """
 
+import asyncio
 import os
 import sys
 import time
@@ -51,7 +52,10 @@ def execute(notebook: nbformat.NotebookNode, folder: Path = HERE, env: Mapping[s
         store_widget_state=False,
         coalesce_streams=True,
     )
-    client.execute(env={**os.environ, **settings, **(env or {})})
+    try:
+        client.execute(env={**os.environ, **settings, **(env or {})})
+    finally:  # a client leaves a kernel alone that it was given
+        asyncio.run(manager.shutdown_kernel(now=True))
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
