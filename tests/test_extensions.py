@@ -103,7 +103,6 @@ COMMANDS = {
     "edit": "edit digits-cd finish --out b.png",
     "loss": "train two-moons-higher --steps 3 --batch 8",
     "data set": "train cross-edm --steps 3 --batch 8",
-    "data set of another preset": "train two-moons-edm --data cross --steps 3 --batch 8",
     "network": "train two-moons-ct --network flat --network.width 6 --steps 3 --batch 8",
 }
 ALL = COMMANDS | {"experiment": "train my-moons --steps 3 --batch 8"}

@@ -21,11 +21,10 @@ def import_own(name: str) -> ModuleType:
     is_file = name.endswith(".py") or os.sep in name
     if not is_file and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
+    if is_file:
+        path = user_path(path, "file", way_out="--import takes a module's name or a .py file")
     try:
-        if is_file:
-            module = _of_file(user_path(path, "file", way_out="--import takes a module's name or a .py file"))
-        else:
-            module = importlib.import_module(name)
+        module = _of_file(path) if is_file else importlib.import_module(name)
     except Exception as error:  # whatever the module does
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         raise ValueError(f"--import {name}: " + ("there is no such module or file" if missing else _told(error))) from error

@@ -63,6 +63,8 @@ def lesson_files() -> list[Path]:
 def copy_lessons(folder: Path, overwrite: bool = False) -> None:
     """Copy the lessons into ``folder`` and say so. A file there that differs is kept, or replaced if ``overwrite``, and named."""
     lessons = lesson_files()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder for the lessons")
     missing = [path for path in lessons if not (folder / path.name).exists()]
     changed = [path for path in lessons if path not in missing and (folder / path.name).read_bytes() != path.read_bytes()]
     for path in [*missing, *(changed if overwrite else [])]:
