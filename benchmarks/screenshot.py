@@ -9,8 +9,6 @@ import socket
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 TABS = {"Sample": "film", "Interpolate": "frame", "Edit": "result", "2D playground": "arrows"}  # tab: the picture that comes last
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 
@@ -22,7 +20,7 @@ def screenshot(path: Path, tab: str = "Sample", width: int = 1280, height: int =
     """
     from playwright.sync_api import sync_playwright
 
-    import app
+    from cmlab.app import page as app
 
     browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser_path is None:
