@@ -41,7 +41,7 @@ class Given(NamedTuple):
 
 
 class Loss:
-    """An objective: a subclass writes `of_each`, and says what that needs.
+    """An objective: a subclass writes `of_each` (or its own ``__call__``), and says what that needs.
 
     Subclasses are frozen dataclasses, so that presets can compare, print and change them.
     """
@@ -85,7 +85,7 @@ class Loss:
 
     def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
         """The loss of each sample, with the models that it needs and no others."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} says no loss: write its of_each, or its own __call__")
 
 
 # Weights lambda(sigma, sigma_data) of the squared error of x0, under the names of openai/consistency_models (snr = 1/sigma^2).
