@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 from ..base.suggest import unknown
 from ..methods.augment import CIFAR10_AUGMENT, Augment
 
-Optimizer = Literal["radam", "adam", "adamw"]
+Optimizer = Literal["radam", "adam", "adamw", "muon"]
 Precision = Literal["float32", "bf16", "fp16", "auto"]
 LrSchedule = Literal["constant", "linear", "cosine", "wsd"]
 # What part of the learning rate is left when this part of the training, 0 to 1, is done.
@@ -53,8 +53,8 @@ class TrainConfig:
     Args:
         steps: optimizer steps.
         batch: samples per step, of all processes together.
-        optimizer: radam as for consistency models, adam as for EDM, or adamw. Settings that are not named here are torch's.
-        lr: its learning rate.
+        optimizer: radam as for consistency models, adam as for EDM, adamw, or `Muon`. Settings that are not named here are torch's.
+        lr: its learning rate; of Muon about 0.01, whatever the data.
         lr_schedule: how the learning rate falls over the training, or over each stage of a progressive distillation. "linear" and
             "cosine" fall to 0 at the last step. "wsd" (warm up, stable, decay) stays until four fifths of the steps are done and
             falls to 0 in a straight line (MiniCPM, arXiv 2404.06395, section 4): a constant run can be ended so at any step.

@@ -1,0 +1,81 @@
+"""Muon: steps along the nearest orthogonal matrix (Keller Jordan's "Muon: an optimizer for hidden layers", 2024; arXiv 2502.16982)."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM, ADAM, EPS = 0.95, 0.2, 1e-8
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest (rows, columns) matrix with equal singular values, about: they come out between 0.7 and 1.2.
+
+    Five Newton-Schulz iterations with Jordan's coefficients, in bfloat16 on a GPU and in float32 on a CPU.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = x / (x.norm() + 1e-7)
+    wide = x if x.shape[0] <= x.shape[1] else x.mT
+    for _ in range(5):
+        gram = wide @ wide.mT
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return (wide if x.shape[0] <= x.shape[1] else wide.mT).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights of two dimensions or more, a filter bank as the matrix (out, rest), and Adam for the others.
+
+    A matrix moves by ``lr sqrt(max(1, rows / columns))`` times its orthogonal direction, whatever the size of its gradient.
+    torch.optim.Muon does so for matrices alone. Of parameters that are divided over processes each process puts the direction
+    together and takes its part.
+
+    Args:
+        params: the parameters.
+        lr: the matrices' learning rate, about 0.01; that of the others is a fifth.
+        betas: Adam's decays; the matrices' momentum is 0.95, in Nesterov's way.
+        weight_decay: part of each parameter that a step at rate 1 takes away (AdamW's).
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move the parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    rate, direction = self._matrix(p) if p.ndim > 1 else self._vector(p, *group["betas"])
+                    p.mul_(1 - group["lr"] * rate * group["weight_decay"])
+                    p.add_(direction, alpha=-group["lr"] * rate)
+        return loss
+
+    def _matrix(self, p: nn.Parameter) -> tuple[float, Tensor]:
+        state, grad = self.state[p], p.grad
+        momentum = state.setdefault("momentum", torch.zeros_like(p)).lerp_(grad, 1 - MOMENTUM)
+        ahead = grad.lerp(momentum, MOMENTUM)
+        whole = ahead.full_tensor() if hasattr(ahead, "full_tensor") else ahead
+        matrix = orthogonal(whole.flatten(1)).view(whole.shape)
+        if whole is not ahead:
+            from .sharding import part_of
+
+            matrix = part_of(matrix, ahead)
+        rows, columns = p.shape[0], p[0].numel()
+        return max(1.0, rows / columns) ** 0.5, matrix
+
+    def _vector(self, p: nn.Parameter, beta1: float, beta2: float) -> tuple[float, Tensor]:
+        state, grad = self.state[p], p.grad
+        if not state:
+            state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        state["step"] += 1
+        state["exp_avg"].lerp_(grad, 1 - beta1)
+        state["exp_avg_sq"].lerp_(grad.square(), 1 - beta2)
+        step = float(state["step"])
+        spread = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt_().add_(EPS)
+        return ADAM, (state["exp_avg"] / (1 - beta1**step)).div_(spread)
