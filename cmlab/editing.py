@@ -279,19 +279,13 @@ def preset_mask(name: str, shape: Sequence[int], seed: int = 0) -> Tensor:
     check_choice("mask", name, MASKS)
     h, w = shape[-2], shape[-1]
     free = torch.zeros(1, 1, h, w)
-    if name == "centre":
-        free[..., h // 4 : h - h // 4, w // 4 : w - w // 4] = 1
-    elif name == "left":
-        free[..., : w // 2] = 1
-    elif name == "right":
-        free[..., w - w // 2 :] = 1
-    elif name == "top":
-        free[..., : h // 2, :] = 1
-    elif name == "bottom":
-        free[..., h - h // 2 :, :] = 1
-    else:  # "random"
+    if name == "random":
         order = torch.randperm(h * w, generator=torch.Generator().manual_seed(seed))
         free.view(-1)[order[: h * w // 2]] = 1
+        return free
+    top, bottom = {"centre": (h // 4, h - h // 4), "top": (0, h // 2), "bottom": (h - h // 2, h)}.get(name, (0, h))
+    left, right = {"centre": (w // 4, w - w // 4), "left": (0, w // 2), "right": (w - w // 2, w)}.get(name, (0, w))
+    free[..., top:bottom, left:right] = 1
     return free
 
 

@@ -13,7 +13,7 @@ prior: at sigma_min, not at 0, so for an exact denoiser it is the data's density
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -48,40 +48,31 @@ class Likelihood:
     nfe: int
 
 
-def encode(
-    denoise: Denoise,
-    x0: Tensor,
-    label: Tensor | None = None,
-    *,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    rtol: float = TOLERANCE,
-    atol: float = TOLERANCE,
-) -> Tensor:
+class Ode(TypedDict, total=False):
+    """The two ends of the ODE, by default 0.002 and 80, cut to the levels of the model's training, and how closely it is solved:
+    with an error of at most atol + rtol |x| in every coordinate and step (1e-6 by default)."""
+
+    sigma_min: float | None
+    sigma_max: float | None
+    rtol: float
+    atol: float
+
+
+def encode(denoise: Denoise, x0: Tensor, label: Tensor | None = None, **ode: Unpack[Ode]) -> Tensor:
     """The noise x_T (B, *S), at ``sigma_max``, from which the PF-ODE leads to ``x0`` at ``sigma_min``.
 
-    By default the levels are 0.002 and 80, cut to those of the model's training.
-    Solved by dopri5 with an error of at most atol + rtol |x| in every coordinate and step. The state is float64 (float32 on mps); a
-    float32 network allows no tolerance below 1e-6: pass ``model.double()`` for less. Raises ValueError for a consistency model or
-    levels that the model was not trained for.
+    ``sigma_min``, ``sigma_max``, ``rtol`` and ``atol`` are those of `Ode`. Solved by dopri5. The state is float64 (float32 on mps);
+    a float32 network allows no tolerance below 1e-6: pass ``model.double()`` for less. Raises ValueError for a consistency model
+    or levels that the model was not trained for.
     """
-    low, high = _checked(denoise, sigma_min, sigma_max, rtol, atol)
-    return _solve(lambda u, x: x - denoise(x, u.exp(), label), x0, low, high, rtol, atol)
+    low, high, *tolerances = _checked(denoise, **ode)
+    return _solve(lambda u, x: x - denoise(x, u.exp(), label), x0, low, high, *tolerances)
 
 
-def decode(
-    denoise: Denoise,
-    latent: Tensor,
-    label: Tensor | None = None,
-    *,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    rtol: float = TOLERANCE,
-    atol: float = TOLERANCE,
-) -> Tensor:
+def decode(denoise: Denoise, latent: Tensor, label: Tensor | None = None, **ode: Unpack[Ode]) -> Tensor:
     """The inverse of `encode`: the PF-ODE from ``latent`` at ``sigma_max`` down to ``sigma_min``, solved adaptively."""
-    low, high = _checked(denoise, sigma_min, sigma_max, rtol, atol)
-    return _solve(lambda u, x: x - denoise(x, u.exp(), label), latent, high, low, rtol, atol)
+    low, high, *tolerances = _checked(denoise, **ode)
+    return _solve(lambda u, x: x - denoise(x, u.exp(), label), latent, high, low, *tolerances)
 
 
 def log_likelihood(
@@ -95,11 +86,8 @@ def log_likelihood(
     noise: "Draws | torch.Generator | Sequence[int] | None" = None,
     bin_width: float | None = None,
     dequantize: bool = False,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
-    rtol: float = TOLERANCE,
-    atol: float = TOLERANCE,
+    **ode: Unpack[Ode],
 ) -> Likelihood:
     """The log-density of ``x0`` (B, *S) under a diffusion model or an exact denoiser, by the change of variables along the PF-ODE.
 
@@ -115,10 +103,9 @@ def log_likelihood(
             2/255 for pictures (8 bits in [-1, 1]: + log2 127.5 = 6.994 bits) and 1 for points (the plain density).
         dequantize: add uniform noise in +-bin_width / 2 first, so that the mean of -log_prob bounds the discrete code length of
             rounded data from above (Theis et al., 2016, section 3.1; Score SDE reports bits in this way).
-        sigma_min, sigma_max: ends of the ODE, see `encode`. ``log_prob`` is the density at ``sigma_min``.
         prior: log-density at sigma_max, (B, *S) -> (B,). By default N(0, sigma_max^2 I), from which samplers start, and for an
             `Oracle` its own exact density there.
-        rtol, atol: see `encode`.
+        ode: ``sigma_min``, ``sigma_max``, ``rtol`` and ``atol``, see `encode`. ``log_prob`` is the density at ``sigma_min``.
 
     The prior N(0, sigma_max^2) stands in for the density of noised data. With mean m and variance s^2 per coordinate, and z =
     x_T / sigma_max, this changes ln p(x0) by about -m.z / sigma_max + (d - |z|^2) s^2 / (2 sigma_max^2): below 1e-4 nats for the 2D
@@ -128,7 +115,7 @@ def log_likelihood(
     Raises ValueError for a consistency model (it is no drift of an ODE), for options that would be ignored and for missing noise;
     FloatingPointError where the ODE cannot be solved.
     """
-    low, high = _checked(denoise, sigma_min, sigma_max, rtol, atol)
+    low, high, *tolerances = _checked(denoise, **ode)
     check_choice("trace", trace, ("exact", "hutchinson"))
     check_choice("probe", probe, ("rademacher", "gaussian"))
     if trace == "exact" and (probes, probe) != (1, "rademacher"):
@@ -168,7 +155,7 @@ def log_likelihood(
 
     count = 1 if trace == "exact" else probes  # of traces, each integrated along
     start = torch.cat([x0.flatten(1), x0.new_zeros(batch, count)], 1)
-    end = _solve(drift, start, low, high, rtol, atol)
+    end = _solve(drift, start, low, high, *tolerances)
     latent, integrals = end[:, :dim].reshape(x0.shape), end[:, dim:]
     if prior is not None:
         log_prior = prior(latent)
@@ -245,8 +232,14 @@ def _solve(drift, state: Tensor, sigma: float, sigma_next: float, rtol: float, a
     return states[-1]
 
 
-def _checked(denoise: Denoise, sigma_min: float | None, sigma_max: float | None, rtol: float, atol: float) -> tuple[float, float]:
-    """The two ends of the ODE, after everything that could be wrong with a call was looked at."""
+def _checked(
+    denoise: Denoise,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    rtol: float = TOLERANCE,
+    atol: float = TOLERANCE,
+) -> tuple[float, float, float, float]:
+    """The two ends of the ODE and its tolerances, after everything that could be wrong with a call was looked at."""
     low, high = level_range(denoise)
     low, high = low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
     if not 0 < low < high:
@@ -265,4 +258,4 @@ def _checked(denoise: Denoise, sigma_min: float | None, sigma_max: float | None,
         finest = max((_FINEST[p.dtype.itemsize] for p in denoise.parameters()), default=0.0)
         if min(rtol, atol) < finest:
             raise ValueError(f"tolerances below {finest:g} are finer than the rounding of this network: pass model.double()")
-    return low, high
+    return low, high, rtol, atol
