@@ -232,8 +232,8 @@ def heun(
     ``churn`` > 0 first raises the noise level by min(churn / steps, sqrt(2) - 1) where churn_min <= sigma <= churn_max, adding
     noise of scale ``churn_noise``; it needs ``noise``. Without churn nothing is drawn.
     """
-    stirred = Churn(churn, churn_min, churn_max, churn_noise)
-    yield from walk(heun_step, denoise, x, sigmas, label, project, stirred, stirred.draws(noise, "heun"))
+    churned = Churn(churn, churn_min, churn_max, churn_noise)
+    yield from walk(heun_step, denoise, x, sigmas, label, project, churned, churned.draws(noise, "heun"))
 
 
 def ancestral_levels(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:

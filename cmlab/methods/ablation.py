@@ -102,8 +102,8 @@ def ablation(
         raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
     if solver == "euler" and alpha != 1:
         raise ValueError("alpha belongs to solver 'heun'")
-    stirred = Churn(churn, churn_min, churn_max, churn_noise)
-    draws = stirred.draws(noise, "ablation")
+    churned = Churn(churn, churn_min, churn_max, churn_noise)
+    draws = churned.draws(noise, "ablation")
     levels, ask = solver_levels(denoise, x, sigmas), asking(denoise, label, project)
     if levels[-1] != 0:
         raise ValueError("the ablation sampler ends at 0: put a 0 at the end of the noise levels")
@@ -122,7 +122,7 @@ def ablation(
     state = x * scale(times[0])
     nfe = 0
     for i, (t, t_next) in enumerate(pairwise(times)):
-        gamma = stirred.gamma(schedule.sigma(t), len(levels) - 1)
+        gamma = churned.gamma(schedule.sigma(t), len(levels) - 1)
         if gamma > 0:
             assert draws is not None
             raised = schedule.time(round_level(denoise, schedule.sigma(t) * (1 + gamma)))

@@ -98,9 +98,9 @@ def dpm2(
         raise ValueError(f"r1 must lie in (0, 1], got {r1}")
     if not rho > 0:
         raise ValueError(f"rho must be above 0, got {rho}")
-    stirred = Churn(churn, churn_min, churn_max, churn_noise)
+    churned = Churn(churn, churn_min, churn_max, churn_noise)
     rule = partial(midpoint_step, r1=r1, rho=rho)
-    yield from walk(rule, denoise, x, sigmas, label, project, stirred, stirred.draws(noise, "dpm2"))
+    yield from walk(rule, denoise, x, sigmas, label, project, churned, churned.draws(noise, "dpm2"))
 
 
 def _solver3_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> OdeStep:
