@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -174,6 +174,17 @@ def denoise(y: Tensor, sigma: float = 0.5) -> Edit:
     if not SIGMA_MIN <= sigma <= SIGMA_MAX:
         raise ValueError(f"the noise level must lie in [{SIGMA_MIN}, {SIGMA_MAX}], got {sigma}")
     return Edit(y, torch.ones(1), IDENTITY, (float(sigma),), noisy=True)
+
+
+def edit_of(task: str, y: Tensor, noise: "Draws | torch.Generator | Sequence[int]", **options: Any) -> Edit:
+    """The edit ``task``, a name in EDITS, of clean pictures y (B, *S), with ``options`` of its function.
+
+    An edit that takes noise away gets y with that noise, drawn from ``noise``. Raises the edit's own ValueErrors.
+    """
+    edit = EDITS[task](y, **options)
+    if edit.noisy:
+        edit = EDITS[task](y + edit.sigmas[0] * as_draws(noise).normal(y.shape).to(y), **options)
+    return edit
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ other diffusion models, progressive distillation, and the limits in continuous t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,13 @@ class Loss:
     def evaluations(self) -> int:
         """What one sample of a step costs, in forward evaluations of the network: 3 for the gradient, more for the rest."""
         return 3
+
+    def sampled(self, progress: float = 1.0) -> dict[str, Any]:
+        """The sampler and steps of its models after the step at ``progress``, as `samplers.plan` takes them in ``about``.
+
+        Nothing where they have a choice, as all but progressively distilled students do.
+        """
+        return {}
 
     def target_decay(self, progress: float) -> float:
         """mu(k), the decay of the target's moving average after the step at ``progress``: where there is a target."""

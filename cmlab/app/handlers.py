@@ -96,20 +96,20 @@ def source_picture(group: view.Group, image: str | None, example: float) -> tupl
 
 @handler
 def sample(
-    data=None, seed=0, count=16, edm_steps=18, student_steps=1, student=None, class_name="all", sampler="heun", distilled=None,
+    data=None, seed=0, count=16, edm_steps=None, student_steps=None, student=None, class_name="all", sampler=None, distilled=None,
     turn=None,
 ):  # fmt: skip
-    """The same noise through the diffusion model and two students (None: the data set's first); yields after every solver step."""
+    """The same noise through the diffusion model and two students; yields after every solver step.
+
+    None: the data set's first students; the sampler and steps that `samplers.plan` takes.
+    """
     group, seed = group_of(data), view.seed_from(seed)
     distilled = distilled or view.usual(group, view.students(distilled=True))
     student = student or view.usual(group, view.students(distilled=False))
     count = view.whole("The number of samples", count, 1, MAX_COUNT)
-    edm_steps = view.whole("The number of EDM's steps", edm_steps, 1, MAX_STEPS)
-    student_steps = view.whole("The number of student steps", student_steps, 1, MAX_STEPS)
-    walks = {"edm": (sampler, edm_steps)}
-    for method in (distilled, student):
-        k = view.steps_of(method, student_steps)
-        walks[method] = view.sampler_of(method, k), k
+    edm_steps = None if edm_steps is None else view.whole("The number of EDM's steps", edm_steps, 1, MAX_STEPS)
+    student_steps = None if student_steps is None else view.whole("The number of student steps", student_steps, 1, MAX_STEPS)
+    walks = {"edm": (sampler, edm_steps), distilled: (None, student_steps), student: (None, student_steps)}
     seeds, label = seeds_from(seed, count), view.class_labels(group, class_name, count, DEVICE)
     panels: dict[str, tuple] = dict.fromkeys(walks, (None, "waits"))
     film = None
@@ -117,15 +117,16 @@ def sample(
     def shown():
         return (*(part for panel in panels.values() for part in panel), film, seed)
 
-    for method, (solver, k) in sorted(walks.items(), key=lambda walk: walk[0] == "edm"):  # what takes long comes last
+    for method, (solver, steps) in sorted(walks.items(), key=lambda walk: walk[0] == "edm"):  # what takes long comes last
         try:
             model = view.model_of(group, method, DEVICE)
         except ValueError as error:
             panels[method] = (None, str(error))
             continue
-        levels = view.levels_of(group, method, solver, k, DEVICE)
-        walked, name = [], view.label_of(method) + (f", {SAMPLERS.record(solver).label}" if method == "edm" else "")
-        for step, ms in view.trail(model, group.shape, seeds, solver, levels, label, DEVICE):
+        chosen = view.plan_of(group, method, solver, steps, DEVICE)
+        walked, k = [], chosen.steps
+        name = view.label_of(method) + (f", {SAMPLERS.record(chosen.sampler).label}" if method == "edm" else "")
+        for step, ms in view.trail(model, group.shape, seeds, chosen.sampler, chosen.sigmas, label, DEVICE):
             walked.append(step)
             done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
             panels[method] = (png(view.picture(step.x0_hat)), f"**{name}, {done}** · {step.nfe} NFE · {ms:.0f} ms")
@@ -163,12 +164,15 @@ def interpolate(
 @handler
 def edit(
     task="inpaint", image=None, example=3, mask="centre", painted=None, data=None, method=None, class_name="auto",
-    steps=EDIT_STEPS, patch=2, noise_level=0.5, seed=0, turn=None,
+    steps=EDIT_STEPS, patch=2, noise_level=None, seed=0, turn=None,
 ):  # fmt: skip
-    """Edit a picture: the original, what the model is given, and the result; yields after every step of the sampler."""
+    """Edit a picture: the original, what the model is given, and the result; yields after every step of the sampler.
+
+    None as ``noise_level`` is the edit's own for pictures of this size.
+    """
     group, seed = group_of(data, images=True), view.seed_from(seed)
     steps, patch = view.whole("The number of steps", steps, 1, MAX_STEPS), view.whole("The block size", patch, 2, 16)
-    noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
+    noise_level = None if noise_level is None else view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
     method = method or view.usual(group)
     model, (y, own_class, notes) = view.model_of(group, method, DEVICE), source_picture(group, image, example)
     class_name = own_class if class_name == "auto" else class_name
@@ -176,10 +180,8 @@ def edit(
         class_name, why = view.likeliest_class(group, model, y.to(DEVICE))
         notes.append(f"taken for class {class_name} ({why}): choose another if it is not")
     label = None if class_name is None else view.class_labels(group, class_name, 1, DEVICE)
-    made, degraded = view.make_edit(
-        task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed
-    )
-    before = png(view.picture(y)), png(view.picture(degraded))
+    made = view.make_edit(task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed)
+    before = png(view.picture(y)), png(view.picture(made.degraded))
     for step, ms in view.timed(run_edit(model, made, [seed], label, DEVICE)):
         progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {ms:.0f} ms"
         text = " · ".join([f"**{EDITS.record(task).label}** with {view.label_of(method)}", progress, *notes])

@@ -26,7 +26,7 @@ from ..editing import EDIT_STEPS, MASKS
 from . import handlers, plane, theory, view
 from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from .paint import is_painted
-from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start
+from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop_button
 from .style import look
 
 
@@ -78,12 +78,13 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
             free(kind)
             seed, used = seed_box("Seed", 0)
             with gr.Row():
-                go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), gr.Button("Stop", min_width=80)
+                go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), stop_button()
             count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
             samplers = [(sampler.label, sampler.name) for sampler in view.diffusion_samplers()]
-            sampler = gr.Dropdown(samplers, value="heun", label="EDM: sampler", elem_id="sampler")
-            edm_steps = gr.Slider(1, MAX_STEPS, 18, step=1, label="EDM: steps")
-            student_steps = gr.Slider(1, 16, 1, step=1, label="Students: steps")
+            usual, few = view.usual_plan("edm"), view.usual_plan(view.PREFERRED[0])
+            sampler = gr.Dropdown(samplers, value=usual.sampler, label="EDM: sampler", elem_id="sampler")
+            edm_steps = gr.Slider(1, MAX_STEPS, usual.steps, step=1, label="EDM: steps")
+            student_steps = gr.Slider(1, 16, few.steps, step=1, label="Students: steps")
             distilled = student_box("Distilled", view.students(distilled=True))
             student = student_box("Trained on data", view.students(distilled=False))
         with gr.Column(scale=3):
@@ -197,7 +198,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             with gr.Row():
                 steps = gr.Slider(1, MAX_STEPS, EDIT_STEPS, step=1, label="Steps")
                 patch = gr.Radio([2, 4, 8], value=2, label="Block size", visible=False)
-                noise_level = gr.Slider(0.05, 10, 0.5, step=0.05, label="Noise level σ", visible=False)
+                noise_level = follows(gr.Slider(0.05, 10, 0.5, step=0.01, label="Noise level σ", visible=False))
                 go = gr.Button("Run", variant="primary", elem_id="edit-go")
             mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
             brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
@@ -248,6 +249,13 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     follow = [task.change, image.change, example.change, mask.change, data.change]
     inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
+
+    def level(task: str, name: str):
+        """The dial for noise shows what the edit takes by itself for pictures of this size."""
+        own = view.own_level(task, view.groups()[name].shape)
+        return gr.skip() if own is None else round(own, 2)
+
+    gr.on([task.change, data.change], level, [task, data], noise_level, **QUIET)
     # In the queue, unlike the other small events: messages to the user travel with it.
     image.change(announce, [image, data], image, show_progress="hidden", api_visibility="private")
     gr.on([tab.select, data.change], thumbnails, data, examples, **QUIET)
@@ -292,7 +300,7 @@ def plane_tab(tab: gr.Tab) -> None:
                     batch = gr.Slider(16, 2048, 256, step=16, label="Batch size")
                 with gr.Row():
                     train = gr.Button("Train", variant="primary", elem_id="train-go")
-                    stop = gr.Button("Stop", variant="stop", elem_id="train-stop")
+                    stop = stop_button(elem_id="train-stop")
                 status = caption_box("Status", elem_id="train-status")
                 with gr.Row():
                     points = panel("Samples from one fixed noise", "Data and samples", "train-points", scale=5, name="Samples")
@@ -395,8 +403,6 @@ def hush() -> None:
 
 def serve(host: str, port: str, device: str, share: bool = False) -> None:
     """Serve the app until Ctrl-C; raises ValueError for an address or a device that cannot be used."""
-    if not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise ValueError(f"the port must be a number from 1 to 65535, got {port!r}: use --port 7861, or 'make app PORT=7861'")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -29,7 +29,7 @@ class Page(gr.Blocks):
             raise
 
     def get_api_info(self, *args, **kwargs):
-        """Gradio's description of the endpoints, in which the default of a box that `follows` the data set is None."""
+        """Gradio's description of the endpoints, in which the default of a box that `follows` other boxes is None."""
         info = super().get_api_info(*args, **kwargs)
         for fn in self.fns.values():
             endpoint = info["named_endpoints"].get(f"/{fn.api_name}") if fn.api_visibility == "public" else None
@@ -42,6 +42,8 @@ class Page(gr.Blocks):
 
 
 def _number(box: gr.Slider, preprocess, payload):
+    if payload is None and getattr(box, "follows", False):
+        return None
     if payload is None:
         raise gr.Error(f"{box.label} is empty: put a number there.", title="Please check the input")
     return preprocess(payload)
@@ -61,7 +63,7 @@ def free(box):
 
 
 def follows(box):
-    """A program that leaves ``box`` out gets what the handler takes for the data set, not what the page shows at the time."""
+    """A program that leaves ``box`` out gets what the handler takes by itself, not what the page shows at the time."""
     box.follows = True
     return box
 
@@ -93,6 +95,11 @@ def seed_box(label: str, value: int) -> tuple[gr.Number, gr.Number]:
     dice.click(lambda: view.seed_from(None), None, box, **QUIET)
     used.change(None, [used, box], box, js="(used, typed) => typed ?? used", **QUIET)
     return box, used
+
+
+def stop_button(**options) -> gr.Button:
+    """The button that ends a run."""
+    return gr.Button("Stop", variant="stop", min_width=80, **options)
 
 
 def canvas(label: str, elem_id: str, side: int, height: int, brush: gr.Brush) -> gr.ImageEditor:

@@ -18,7 +18,7 @@ from ..noise import sampling_sigmas, seeds_from
 from ..samplers import heun, initial_noise, plan
 from ..training.presets import Preset, get_preset, run
 from .paint import paint_of
-from .view import DRAWN, figure_pixels, label_of, sampler_of, trail
+from .view import DRAWN, figure_pixels, label_of, trail
 
 
 def drawing_points(editor: dict | None, limit: int = 400) -> list[tuple[float, float]]:
@@ -92,17 +92,15 @@ def train_live(
         clock = time.monotonic()
         if clock - drawn_at < pause and state.step < steps:
             continue
-        sampler = sampler_of(method, 1)
-        k = 18 if sampler == "heun" else 1
-        if sampler == "progressive":
-            k = loss.n((state.step - 1) / steps)  # of the step that was just made
-        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), sampler, plan(state.ema, sampler, k).sigmas, None, device)
+        own = loss.sampled((state.step - 1) / steps)  # of the step that was just made
+        chosen = plan(state.ema, about=own)
+        *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), chosen.sampler, chosen.sigmas, None, device)
         made = last.x.cpu()
         samples = plots.plot_points({"data": truth, f"{label_of(method)}, {last.nfe} NFE": made}, size=3.4)
         curve = figure_pixels(plots.plot_curves({"loss": losses}, "training step", "loss"))
         now = time.monotonic()
         text = (
-            f"**{label_of(method)}**, step {state.step} of {steps}{f' (N = {k})' if sampler == 'progressive' else ''}"
+            f"**{label_of(method)}**, step {state.step} of {steps}{f' (N = {chosen.steps})' if own else ''}"
             f" · loss {state.loss:.3g}"
             f" · sliced Wasserstein distance {sliced_wasserstein(made, truth):.3f} · training alone: {state.images_per_s:,.0f}"
             f" samples/s · {now - begun:.1f} s in all, with pictures · {origin}"

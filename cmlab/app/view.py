@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,15 +23,15 @@ from ..data import load_images
 from ..data.names import class_names_of, split_name
 from ..data.pictures import MAX_CLASSES
 from ..denoiser import Denoise
-from ..editing import Edit, preset_mask, slerp
+from ..editing import Edit, edit_of, preset_mask, slerp
 from ..evaluation.classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
 from ..formats import checkpoints
+from ..losses import Loss
 from ..methods.classify import likeliest_label
 from ..methods.likelihood import encode
-from ..methods.progressive import ProgressiveLoss
-from ..noise import as_draws, seeds_from, state_dtype
+from ..noise import as_draws, state_dtype
 from ..oracle import FiniteData
-from ..samplers import Step, adds_noise, initial_noise, plan, round_level
+from ..samplers import Plan, Step, adds_noise, initial_noise, plan, round_level
 from ..training.presets import PRESETS
 from .paint import painted_mask, painted_over
 
@@ -55,14 +55,20 @@ def label_of(method: str) -> str:
     return LOSSES.record(method).label if method in LOSSES else method
 
 
+def loss_of(method: str) -> Loss:
+    """The loss that a method trains with, as it is when nothing is changed."""
+    return LOSSES.record(method).value()
+
+
 def is_consistency(method: str) -> bool:
     """Whether models of the method map noise to data in one step."""
-    return LOSSES.record(method).value().precond.consistency
+    return loss_of(method).precond.consistency
 
 
-def is_progressive(method: str) -> bool:
-    """Whether the method halves the steps of a diffusion model, again and again."""
-    return isinstance(LOSSES.record(method).value(), ProgressiveLoss)
+def usual_plan(method: str) -> Plan:
+    """How models of the method are sampled where nobody says, as far as that can be told before one is loaded."""
+    loss = loss_of(method)
+    return plan(cast(Denoise, loss), about=loss.sampled())  # a loss carries the scalings of its models, all that plan asks for
 
 
 def students(distilled: bool) -> list[str]:
@@ -80,18 +86,6 @@ def usual(group: "Group", methods: Sequence[str] = ()) -> str:
 def diffusion_samplers() -> list[Record]:
     """The samplers of diffusion models: all but those of students, which have no choice."""
     return [record for record in SAMPLERS.records() if record.kind not in ("consistency", "distilled")]
-
-
-def sampler_of(method: str, steps: int) -> str:
-    """The sampler of a method's models where the page offers no choice."""
-    if not is_consistency(method):
-        return "progressive" if is_progressive(method) else "heun"
-    return "onestep" if steps == 1 else "multistep"
-
-
-def steps_of(method: str, steps: int) -> int:
-    """The steps that a student can take: one that was distilled progressively knows, at the end, a single one."""
-    return 1 if is_progressive(method) else steps
 
 
 # --- models ----------------------------------------------------------------------------------------------------------------
@@ -205,13 +199,15 @@ def class_labels(group: Group, choice: str, count: int, device: torch.device | s
     raise ValueError(f"Unknown class {choice!r} for {group.name}: choose 'all' or one of {', '.join(group.class_names)}.")
 
 
-def levels_of(group: Group, method: str, sampler: str, steps: int, device: torch.device | str = "cpu") -> Tensor:
-    """The noise levels that a model is sampled at: those that a search found for it, else the sampler's own."""
-    if sampler not in SAMPLERS:
+def plan_of(
+    group: Group, method: str, sampler: str | None = None, steps: int | None = None, device: torch.device | str = "cpu"
+) -> Plan:
+    """How the group's model is sampled, see `samplers.plan`. Students that know a single number of steps take no other."""
+    if sampler is not None and sampler not in SAMPLERS:
         raise ValueError(f"Unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
-    model = model_of(group, method, device)
-    about = None if group.name == EXACT else checkpoints.read_meta(group.models[method]).get("about")
-    return plan(model, sampler, steps, about=about).sigmas
+    model, own = model_of(group, method, device), loss_of(method).sampled()
+    about = {} if group.name == EXACT else checkpoints.read_meta(group.models[method]).get("about") or {}
+    return plan(model, sampler, None if own else steps, about={**own, **about})
 
 
 def trail(
@@ -368,15 +364,19 @@ def likeliest_class(group: Group, model: Denoise, y: Tensor) -> tuple[str, str]:
 
 def options_of(task: str) -> list[str]:
     """The options that an edit takes: of those called free, steps, patch and sigma the page has controls."""
-    return list(inspect.signature(EDITS.record(task).value).parameters)[1:]
+    return [parameter.name for parameter in _parameters(task)]
+
+
+def _parameters(task: str) -> list[inspect.Parameter]:
+    return list(inspect.signature(EDITS.record(task).value).parameters.values())[1:]
 
 
 def make_edit(
-    task: str, y: Tensor, *, mask: str, painted: dict | None, patch: int, noise_level: float, steps: int, seed: int
-) -> tuple[Edit, Tensor]:
-    """The edit of y (1, C, H, W), called with those of the page's options that it takes, and the degraded picture."""
+    task: str, y: Tensor, *, mask: str, painted: dict | None, patch: int, noise_level: float | None, steps: int, seed: int
+) -> Edit:
+    """The edit of y (1, C, H, W), called with those of the page's options that it takes; no ``noise_level`` is the edit's own."""
     shape, takes = y.shape[1:], options_of(task)
-    options: dict[str, Any] = {"steps": steps, "patch": patch, "sigma": noise_level}
+    options: dict[str, Any] = {"steps": steps, "patch": patch} | ({} if noise_level is None else {"sigma": noise_level})
     if "free" in takes:
         options["free"] = painted_mask(painted, shape) if mask == PAINTED else preset_mask(mask, shape, seed)
     if task == "stroke":
@@ -384,10 +384,16 @@ def make_edit(
         guide = painted_over(painted, shape)
         y = EDITS["super_resolve"](y, patch).kept if guide is None else guide
     options = {name: value for name, value in options.items() if name in takes}
-    edit = EDITS[task](y, **options)
-    if edit.noisy:  # the noise that the edit takes away
-        edit = EDITS[task](y + initial_noise(shape, seeds_from(seed, 1), edit.sigmas[0]).float(), **options)
-    return edit, edit.degraded
+    needs = [p.name for p in _parameters(task) if p.default is p.empty and p.name not in options]
+    if needs:
+        raise ValueError(f"{task} needs a value for {' and '.join(needs)}, which was left out or has no control here.")
+    return edit_of(task, y, torch.Generator().manual_seed(seed), **options)
+
+
+def own_level(task: str, shape: Sequence[int]) -> float | None:
+    """The noise level of an edit of pictures of ``shape`` where nobody says, None where it takes none."""
+    own = "sigma" in options_of(task) and all(p.default is not p.empty for p in _parameters(task))
+    return EDITS[task](torch.zeros(1, *shape)).sigmas[0] if own else None
 
 
 def make_interpolation(
@@ -411,8 +417,8 @@ def make_interpolation(
         return encode(model_of(group, "edm", device), end.to(device), one, rtol=1e-3, atol=1e-3)
 
     a, b = (noise_of(end).expand(frames, *group.shape) for end in ends)
-    sampler = sampler_of(method, 1)
-    steps = 18 if sampler == "heun" else 1
+    chosen = plan_of(group, method, device=device)
     noise = slerp(a, b, torch.linspace(0, 1, frames, device=device))
-    *_, (step, ms) = timed(SAMPLERS[sampler](model, noise, plan(model, sampler, steps).sigmas, label))
+    draws = [0] * frames if adds_noise(chosen.sampler, len(chosen.sigmas)) else None  # what is drawn on the way is the same for all
+    *_, (step, ms) = timed(SAMPLERS[chosen.sampler](model, noise, chosen.sigmas, label, noise=draws))
     return step.x, step, ms

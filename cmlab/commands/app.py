@@ -20,9 +20,14 @@ class AppOptions:
     device: str = "cpu"
     share: bool = False
 
+    def __post_init__(self):
+        if not self.port.isdecimal() or not 1 <= int(self.port) <= 65535:  # before torch is imported, which takes seconds
+            way = "use --port 7861, or 'make app PORT=7861'"
+            raise ValueError(f"the port must be a number from 1 to 65535, got {self.port!r}: {way}")
+
 
 def app(o: AppOptions) -> None:
-    """Serve the app; raises ImportError without gradio, ValueError for a port or device that cannot be used."""
+    """Serve the app; raises ImportError without gradio, ValueError for an address or device that cannot be used."""
     try:
         import gradio  # noqa: F401
     except ImportError as error:

@@ -60,7 +60,7 @@ def edit(o: EditOptions) -> None:
     """Run 'cmlab edit'."""
     import torch
 
-    from ..editing import apply_edit
+    from ..editing import apply_edit, edit_of
     from ..methods.classify import likeliest_label
     from ..plots.figures import image_grid
     from .common import labels, load
@@ -82,10 +82,7 @@ def edit(o: EditOptions) -> None:
         label = int(likeliest_label(model, original, model.classes))
     if "free" in arguments:
         arguments["free"] = _mask(arguments["free"], size, o.seed)
-    task = EDITS[o.task](original, **arguments)
-    if task.noisy:  # it is the noise that the edit removes
-        noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(o.seed))
-        task = EDITS[o.task](original + task.sigmas[0] * noise, **arguments)
+    task = edit_of(o.task, original, torch.Generator().manual_seed(o.seed), **arguments)
     label = labels(model, label if o.label is None else o.label, 0, 1, torch.device("cpu"))
     target = new_file(o.out, o.overwrite)
     result = apply_edit(model, task, [o.seed], label=label)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -83,6 +83,9 @@ class ProgressiveLoss(Loss):
     @property
     def precond(self) -> Precond:
         return Precond(self.sigma_data)
+
+    def sampled(self, progress: float = 1.0) -> dict[str, Any]:
+        return {"sampler": "progressive", "steps": self.n(progress)}
 
     def stages(self, steps: int) -> list[range]:
         """The steps 0 ... steps - 1 of a training, cut where N changes.

@@ -14,7 +14,6 @@ from ..data import fingerprint
 from ..data.names import title_of
 from ..denoiser import Denoiser
 from ..formats import checkpoints
-from ..methods.progressive import ProgressiveLoss
 from ..samplers import plan
 from . import presets
 from .cost import memory
@@ -108,9 +107,7 @@ class _ModelRun(Run):
 
     def _plan(self, step: int, model: Denoiser) -> tuple[str, int]:
         """Sampler and number of steps for what the model is after ``step``."""
-        if isinstance(self.preset.loss, ProgressiveLoss):
-            return "progressive", self.preset.loss.n((step - 1) / self.preset.steps)
-        usual = plan(model)
+        usual = plan(model, about=self.preset.loss.sampled((step - 1) / self.preset.steps))
         return usual.sampler, usual.steps
 
     def _draw(self, step: int, model: Denoiser) -> None:
@@ -152,8 +149,7 @@ class _ModelRun(Run):
             "options": flatten(preset),
             **run_facts(preset, self.device),
         }
-        if isinstance(preset.loss, ProgressiveLoss):
-            about["sampler"], about["steps"] = self._plan(state.step, model)
+        about |= preset.loss.sampled((state.step - 1) / preset.steps)
         if self.device.type == "cpu":
             about["threads"] = self.options.threads
         if self.processes.world_size > 1:

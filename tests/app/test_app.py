@@ -18,13 +18,14 @@ pytest.importorskip("gradio_client", reason="the app is an extra: pip install cm
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
+from cmlab import samplers  # noqa: E402
 from cmlab.app import handlers, plane, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
 from cmlab.base.registry import DATASETS, EDITS, LOSSES, SAMPLERS  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
 from cmlab.commands.theory import EXPERIMENTS, TheoryOptions, measure  # noqa: E402
 from cmlab.data import EXAMPLES  # noqa: E402
-from cmlab.denoiser import CONSISTENCY, EDM, Denoiser  # noqa: E402
+from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, traits_of  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
 from cmlab.samplers import default_sigmas  # noqa: E402
@@ -284,6 +285,7 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
         ("/interpolate", {"class_name": "eleven"}, "Unknown class 'eleven' for"),
         ("/edit", {"example": 10, "data": "digits"}, "example must be a whole number from 0 to 9"),
         ("/edit", {"task": "super_resolve", "patch": 3}, "Value: 3 .* is not in the list of choices"),
+        ("/edit", {"task": "denoise", "noise_level": 1e4}, "greater than maximum"),
         ("/edit", {"task": "colorize", "data": "digits"}, "takes a model of RGB images"),
         ("/trajectories", {"count": 10**6}, "greater than maximum"),
         ("/trajectories", {"distribution": "drawn"}, "Nothing is drawn"),
@@ -392,7 +394,6 @@ def test_a_live_training_is_its_preset_made_shorter(tmp_path, monkeypatch):
 def test_progressive_distillation_is_sampled_with_its_own_number_of_steps():
     texts = [text for *_, text in plane.train_live(plane.plane_data("rings", None), "pd", 9, 16, 0)]
     assert "(N = 64)" in texts[0] and "step 9 of 9 (N = 1)" in texts[-1]
-    assert view.steps_of("pd", 7) == 1 and view.steps_of("cd", 7) == 7
 
 
 def test_a_drawing_is_a_distribution():
@@ -444,9 +445,38 @@ def test_the_class_of_an_upload_is_guessed_by_who_knows_the_data(tmp_path, monke
 def test_two_steps_of_a_student_take_its_searched_levels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no runs/ here
     group, searched = view.groups()[CIFAR], checkpoints.read_meta(f"{CIFAR}-ict")["about"]["two_steps"]["sigmas"]
-    assert view.levels_of(group, "ict", "multistep", 2).tolist() == searched
+    assert view.plan_of(group, "ict", None, 2).sigmas.tolist() == searched
     for method, sampler, steps in (("ict", "multistep", 3), ("ict", "multistep", 1), ("edm", "heun", 2)):
-        assert torch.equal(view.levels_of(group, method, sampler, steps), default_sigmas(sampler, steps))
+        chosen = view.plan_of(group, method, None, steps)
+        assert chosen.sampler == sampler and torch.equal(chosen.sigmas, default_sigmas(sampler, steps))
+
+
+def test_what_nobody_chooses_is_sampled_as_the_library_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "digits", (1, 8, 8), ("edm", "cd", "pd"))
+    real = samplers.plan
+
+    def plan(denoise, sampler=None, steps=None, sigmas=None, about=None):  # another decision in the one place where it is made
+        usual = ("multistep", 3) if traits_of(denoise).consistency else ("euler", 7)
+        other = (None, None) if about and about.get("sampler") else usual
+        return real(denoise, sampler or other[0], steps or other[1], sigmas, about)
+
+    monkeypatch.setattr(view, "plan", plan)
+    monkeypatch.setattr(plane, "plan", plan)
+    *_, (_, edm, _, cd, *_) = handlers.sample(count=1)
+    assert str(edm).startswith("**EDM, Euler, 7 steps** · 7 NFE") and str(cd).startswith("**CD, 3 steps** · 3 NFE")
+    for method, nfe in (("edm", 7), ("cd", 3), ("pd", 1)):
+        *_, (_, _, text, *_) = handlers.interpolate(method=method, frames=2)
+        assert f"{nfe} NFE each" in text
+    assert [c["props"]["value"] for c in app.build_app().get_config_file()["components"] if c["props"].get("label") in (
+        "EDM: sampler", "EDM: steps", "Students: steps"
+    )] == ["euler", 7, 3]  # fmt: skip
+    walked = []
+    monkeypatch.setattr(plane, "trail", lambda *args: walked.append(args[3]) or view.trail(*args))
+    for method in ("edm", "ect", "pd"):
+        list(plane.train_live(plane.plane_data("rings", None), method, 1, 16, 0))
+    assert walked == ["euler", "multistep", "progressive"]
 
 
 def test_a_progressively_distilled_student_takes_one_step_and_edits_nothing(tmp_path, monkeypatch):
@@ -478,16 +508,21 @@ def test_another_data_set_keeps_the_choices_that_it_has(tmp_path, monkeypatch):
     assert adapt(COLOR, "all", app.MAX_COUNT, "cd", "ect")[1:4] == (16, "cd", "ict")
 
 
-@pytest.mark.parametrize(
-    ("port", "message"), [("taken", "make app PORT="), ("http", "must be a number"), ("70000", "must be a number")]
-)
-def test_a_port_that_cannot_be_used_ends_with_one_line(capsys, port, message):
+def test_a_port_that_is_taken_ends_with_one_line(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert main(["app", "--port", str(taken.getsockname()[1]) if port == "taken" else port]) == 1
+        assert main(["app", "--port", str(taken.getsockname()[1])]) == 1
     said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1
+    assert "make app PORT=" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("port", ["http", "70000", "0", "-1", "²", "7860.0", ""])
+def test_a_port_that_is_none_is_a_wrong_option(capsys, port, monkeypatch):
+    for words in (["--port", port], []):
+        monkeypatch.setenv("PORT", port if not words else "7860")
+        assert main(["app", *words]) == 2  # the parser's status: torch, which takes seconds to import, was not asked for
+        assert "the port must be a number from 1 to 65535" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_unknown_device_ends_with_one_line(capsys):

@@ -14,6 +14,10 @@ from test_app import COLOR, THREE, pixels, untrained  # noqa: E402
 
 from cmlab.app import handlers, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
+from cmlab.base.files import write_png  # noqa: E402
+from cmlab.commands.main import main  # noqa: E402
+from cmlab.data.pixels import to_uint8  # noqa: E402
+from cmlab.editing import EDIT_STEPS, apply_edit  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
 from cmlab.plots import read_picture  # noqa: E402
 from cmlab.samplers import sample  # noqa: E402
@@ -233,3 +237,31 @@ def test_a_picture_that_is_too_large_is_told_the_limit(tmp_path, monkeypatch):
             patch.setattr(*limits)
             with pytest.raises(ValueError, match=message):
                 read_picture(tmp_path / "a.png", (3, 8, 8))
+
+
+# --- edits ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["denoise", "stroke", "inpaint", "super_resolve"])
+def test_an_edit_is_that_of_the_command_line(tmp_path, monkeypatch, task):
+    """The same picture, seed and model, and nothing said of levels: the same three pictures."""
+    monkeypatch.chdir(tmp_path)
+    group = view.groups()["digits"]
+    kind = 5
+    write_png(tmp_path / "five.png", to_uint8(view.examples(group)[0][kind][None])[0])
+    y, _ = read_picture(tmp_path / "five.png", group.shape)
+    words = ["edit", "digits-cd", task, "--image=five.png", f"--label={kind}", "--seed=7"]
+    made = []
+    monkeypatch.setattr("cmlab.editing.apply_edit", lambda *args, **kwargs: made.append(apply_edit(*args, **kwargs)) or made[0])
+    if task == "stroke":  # with nothing painted, the page takes coarse blocks for the painting: here, blocks of one pixel
+        monkeypatch.setattr(view, "painted_over", lambda editor, shape: y)
+    assert main(words) == 0
+    edit = view.make_edit(task, y, mask="centre", painted=None, patch=2, noise_level=None, steps=EDIT_STEPS, seed=7)
+    shown = apply_edit(view.model_of(group, "cd"), edit, [7], label=torch.tensor([kind]))
+    assert torch.equal(made[0], shown)
+
+
+def test_the_dial_for_noise_shows_what_the_edit_takes(page):
+    level = next(fn.fn for fn in page.fns.values() if fn.name == "level")
+    assert level("stroke", COLOR) == 0.95 and level("stroke", "cifar10-small") == 1.9 and level("denoise", COLOR) == 0.5
+    assert isinstance(level("inpaint", COLOR), dict)  # gr.skip(): it stays as it is
