@@ -22,7 +22,7 @@ import torch
 from cmlab.base.device import choose_device, machine
 from cmlab.base.files import write_whole
 from cmlab.commands.chain import measure, searched_levels, ways
-from cmlab.denoiser import Denoiser
+from cmlab.denoiser import Denoiser, classes_in_turn
 from cmlab.formats import checkpoints
 from cmlab.samplers import sample
 from cmlab.training.presets import data_of, find, get_preset
@@ -39,7 +39,7 @@ def seconds_per_1000(model: Denoiser, way: tuple[str, int, list[float] | None], 
     spent = 0.0
     for start in (0, *range(0, n, 256)):  # the first twice
         seeds = range(start, min(start + 256, n))
-        label = torch.arange(len(seeds), device=device) % model.classes if model.classes else None
+        label = classes_in_turn(model.classes, len(seeds), device=device)
         began, spent = time.perf_counter(), spent if start else 0.0
         sample(model, model.shape, seeds, sampler, steps, label=label, sigmas=levels, device=device).cpu()
         spent += time.perf_counter() - began

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmlab.data import DATASETS, luma
-from cmlab.denoiser import Denoiser
+from cmlab.denoiser import Denoiser, classes_in_turn
 from cmlab.editing import (
     EDIT_STEPS,
     Edit,
@@ -212,7 +212,7 @@ def repair(model: Denoiser, edit: Edit, label: Tensor | None, batch: int, device
 def interpolations(model: Denoiser, pairs: int, frames: int, device: str) -> dict[str, Tensor]:
     """One-step samples along ``pairs`` roads between noises, (pairs, frames, *S): on great circles, and on straight lines."""
     a, b = (initial_noise(model.shape, seeds_from(seed, pairs), device=device) for seed in (2, 3))
-    label = torch.arange(pairs, device=device) % model.classes if model.classes else None
+    label = classes_in_turn(model.classes, pairs, device=device)
 
     def road(mix: Callable[[float], Tensor]) -> Tensor:
         levels = torch.tensor([80.0], dtype=torch.float64)

@@ -1,6 +1,6 @@
 """How fast is it here? One thread, nothing else running: python benchmarks/speed.py
 
-Sampling: seconds per 1,000 images of each bundled model, and the ratio to its teacher's 18 Heun steps, side by side in one run.
+Sampling: seconds per 1,000 images of each bundled model, and the ratio to its teacher's, side by side in one run.
 Training: steps per second of each bundled preset over a short run, and what the whole preset takes at that rate.
 """
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from cmlab.evaluation import is_consistency
+from cmlab.denoiser import classes_in_turn
 from cmlab.formats import checkpoints
-from cmlab.samplers import sample
+from cmlab.samplers import plan, sample
 from cmlab.training import presets
 
 
@@ -19,12 +19,12 @@ def sampling(n: int = 256) -> None:
     seconds = {}
     for name in checkpoints.pretrained_names():
         model, _ = checkpoints.load(name)
-        sampler, steps = ("multistep", 1) if is_consistency(model) else ("heun", 18)
-        label = torch.arange(n) % model.classes if model.classes else None
+        how = plan(model)
+        label = classes_in_turn(model.classes, n)
         best = float("inf")
         for _ in range(4):  # the first run pays for the start
             started = time.perf_counter()
-            sample(model, model.shape, list(range(n)), sampler, steps, label=label)
+            sample(model, model.shape, range(n), how.sampler, how.steps, label=label)
             best = min(best, time.perf_counter() - started)
         seconds[name] = best / n * 1000
     for name, value in seconds.items():

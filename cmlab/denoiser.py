@@ -48,6 +48,14 @@ def traits_of(denoise: Denoise | None) -> Traits:
     return known or Traits()
 
 
+def classes_in_turn(classes: int, n: int, start: int = 0, device: torch.device | str = "cpu") -> Tensor | None:
+    """The classes of ``n`` samples where nobody says: number k has the class k modulo ``classes``, (n,), from k = ``start`` on.
+
+    None for a model without classes.
+    """
+    return torch.arange(start, start + n, device=device) % classes if classes else None
+
+
 class Coeffs(NamedTuple):
     """D(x) = c_skip x + c_out F(c_in x, c_noise); each has the shape of sigma."""
 

@@ -22,7 +22,7 @@ from ..base.registry import DATASETS, EDITS, LOSSES, SAMPLERS, Record
 from ..data import load_images
 from ..data.names import class_names_of, split_name
 from ..data.pictures import MAX_CLASSES
-from ..denoiser import Denoise
+from ..denoiser import Denoise, classes_in_turn
 from ..editing import Edit, edit_of, preset_mask, slerp
 from ..evaluation.classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
 from ..formats import checkpoints
@@ -129,7 +129,7 @@ def groups() -> dict[str, Group]:
     """
     bundled = [checkpoints.resolve(name) for name in checkpoints.pretrained_names()]
     found: dict[str, Group] = {}
-    for path in [*bundled, *sorted(Path("runs").glob("*" + checkpoints.SUFFIX))]:
+    for path in [*bundled, *checkpoints.own_checkpoints()]:
         data, _, method = path.stem.rpartition("-")
         if not data or method not in LOSSES:
             continue
@@ -195,7 +195,7 @@ def class_labels(group: Group, choice: str, count: int, device: torch.device | s
     if choice in group.class_names:
         return torch.full((count,), group.class_names.index(choice), device=device)
     if choice == "all":
-        return torch.arange(count, device=device) % group.classes
+        return classes_in_turn(group.classes, count, device=device)
     raise ValueError(f"Unknown class {choice!r} for {group.name}: choose 'all' or one of {', '.join(group.class_names)}.")
 
 

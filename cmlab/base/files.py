@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 PART = ".part"  # how files end that are being written
+SUFFIX = ".safetensors"  # of models, classifiers and states
+RUNS = Path("runs")  # where training writes, and where a name is looked for
 
 
 @contextmanager
@@ -53,11 +55,19 @@ def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], object])
     return Path(path)
 
 
-def write_png(path: str | Path, image: Any) -> Path:
-    """Write a uint8 picture (H, W) or (H, W, 3)."""
+def write_png(path: str | Path, picture: Any) -> Path:
+    """Write a uint8 picture (H, W) or (H, W, 3), or a figure of matplotlib."""
     from PIL import Image
 
-    return write_whole(path, lambda file: Image.fromarray(image).save(file, format="PNG"))
+    save = getattr(picture, "savefig", None) or Image.fromarray(picture).save
+    return write_whole(path, lambda file: save(file, format="png"))
+
+
+def own_file(name: str | Path) -> Path | None:
+    """The file that a name or a path leads to, with ``SUFFIX`` or without, here or in ``runs/``; None where there is none."""
+    bare = str(user_path(name)).removesuffix(SUFFIX)
+    folders = (Path(), RUNS, Path("..") / RUNS)  # notebooks run one folder below
+    return next((own for folder in folders if bare and (own := folder / f"{bare}{SUFFIX}").is_file()), None)
 
 
 def user_path(

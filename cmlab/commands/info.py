@@ -1,7 +1,6 @@
 """'cmlab info': describe a checkpoint or a classifier, or list what there is."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -31,24 +30,24 @@ def info(o: InfoOptions) -> None:
     try:
         print(card(find(o.checkpoint)))
     except CheckpointError as error:
-        if any(o.checkpoint in names for names in other_runs()):
-            told = f"see 'cmlab train {o.checkpoint} --help', and 'cmlab info' for the checkpoints and classifiers that are there"
-            raise ValueError(f"{o.checkpoint} is no checkpoint but what 'cmlab train' makes some with: {told}") from error
         try:
             known = load_classifier(resolve_classifier(o.checkpoint))
         except ValueError:
-            raise error from None
+            if not any(o.checkpoint in names for names in other_runs()):
+                raise error from None
+            told = f"see 'cmlab train {o.checkpoint} --help', and 'cmlab info' for the checkpoints and classifiers that are there"
+            raise ValueError(f"{o.checkpoint} is no checkpoint but what 'cmlab train' makes some with: {told}") from error
         print(classifier_card(o.checkpoint, known))
 
 
 def _list() -> None:
     from ..data import DATASETS
     from ..evaluation.classifier import classifier_names
-    from ..formats.checkpoints import SUFFIX, pretrained_names
+    from ..formats.checkpoints import own_checkpoints, pretrained_names
     from .train import other_runs, preset_lines
 
     print("bundled checkpoints:", ", ".join(pretrained_names()))
-    if own := sorted(path.stem for path in Path("runs").glob(f"*{SUFFIX}")):
+    if own := [path.stem for path in own_checkpoints()]:
         print("your own, in runs/, which come before bundled ones of the same name:", ", ".join(own))
     print("data sets:", ", ".join(DATASETS.of_kind("toy", "images")))
     filed = ", ".join(DATASETS.of_kind("file", "folder"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar
 
+from ..base import text
 from ..base.files import new_file, write_png, write_whole
 from ..base.registry import SAMPLERS
 from .options import Checkpoint, one_of
@@ -93,11 +94,11 @@ def sample(o: SampleOptions) -> None:
         x = torch.cat(list(batches()))
         seconds = time.perf_counter() - started
         if len(model.shape) == 1:
-            write_whole(target, lambda file: plot_points({o.checkpoint: x}, size=4).savefig(file, format="png"))
+            write_png(target, plot_points({o.checkpoint: x}, size=4))
         else:
             write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
-    at = "" if not chosen else f" at the levels {' '.join(f'{level:.5g}' for level in levels)}"
-    print(f"{target}: {o.n} samples, {sampler} with {steps} step{'s' * (steps > 1)}{at}, {seconds:.2f} s")
+    at = "" if not chosen else f" at the levels {text.levels(levels)}"
+    print(f"{target}: {o.n} samples, {sampler} with {text.count(steps, 'step')}{at}, {seconds:.2f} s")
 
 
 def _check_room(o: SampleOptions, shape: tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..base import text
 from .options import Checkpoint
 
 
@@ -60,14 +61,12 @@ def search(o: SearchOptions) -> None:
         found = greedy_search(counted, search_grid(model, o.grid), o.points, tolerance=o.tolerance)
     floor = data_floor(data, o.n, o.seed)
     print(f"{o.checkpoint}: sliced Wasserstein distance of {o.n} samples to {name}; data to data {floor:.4f}")
-    print("steps  score   new seeds  sigmas")
     checked = [fresh(best.sigmas) for best in found.best]
-    for best, check in zip(found.best, checked, strict=True):
-        print(f"{len(best.sigmas):5}  {best.score:.4f}  {check:.4f}     {' '.join(f'{s:.5g}' for s in best.sigmas)}")
+    rows = [(best.score, check, best.sigmas) for best, check in zip(found.best, checked, strict=True)]
+    table = [[str(len(sigmas)), f"{score:.4f}", f"{check:.4f}", text.levels(sigmas)] for score, check, sigmas in rows]
+    print(*text.aligned([["steps", "score", "new seeds", "sigmas"], *table]), sep="\n")
     helpful = min(range(len(checked)), key=checked.__getitem__)
     if helpful < o.points:
-        print(
-            f"On new seeds more than {helpful + 1} step{'s' * (helpful > 0)} did not help: the difference may be chance, see --n."
-        )
-    words = " ".join(f"{s:.5g}" for s in found.best[helpful].sigmas)
+        print(f"On new seeds more than {text.count(helpful + 1, 'step')} did not help: the difference may be chance, see --n.")
+    words = text.levels(found.best[helpful].sigmas)
     print(f"{found.evaluations} lists of levels scored. Next: cmlab sample {o.checkpoint} --sigmas {words}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from ..base.files import new_file, write_whole
+from ..base.files import new_file, write_png, write_whole
 from ..base.registry import Registry
 from .options import check_taken, one_of
 
@@ -70,7 +70,7 @@ def theory(o: TheoryOptions) -> None:
         facts = {"experiment": o.experiment, "seed": o.seed, "slope": found.slope, **asdict(found.result)}
         write_whole(o.json, json.dumps(facts, indent=1).encode())
     if o.figure is not None:
-        write_whole(o.figure, lambda file: found.figure().savefig(file, format="png"))
+        write_png(o.figure, found.figure())
 
 
 def measure(o: TheoryOptions) -> "Measured":

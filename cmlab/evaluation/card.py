@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ..base.text import count, levels, markdown, printable
 from ..data import DATASETS
 from ..formats import checkpoints
 from .classifier import LoadedClassifier
@@ -89,30 +92,27 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
     lowest = model.traits.levels[0]
     consistency = model.traits.consistency
     what = f"consistency model, f(x, {lowest}) = x" if consistency else f"diffusion model ({scalings})"
-    count = sum(p.numel() for p in model.parameters())
     config = ", ".join(f"{k}={v}" for k, v in meta["config"].items())
-    facts = [
-        ("kind", what),
-        ("samples", f"shape {model.shape}; {model.classes or 'no'} classes"),
-        ("network", f"{meta['network']}, {count:,} parameters, {file.stat().st_size / 1e3:.0f} kB: {config}"),
-        *((("preset", about["preset"]),) if "preset" in about else ()),
-        *((("data", about.get("data_title") or about["data"]),) if "data" in about else ()),
-        *((("command", f"`{about['command']}`"),) if "command" in about else ()),
-        *((("training", _training(about)),) if "seconds" in about else ()),
-        *((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in about.items() if key not in KNOWN),
-    ]
-    facts += [(title, _curve(about[key])) for key, title in CURVES.items() if key in about]
+    facts = {
+        "kind": what,
+        "samples": f"shape {model.shape}; {model.classes or 'no'} classes",
+        "network": f"{meta['network']}, {_parameters(model)}, {file.stat().st_size / 1e3:.0f} kB: {config}",
+        "preset": about.get("preset"),
+        "data": about.get("data") and about.get("data_title", about["data"]),
+        "command": f"`{about['command']}`" if "command" in about else None,
+        "training": _training(about) if "seconds" in about else None,
+        **{key: value for key, value in about.items() if key not in KNOWN},
+        **{title: _curve(about[key]) for key, title in CURVES.items() if key in about},
+    }
     where = f"cmlab/pretrained/{file.name}" if file.parent == checkpoints.PRETRAINED else str(file)
-    lines = [f"# {file.stem}", "", where, "", *(f"- {key}: {value}" for key, value in facts), ""]
-    if about.get("quality") or measured:
-        lines += ["## Measured", ""]
-    if about.get("quality") and not measured:  # a summary, for models that hold no tables
-        lines += [*(f"- {key}: {value}" for key, value in about["quality"].items()), ""]
+    lines = [f"# {file.stem}", "", where, "", *_listed(facts), ""]
+    if quality := about.get("quality") or measured:
+        lines += ["## Measured", "", *([] if measured else [*_listed(quality), ""])]  # a summary where there are no tables
     for one in measured.values():
-        lines += [f"{one['samples']}; {one['features']}; {one['reference']}:", "", *_markdown(figure_table(one)), ""]
+        lines += [f"{one['samples']}; {one['features']}; {one['reference']}:", "", *markdown(figure_table(one)), ""]
     if (two := about.get("two_steps")) and isinstance(two, dict):
-        levels = " ".join(f"{sigma:.5g}" for sigma in two["sigmas"])
-        lines += [f"Noise levels of two steps, by a search over {two['evaluations']} lists of levels: {levels}.", ""]
+        searched = f"by a search over {two['evaluations']} lists of levels"
+        lines += [f"Noise levels of two steps, {searched}: {levels(two['sigmas'])}.", ""]
     for heading in dict.fromkeys(picture.heading for picture in pictures):
         lines += [f"## {heading}", ""]
         for one in (picture for picture in pictures if picture.heading == heading):
@@ -120,12 +120,22 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
     licence = BUNDLED_LICENCE if file.parent == checkpoints.PRETRAINED else "None has been chosen for these weights yet."
     lines += ["## Licence", "", str(about.get("licence") or licence), ""]
     wrong = [f"- {line}" for line in limits(meta, about, measured, consistency)]
-    return "\n".join([*lines, "## What it is not good for", "", *wrong])
+    return "\n".join(map(printable, [*lines, "## What it is not good for", "", *wrong]))
+
+
+def _listed(facts: dict[str, Any]) -> list[str]:
+    """Lines of Markdown, one for each fact that is told."""
+    told = {key: value for key, value in facts.items() if value is not None}
+    return [f"- {key}: {json.dumps(value) if isinstance(value, dict | list) else value}" for key, value in told.items()]
+
+
+def _parameters(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters"
 
 
 def _training(about: dict[str, Any]) -> str:
     where = [str(about.get("machine") or about["device"])] if "device" in about else []
-    where += [f"{about['threads']} thread{'s' * (about['threads'] != 1)}"] if "threads" in about else []
+    where += [count(about["threads"], "thread")] if "threads" in about else []
     precision = about.get("options", about).get("precision")  # headers of earlier versions hold no options
     where += [precision] if precision else []
     seconds, images = about["seconds"], about.get("images")
@@ -142,22 +152,16 @@ def _curve(pairs: list[list[float]], most: int = 6) -> str:
     return ", ".join(f"{value:.3g} (step {step:,})" for step, value in shown) + ("; not recorded before" if late else "")
 
 
-def _markdown(table: list[list[str]]) -> list[str]:
-    head, *rows = (f"| {' | '.join(row)} |" for row in table)
-    return [head, "|" + "---|" * len(table[0]), *rows]
-
-
 def classifier_card(name: str, loaded: LoadedClassifier) -> str:
     """What is known of a classifier of 'cmlab train ...-classifier', whose features 'cmlab evaluate' compares."""
     model, about = loaded.model, loaded.about
-    count = sum(p.numel() for p in model.parameters())
     facts = {
         "kind": f"classifier, for 'cmlab evaluate SOURCE --features {name}'",
         "images": f"shape {model.shape}; {model.classes} classes",
-        "network": f"{count:,} parameters: channels={model.config.channels}, blocks={model.config.blocks}",
-        **{key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in about.items() if key != "options"},
+        "network": f"{_parameters(model)}: channels={model.config.channels}, blocks={model.config.blocks}",
+        **{key: value for key, value in about.items() if key != "options"},
     }
-    return "\n".join([f"# {Path(name).stem}", "", *(f"- {key}: {value}" for key, value in facts.items())])
+    return "\n".join(map(printable, [f"# {Path(name).stem}", "", *_listed(facts)]))
 
 
 def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any], consistency: bool) -> list[str]:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from .. import plots
-from ..base.files import write_whole
+from ..base.files import write_png, write_whole
+from ..base.text import count
 from ..data import ImageData, PixelData
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, classes_in_turn
 from ..formats import checkpoints
 from ..formats.checkpoints import CheckpointError
 from ..samplers import Plan, plan, sample
@@ -48,7 +49,7 @@ def write_card(
             name = f"{out.stem}-curves-{key.partition('_')[0]}.png"
             x, y = zip(*about[key], strict=True)
             log = "y" if min(y) > 0 else ""
-            _write(out.parent / name, plots.plot_curves({title: (x, y)}, "step", title, log=log))
+            write_png(out.parent / name, plots.plot_curves({title: (x, y)}, "step", title, log=log))
             pictures.append(Picture("Curves", name, f"{title} over {x[-1]:,} steps, at last {y[-1]:.4g}"))
     name = f"{out.stem}-samples.png"
     n = COLUMNS * BANKS if len(model.shape) == 3 else POINTS
@@ -56,22 +57,18 @@ def write_card(
     beside = _teacher(teacher, about, model, device)
     rows = own | ({} if beside is None else draw(beside, {"teacher, 18 steps": plan(beside, "heun", 18)}, n, device))
     told = f"Seeds 0 to {n - 1}, the classes in turn; what stands in one column comes from the same noise."
-    _write(out.parent / name, _picture(rows))
+    write_png(out.parent / name, _picture(rows))
     pictures.append(Picture("Samples", name, "samples: " + "; ".join(rows), told if len(model.shape) == 3 else ""))
     if len(model.shape) == 3:
         name = f"{out.stem}-neighbours.png"
         data, data_name = data_of(meta)
         assert isinstance(data, ImageData | PixelData)
         figure, remark = _neighbours(list(own.values())[-1], data, data_name, cache)
-        _write(out.parent / name, figure)
+        write_png(out.parent / name, figure)
         alt = f"{QUERIES} samples, each above its {NEIGHBOURS} nearest training images"
         pictures.append(Picture("Nearest training images", name, alt, remark))
     write_whole(out, f"{card(path, report, pictures)}\n".encode())
     return [out, *(out.parent / picture.name for picture in pictures)]
-
-
-def _write(path: Path, figure: Any) -> None:
-    write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------------
@@ -82,12 +79,12 @@ def plans_of(model: Denoiser, about: dict[str, Any]) -> dict[str, Plan]:
     usual = plan(model, about=about)
     if model.traits.consistency:
         return {"one step": usual, "two steps": plan(model, steps=2, about=about)}
-    return {f"{usual.steps} step{'s' * (usual.steps != 1)}": usual}
+    return {count(usual.steps, "step"): usual}
 
 
 def draw(model: Denoiser, plans: dict[str, Plan], n: int, device: torch.device | str) -> dict[str, Tensor]:
     """``n`` samples of each plan from the seeds 0 to n - 1 and the classes in turn, on the CPU."""
-    label = torch.arange(n, device=device) % model.classes if model.classes else None
+    label = classes_in_turn(model.classes, n, device=device)
     return {
         name: sample(model, model.shape, range(n), how.sampler, label=label, sigmas=how.sigmas, device=device).cpu()
         for name, how in plans.items()

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base.files import user_path, write_whole
+from ..base.files import SUFFIX, own_file, user_path, write_whole
 from ..base.rng import global_seed
 from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
@@ -311,7 +311,7 @@ def _load(path: Path, _stamp: int) -> LoadedClassifier:
 
 def classifier_names() -> list[str]:
     """Names of the classifiers that ship with the package."""
-    return sorted(p.stem for p in PRETRAINED.glob("*.safetensors"))
+    return sorted(p.stem for p in PRETRAINED.glob("*" + SUFFIX))
 
 
 # Which classifier knows which data set.
@@ -325,6 +325,9 @@ def classifier_for(data: str) -> str | None:
 
 
 def resolve_classifier(name: str) -> Path:
-    """The file of a shipped classifier, or the path of another."""
-    bundled = PRETRAINED / f"{name}.safetensors"
-    return bundled if bundled.is_file() else Path(name)
+    """The file of a shipped classifier, or of another by its path or from ``runs/``, where 'cmlab train' puts it.
+
+    The shipped one comes first: FD-cls on the classifier "cifar10" is on the same one everywhere.
+    """
+    bundled = PRETRAINED / f"{name}{SUFFIX}"
+    return bundled if bundled.is_file() else own_file(name) or Path(name)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise, Denoiser, traits_of
+from ..denoiser import Denoise, Denoiser, classes_in_turn, traits_of
 from ..editing import luma
 from ..noise import SIGMA_MAX, sampling_sigmas, seeds_from
-from ..samplers import heun, last_state, multistep, sample
+from ..samplers import heun, last_state, multistep, plan, sample
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
@@ -52,16 +52,15 @@ class ToyTest:
         return sliced_wasserstein(self.reference, samples)
 
     def few_steps(self, model: Denoise) -> dict[str, Tensor]:
-        """Samples (n, 2) of a consistency model from the noise, in one step and in two (levels 80 and 0.5)."""
-        levels = {"1 step": [SIGMA_MAX], "2 steps": [SIGMA_MAX, 0.5]}
-        ways = {way: multistep(model, self.noise, torch.tensor(at), noise=self.generator(4)) for way, at in levels.items()}
-        return {way: last_state(steps) for way, steps in ways.items()}
+        """Samples (n, 2) of a consistency model from the noise, in one step and in two, at the levels of `samplers.plan`."""
+        levels = {"1 step": plan(model, "multistep", 1).sigmas, "2 steps": plan(model, "multistep", 2).sigmas}
+        return {way: last_state(multistep(model, self.noise, at, noise=self.generator(4))) for way, at in levels.items()}
 
 
 def toy_report(model: Denoise, data: str, teacher: Denoise | None = None, seed: int = 0, n: int = 20_000) -> dict[str, float]:
     """Sliced Wasserstein distances of a 2D model to its data, with the data-against-data floor beside them.
 
-    A diffusion model is sampled with 40 Heun steps; a consistency model in one step and in two (levels 80 and 0.5); with a
+    A diffusion model is sampled with 40 Heun steps; a consistency model in one step and in two; with a
     ``teacher``, also the paired rms to the teacher's 40 Heun steps from the same noise. ``seed`` fixes reference and noise.
     """
     test, grid = ToyTest(data, seed, n), sampling_sigmas(40)
@@ -106,14 +105,14 @@ def digit_classifier(data: str = "digits"):
 
 def digit_accuracy(model: Denoiser, data: str, sampler: str, steps: int, n: int = 2000, seed: int = 0) -> float:
     """Share of ``n`` class-conditional samples that the classifier puts into the class that was asked for."""
-    label = torch.arange(n) % 10
+    label = classes_in_turn(10, n)
     x = sample(model, model.shape, seeds_from(seed, n), sampler, steps, label=label)
     return float((digit_classifier(data)[0].predict(digit_features(x)) == label.numpy()).mean())
 
 
 def digit_report(model: Denoiser, data: str) -> dict[str, float]:
-    """Classifier accuracy on class-conditional samples: 18 Heun steps, or one and two consistency steps; its own beside it."""
+    """Classifier accuracy on class-conditional samples made as `samplers.plan` says, of a consistency model in two steps, too."""
+    usual, consistency = plan(model), is_consistency(model)
+    ways = {"1 step": usual, "2 steps": plan(model, steps=2)} if consistency else {f"{usual.steps} Heun steps": usual}
     report = {"classifier on real digits": digit_classifier(data)[1]}
-    if not is_consistency(model):
-        return report | {"18 Heun steps": digit_accuracy(model, data, "heun", 18)}
-    return report | {f"{k} step{'s' * (k > 1)}": digit_accuracy(model, data, "multistep", k) for k in (1, 2)}
+    return report | {name: digit_accuracy(model, data, how.sampler, how.steps) for name, how in ways.items()}

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base import text
 from ..data.pictures import load_npz, load_pictures
 from ..data.pixels import Rounding, to_pixels
-from ..denoiser import Denoise, Denoiser
+from ..denoiser import Denoise, Denoiser, classes_in_turn
 from ..noise import seeds_from
 from ..samplers import Plan, plan, sample
 from ..training.processes import ALONE, Processes, from_environment, joined
@@ -60,21 +61,11 @@ class Report:
         figures = [
             {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items() if v is not None} for row in self.rows
         ]
-        return {
-            "samples": self.samples,
-            "features": self.features,
-            "reference": self.reference,
-            "floor_n": self.floor_n,
-            **self.facts,
-            "figures": figures,
-        }
+        return {k: v for k, v in vars(self).items() if k not in ("rows", "facts")} | self.facts | {"figures": figures}
 
     def text(self) -> str:
         """Lines for a terminal."""
-        table = figure_table(self.as_dict())
-        widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-        return "\n".join([f"{self.samples}", f"{self.features}; {self.reference}", *lines])
+        return "\n".join([self.samples, f"{self.features}; {self.reference}", *text.aligned(figure_table(self.as_dict()))])
 
 
 def figure_table(measured: dict[str, Any]) -> list[list[str]]:
@@ -135,15 +126,14 @@ def model_source(
         raise ValueError(f"--n must be at least {MIN_SAMPLES} and --batch at least 1, got {n} and {batch}")
 
     def draw(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        label = torch.arange(start, stop) % model.classes if model.classes else None
+        label = classes_in_turn(model.classes, stop - start, start)
         seeds = seeds_from(seed + start, stop - start)
         x = sample(model, model.shape, seeds, how.sampler, label=label, sigmas=how.sigmas, device=device)
         return to_pixels(x.cpu(), rounding), label
 
     levels = how.sigmas.tolist() if how.chosen else None
-    told = "" if levels is None else f" (levels {' '.join(f'{s:.5g}' for s in levels)})"
-    steps = f"{how.steps} step{'s' * (how.steps != 1)}{told}"
-    title = f"{name}: {n} samples, {how.sampler}, {steps}, seeds {seed} to {seed + n - 1}, {rounding}"
+    told = "" if levels is None else f" (levels {text.levels(levels)})"
+    title = f"{name}: {n} samples, {how.sampler}, {text.count(how.steps, 'step')}{told}, seeds {seed} to {seed + n - 1}, {rounding}"
     facts = {"n": n, "sampler": how.sampler, "steps": how.steps, "seed": seed, "rounding": rounding}
     facts |= {} if levels is None else {"sigmas": levels}
     return Source(n, batch, tuple(model.shape), draw, model.classes > 0, title, facts)

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from ..base.files import user_path, write_whole
+from ..base.files import RUNS, SUFFIX, own_file, user_path, write_whole
 from ..base.suggest import unknown
 from ..denoiser import PRECONDS, Denoiser, Preconditioning, precond_name
 from ..networks import NETWORKS, build_network, network_name
 
 FORMAT = 1
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-SUFFIX = ".safetensors"
 MAX_SIDE = 1 << 16  # of an image; a header may claim anything
 
 
@@ -35,6 +34,11 @@ class CheckpointError(ValueError):
 def pretrained_names() -> list[str]:
     """Names of the checkpoints that ship with the package."""
     return sorted(p.stem for p in PRETRAINED.glob("*" + SUFFIX))
+
+
+def own_checkpoints() -> list[Path]:
+    """The files of the user's own runs, in this folder's ``runs/``."""
+    return sorted(RUNS.glob("*" + SUFFIX))
 
 
 def resolve(name_or_path: str | Path) -> Path:
@@ -69,15 +73,12 @@ def find(name: str | Path, trainable: Collection[str] = ()) -> Path:
     CheckpointError for what is not there: one of those has not been trained yet.
     """
     path = user_path(name)
-    bare = str(path).removesuffix(SUFFIX)
-    if not path.is_file():
-        for folder in (Path(), Path("runs"), Path("../runs")):  # notebooks run one folder below
-            own = folder / f"{bare}{SUFFIX}"
-            if bare and own.is_file():
-                return own
+    if not path.is_file() and (own := own_file(path)) is not None:
+        return own
     try:
         return resolve(path)
     except CheckpointError as error:
+        bare = str(path).removesuffix(SUFFIX)
         if bare in trainable and not path.exists():
             raise CheckpointError(f"{bare} has not been trained yet: run 'cmlab train {bare}' first") from error
         raise

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..base.files import RUNS
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -21,7 +23,7 @@ class RunOptions:
         threads: CPU threads; 1 is the fastest for the small models.
     """
 
-    out: Path = Path("runs")
+    out: Path = RUNS
     overwrite: bool = False
     resume: bool = False
     save_every: int = 0

@@ -11,6 +11,7 @@ import torch
 from ..base.registry import DATASETS
 from ..base.rng import global_seed
 from ..base.suggest import unknown
+from ..base.text import count
 from ..data import Data, MixtureData, load_data
 from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
@@ -29,8 +30,8 @@ def training_data(preset: Preset) -> Data:
     """The preset's data set, as it is trained on; raises what `load_data` raises, with the way out for one that is absent."""
     data = load_data(preset.data, flip=preset.flip, resolution=preset.resolution or None)
     if not isinstance(data, MixtureData) and len(data) < 2:
-        count = f"{len(data)} picture{'s' * (len(data) != 1)}"
-        raise ValueError(f"the data set {preset.data} holds {count}: to train takes at least 2, and hundreds to learn from")
+        held = count(len(data), "picture")
+        raise ValueError(f"the data set {preset.data} holds {held}: to train takes at least 2, and hundreds to learn from")
     return data if preset.labels or isinstance(data, MixtureData) else replace(data, label=None, class_names=())
 
 

@@ -8,11 +8,12 @@ from typing import Any, cast
 import torch
 
 from ..base.device import machine
-from ..base.files import write_png, write_whole
+from ..base.files import write_png
 from ..base.own import command_line
+from ..base.text import count
 from ..data import fingerprint
 from ..data.names import title_of
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, classes_in_turn
 from ..formats import checkpoints
 from ..samplers import plan
 from . import presets
@@ -126,7 +127,7 @@ class _ModelRun(Run):
         self.curves.measured(step, fd)
         if self.log:
             self.log.add_scalar("FD-cls", fd, step)
-        tqdm.write(f"step {step}: FD-cls {fd:.4g} of {FD_SAMPLES} samples, {sampler} with {steps} step{'s' * (steps > 1)}")
+        tqdm.write(f"step {step}: FD-cls {fd:.4g} of {FD_SAMPLES} samples, {sampler} with {count(steps, 'step')}")
 
     def facts(self) -> dict[str, Any]:
         return {"curves": self.curves.facts()}
@@ -190,11 +191,11 @@ def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.d
 
     picture = len(model.shape) == 3
     n = GRID if picture else 16 * GRID
-    label = torch.arange(n, device=device) % model.classes if model.classes else None
+    label = classes_in_turn(model.classes, n, device=device)
     x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
     if picture:
         grid = image_grid(x, scale=max(1, 64 // model.shape[-1]))
         write_png(path, grid)
         return grid
-    write_whole(path, lambda file: plot_points({title: x}, size=4).savefig(file, format="png"))
+    write_png(path, plot_points({title: x}, size=4))
     return None

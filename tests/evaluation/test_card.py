@@ -100,6 +100,8 @@ def test_a_checkpoint_that_says_nothing_has_a_card(tmp_path):
     assert "Anything but the data it was trained on" in card(path)
     path = checkpoints.save(tmp_path / "odd.safetensors", tiny(), {"note": {"a": 1}})
     assert '- note: {"a": 1}' in card(path)
+    path = checkpoints.save(path, tiny(), {"note": "a\x1b]0;b\x07\n# c", "preset": "\x9b2J"})  # would move a terminal's cursor
+    assert {"- note: a?]0;b??# c", "- preset: ?2J"} <= set(card(path).splitlines()) and card(path).isascii()
 
 
 def test_evaluate_writes_card_and_keeps_figures(checkpoint, tmp_path, monkeypatch, capsys):

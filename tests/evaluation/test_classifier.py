@@ -13,12 +13,14 @@ from conftest import said
 from cmlab.commands.main import main
 from cmlab.evaluation import classifier_training as training
 from cmlab.evaluation.classifier import (
+    PRETRAINED,
     Classifier,
     ClassifierConfig,
     FastClassifier,
     accuracy,
     build_classifier,
     load_classifier,
+    resolve_classifier,
     save_classifier,
     splits,
 )
@@ -157,8 +159,20 @@ def test_the_command_stops_goes_on_and_is_used_by_evaluate(tmp_path, monkeypatch
     assert set(two.about["accuracy"]) == {"digits", "digits-color"}
     assert two.about["cpu_seconds"] >= 2  # one before the stop, at least one after it
     assert two.about["accuracy"]["digits"] == round(accuracy(two.model, splits("digits")[1]), 4)
-    command = ["evaluate", "digits-cd", "--n", "40", "--features", "runs/digits-classifier.safetensors", "--metrics", "fd"]
+    command = ["evaluate", "digits-cd", "--n", "40", "--features", "digits-classifier", "--metrics", "fd"]  # from runs/
     assert main([*command, "--cache", "cache"]) == 0 and "FD-cls" in capsys.readouterr().out
+
+
+def test_a_classifier_is_found_by_its_name_as_models_are_but_never_in_place_of_a_shipped_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "digits-classifier"]) == 1 and "digits-classifier is no checkpoint" in capsys.readouterr().err
+    mine = save_classifier(Path("runs/digits-classifier.safetensors"), trained(TINY), {"note": "mine\x1b[2J\nand more"})
+    assert resolve_classifier("digits-classifier") == mine
+    assert main(["info", "digits-classifier"]) == 0
+    out = capsys.readouterr().out
+    assert "- note: mine?[2J?and more\n" in out and "--features digits-classifier'" in out
+    Path("runs/digits.safetensors").touch()
+    assert resolve_classifier("digits") == PRETRAINED / "digits.safetensors"
 
 
 @pytest.mark.parametrize(
