@@ -53,7 +53,8 @@ class TrainConfig:
     Args:
         steps: optimizer steps.
         batch: samples per step, of all processes together.
-        optimizer: radam as for consistency models, adam as for EDM, adamw, or `Muon`. Settings that are not named here are torch's.
+        optimizer: radam as for consistency models (`RAdam`), adam as for EDM, adamw, or muon (`Muon`). What is not said here is
+            torch's default.
         lr: its learning rate; of Muon about 0.01, whatever the data.
         lr_schedule: how the learning rate falls over the training, or over each stage of a progressive distillation. "linear" and
             "cosine" fall to 0 at the last step. "wsd" (warm up, stable, decay) stays until four fifths of the steps are done and

@@ -16,15 +16,9 @@ from ..denoiser import Denoise, Denoiser
 from ..losses import Loss
 from ..noise import Draws
 from .config import HalfLife, Precision, TrainConfig
-from .muon import Muon
+from .optimizers import OPTIMIZERS
 from .processes import ALONE, Processes
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "radam": torch.optim.RAdam,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "muon": Muon,
-}
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -195,6 +195,8 @@ def training_steps(case):
         teacher = Denoiser(ToyNet(params_of(case, "teacher.", dtype)), Precond(s["sigma_data"]), shape, classes)
     averaged: Any = Averaged(loss, s.get("loss_norm"))
     trainer = Trainer(model, averaged, lr=s["lr"], weight_decay=s["weight_decay"], ema=tuple(s["ema_rates"]), teacher=teacher)
+    # torch's own, whose first steps are as long as the gradient.
+    trainer.optimizer = torch.optim.RAdam(trainer.parameters, lr=s["lr"], weight_decay=s["weight_decay"])
     rows: dict[str, list[Tensor]] = {name: [] for name in case.names("out")}
 
     def flat(denoiser: Any) -> Tensor:

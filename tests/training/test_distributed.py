@@ -73,6 +73,7 @@ NET = ["--network.width", "12", "--no-half"]
 # A target average; stages, and accumulation in each process.
 TRAININGS = {
     "ct": ["8gaussians-ct", *NET, "--loss.weight", "1/dt", "--optimizer", "adam"],
+    "muon": ["8gaussians-edm", *NET, "--optimizer", "muon", "--lr", "0.01"],
     "pd": ["8gaussians-pd", *NET, "--init=", "--teacher", "oracle", "--loss.n.start", "4", "--accumulate", "2"],
 }
 

@@ -54,6 +54,7 @@ KINDS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "dropout": (lambda: tiny(precond=EDM, dropout=0.3), POINTS, EDMLoss(), {"accumulate": 2}),
     "averages": (lambda: tiny(precond=EDM), POINTS, EDMLoss(), {"ema": (HalfLife(1e-5, 0.5), 0.9, 0.5)}),
     "adam": (lambda: tiny(precond=EDM), POINTS, EDMLoss(), {"optimizer": "adam", "beta2": 0.99, "rampup": 2e-5, "clip": 0.1}),
+    "muon": (lambda: tiny("unet", EDM, 10), images(), EDMLoss(), {"optimizer": "muon", "lr": 0.01}),
     "linear": (lambda: tiny(precond=EDM), POINTS, EDMLoss(), {"optimizer": "adamw", "lr_schedule": "linear", "weight_decay": 0.1}),
     "bf16": (lambda: tiny(precond=EDM), POINTS, EDMLoss(), {"precision": "bf16"}),
     "pd": (lambda: tiny(precond=EDM), POINTS, ProgressiveLoss(HalvingN(4)), {"teacher": soft3()}),

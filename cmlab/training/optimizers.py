@@ -1,11 +1,35 @@
-"""Muon: steps along the nearest orthogonal matrix (Keller Jordan's "Muon: an optimizer for hidden layers", 2024; arXiv 2502.16982)."""
+"""What moves the weights: torch's optimizers, RAdam with safe first steps, and Muon."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-MOMENTUM, ADAM, EPS = 0.95, 0.2, 1e-8
+
+class RAdam(torch.optim.RAdam):
+    """torch's RAdam, the first steps of which are never longer than the learning rate.
+
+    In five steps or so the spread of the gradients is not known well enough to divide by it (Liu et al., arXiv 1908.03265, section
+    4: rho at most 5). torch goes along the raw gradient then, at the full rate, whatever its size: a sum over many pixels is
+    thrown far off. Here those gradients are shortened to norm 1. All other steps are torch's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As in torch; of a closure torch's own first steps."""
+        for group in self.param_groups:
+            taken = next((self.state[p]["step"] for p in group["params"] if self.state.get(p)), 0)
+            if _rho(int(taken) + 1, group["betas"][1]) <= 5:
+                torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        return super().step(closure)
+
+
+def _rho(t: int, beta2: float) -> float:
+    """RAdam's length of the average of squared gradients after ``t`` of them."""
+    return 2 / (1 - beta2) - 1 - 2 * t * beta2**t / (1 - beta2**t)
+
+
+MOMENTUM, ADAM, EPS = 0.95, 0.2, 1e-8  # Muon's momentum; the others' rate as a part of the matrices'; Adam's epsilon
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -27,9 +51,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon for weights of two dimensions or more, a filter bank as the matrix (out, rest), and Adam for the others.
 
-    A matrix moves by ``lr sqrt(max(1, rows / columns))`` times its orthogonal direction, whatever the size of its gradient.
-    torch.optim.Muon does so for matrices alone. Of parameters that are divided over processes each process puts the direction
-    together and takes its part.
+    Steps along the nearest orthogonal matrix (Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024;
+    arXiv 2502.16982). A matrix moves by ``lr sqrt(max(1, rows / columns))`` times it, whatever the size of its gradient.
+    torch.optim.Muon does so for matrices alone. Of parameters that are divided over processes each process puts the whole
+    gradient together and takes its part.
 
     Args:
         params: the parameters.
@@ -69,7 +94,7 @@ class Muon(torch.optim.Optimizer):
 
             matrix = part_of(matrix, ahead)
         rows, columns = p.shape[0], p[0].numel()
-        return max(1.0, rows / columns) ** 0.5, matrix
+        return 1.0, matrix.mul_(max(1.0, rows / columns) ** 0.5)
 
     def _vector(self, p: nn.Parameter, beta1: float, beta2: float) -> tuple[float, Tensor]:
         state, grad = self.state[p], p.grad
@@ -81,3 +106,11 @@ class Muon(torch.optim.Optimizer):
         step = float(state["step"])
         spread = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt_().add_(EPS)
         return ADAM, (state["exp_avg"] / (1 - beta1**step)).div_(spread)
+
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "radam": RAdam,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "muon": Muon,
+}
