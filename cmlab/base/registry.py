@@ -11,6 +11,7 @@ import ast
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -81,7 +82,7 @@ class Registry(Mapping[str, T]):
         return tuple(record.name for record in self.records(*kinds))
 
     def texts(self) -> dict[str, Record[None]]:
-        """All entries without their values, which are not imported for it."""
+        """All entries without their values, which are not imported for it, and with those facts that are constants."""
         known = {record.name: record for path in self._files() for record in self._declared(path)}
         added = {name: cast(Any, record) for name, record in self._records.items()}
         return {**known, **{name: record for name, record in added.items() if name not in known}}
@@ -128,9 +129,11 @@ class Registry(Mapping[str, T]):
             if ast.unparse(call.func) != f"{self.variable}.register":
                 continue
             words: dict[str, Any] = dict(zip(("name", "label", "help"), map(ast.literal_eval, call.args), strict=False))
-            words |= {k.arg: k.value.value for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}
-            name = words["name"]
-            yield Record(name, None, words.get("label") or name, words.get("help", ""), words.get("kind", ""))
+            for keyword in call.keywords:
+                with suppress(ValueError):  # a fact that is no constant is known when the module is imported
+                    words[keyword.arg or ""] = ast.literal_eval(keyword.value)
+            name, label = words.pop("name"), words.pop("label", "")
+            yield Record(name, None, label or name, words.pop("help", ""), words.pop("kind", ""), words)
 
 
 DATASETS: Registry[Any] = Registry("data set", "DATASETS", "data/toys", "data/scikit_digits", "data")
@@ -141,6 +144,7 @@ LOSSES: Registry[Any] = Registry("loss", "LOSSES", "losses", "methods")
 SAMPLERS: Registry[Any] = Registry("sampler", "SAMPLERS", "samplers", "methods")
 BRIDGES: Registry[Any] = Registry("solver of one step", "BRIDGES", "samplers", "methods")
 EDITS: Registry[Any] = Registry("edit", "EDITS", "editing", "methods")
+EXPERIMENTS: Registry[Any] = Registry("experiment", "EXPERIMENTS", "theory/experiments")
 
 # What a person may add to, by what it is called.
 EXTENSIONS = {"data": DATASETS, "network": NETWORKS, "loss": LOSSES, "sampler": SAMPLERS, "edit": EDITS, "distance": DISTANCES}

@@ -23,9 +23,18 @@ CALLED = {"free": "mask"}  # options that have another name than the parameter t
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 
 
-def one_of(registry: Registry[Any]) -> Any:
-    """For `Annotated`: an option whose value is a name of ``registry``; None stands for nothing said."""
-    return tyro.conf.arg(constructor_factory=lambda: Literal[tuple(registry.texts())] | None)  # pyright: ignore
+def one_of(registry: Registry[Any], fact: str = "") -> Any:
+    """For `Annotated`: an option whose value is a name of ``registry``, or one of those that a record names as its ``fact``.
+
+    None stands for nothing said.
+    """
+
+    def kind() -> Any:
+        texts = registry.texts()
+        names = [name for text in texts.values() for name in text.facts.get(fact, ())] if fact else texts
+        return Literal[tuple(names)] | None  # pyright: ignore
+
+    return tyro.conf.arg(constructor_factory=kind)
 
 
 def parse(kind: Any, words: list[str], prog: str, default: Any = None, *, first: str = "", others: bool = False) -> Any:

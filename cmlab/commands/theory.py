@@ -1,21 +1,16 @@
 """'cmlab theory': measure a theorem of the paper."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import tyro
 
 from ..base.files import new_file, write_png, write_whole
-from ..base.registry import Registry
+from ..base.registry import EXPERIMENTS
+from ..base.text import aligned
 from .options import check_taken, one_of
-
-if TYPE_CHECKING:
-    from .experiments import Measured
-
-EXPERIMENTS: Registry[Callable[..., "Measured"]] = Registry("experiment", "EXPERIMENTS", "commands/experiments")
 
 
 @dataclass(frozen=True)
@@ -43,10 +38,10 @@ class TheoryOptions:
     experiment: Annotated[str, tyro.conf.Positional, one_of(EXPERIMENTS)]
     data: str | None = None
     checkpoint: str | None = None
-    solver: Literal["euler", "heun", "midpoint", "midpoint-sigma"] | None = None
-    distance: Literal["l1", "l2", "huber"] | None = None
-    target: Literal["other", "online"] | None = None
-    weight: Literal["1", "1/dt"] | None = None
+    solver: Annotated[str | None, one_of(EXPERIMENTS, "solver")] = None
+    distance: Annotated[str | None, one_of(EXPERIMENTS, "distance")] = None
+    target: Annotated[str | None, one_of(EXPERIMENTS, "target")] = None
+    weight: Annotated[str | None, one_of(EXPERIMENTS, "weight")] = None
     sizes: tuple[int, ...] | None = None
     points: int | None = None
     seed: int = 0
@@ -59,13 +54,13 @@ def theory(o: TheoryOptions) -> None:
     """Run 'cmlab theory': print the table and write the files that were asked for."""
     if o.figure is not None and o.figure.suffix != ".png":
         raise ValueError(f"--figure must end in .png, got {o.figure}")
-    check(o)
+    own = _own_options(o)
     for option, path in (("--json", o.json), ("--figure", o.figure)):
         if path is not None:
             new_file(path, o.overwrite, option)
-    found = measure(o)
-    lines = ["  ".join(f"{cell:>12}" for cell in row) for row in (found.names, *found.rows())]
-    print(found.title, *lines, *found.conclusions, sep="\n")
+    sampled = {"seed": o.seed, "sizes": o.sizes, "points": o.points}
+    found = EXPERIMENTS[o.experiment]({name: value for name, value in sampled.items() if value is not None}, **own)
+    print(found.title, *aligned(found.table()), *found.conclusions, sep="\n")
     if o.json is not None:
         facts = {"experiment": o.experiment, "seed": o.seed, "slope": found.slope, **asdict(found.result)}
         write_whole(o.json, json.dumps(facts, indent=1).encode())
@@ -73,24 +68,20 @@ def theory(o: TheoryOptions) -> None:
         write_png(o.figure, found.figure())
 
 
-def measure(o: TheoryOptions) -> "Measured":
-    """Run the experiment; raises ValueError for options that it has no use for."""
-    own = check(o)
-    sampled = {"seed": o.seed, "sizes": o.sizes, "points": o.points}
-    return EXPERIMENTS[o.experiment]({name: value for name, value in sampled.items() if value is not None}, **own)
-
-
-def check(o: TheoryOptions) -> dict[str, str]:
+def _own_options(o: TheoryOptions) -> dict[str, str]:
     """The options that are the experiment's own; refuses, before any work is done, those that do not go together."""
     from ..theory import check_sizes
+    from .common import checkpoint_of
 
     asked = {name: getattr(o, name) for name in ("data", "checkpoint", "solver", "distance", "target", "weight")}
     own = {name: value for name, value in asked.items() if value is not None}
-    check_taken(EXPERIMENTS, o.experiment, own)
+    taken = {parameter.name: parameter.default for parameter in check_taken(EXPERIMENTS, o.experiment, own)}
     if "data" in own and "checkpoint" in own:
         raise ValueError("the checkpoint says what its data are: leave --data out")
     if o.points is not None and o.points < 1:
         raise ValueError(f"--points must be at least 1, got {o.points}")
     if o.sizes is not None and len(check_sizes(o.sizes)) < 2:
         raise ValueError("--sizes needs at least two sizes to have a slope, such as 40 80 160")
+    if name := (taken | own).get("checkpoint"):
+        checkpoint_of(name)  # says where it is one of the user's own
     return own

@@ -21,14 +21,14 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from cmlab import samplers  # noqa: E402
 from cmlab.app import handlers, plane, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
-from cmlab.base.registry import DATASETS, EDITS, LOSSES, SAMPLERS  # noqa: E402
+from cmlab.base.registry import DATASETS, EDITS, EXPERIMENTS, LOSSES, SAMPLERS  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
-from cmlab.commands.theory import EXPERIMENTS, TheoryOptions, measure  # noqa: E402
 from cmlab.data import EXAMPLES  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, traits_of  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
 from cmlab.samplers import default_sigmas  # noqa: E402
+from cmlab.theory import SOLVERS  # noqa: E402
 from cmlab.training.presets import get_preset  # noqa: E402
 
 COLOR, CIFAR = "digits-color", "cifar10-small"
@@ -348,18 +348,14 @@ def test_theorems_are_those_of_the_command(client, monkeypatch, options, says, r
     lines = table.splitlines()
     assert len(lines) == 5 and lines[-1].startswith(f"| {row} |")
     names = {"distribution": "data", "model": "checkpoint"}
-    asked = {names.get(k, k): v for k, v in options.items()}
-    direct = measure(TheoryOptions(seed=2, sizes=(4, 8, 16), points=4, **asked))  # type: ignore[arg-type]
+    asked = {names.get(k, k): v for k, v in options.items() if k != "experiment"}
+    direct = EXPERIMENTS[options["experiment"]]({"seed": 2, "sizes": (4, 8, 16), "points": 4}, **asked)
     assert table == theory.table_of(direct)
 
 
-def test_every_choice_of_the_theorems_is_one_of_the_command():
-    import typing
-
-    types = typing.get_type_hints(TheoryOptions)
-    for field, offered in (("solver", theory.SOLVERS), ("distance", theory.DISTANCES), ("target", theory.TARGETS)):
-        assert {*offered} <= {v for part in typing.get_args(types[field]) for v in typing.get_args(part)}
-    assert {*theory.EXPERIMENTS} == {*EXPERIMENTS.texts()} == {*theory.HELP} == {*theory.SMALL}
+def test_the_theorems_and_their_choices_are_those_of_the_room_theory():
+    assert {*theory.EXPERIMENTS} == {*EXPERIMENTS.texts()} == {*theory.HELP} == {*theory.SMALL} and all(theory.HELP.values())
+    assert tuple(SOLVERS) == theory.SOLVERS and EXPERIMENTS.texts()["thm2"].facts["distance"] == theory.DISTANCES
     assert "two-moons-cd" in theory.models() and "two-moons-edm" not in theory.models() and "two-moons-edm" in theory.starts()
 
 

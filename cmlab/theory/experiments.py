@@ -1,6 +1,7 @@
 """The experiments of `theory` as 'cmlab theory' and the app run them: by name, with a table, a slope, words and a figure.
 
-Each takes ``sampled`` (the seed and, where they are said, ``sizes`` and ``points``) and the options that are its own.
+Each takes ``sampled`` (the seed and, where they are said, ``sizes`` and ``points``) and the options that are its own. Its record
+says what these may be, and of which size it is measured in seconds (``small``). Its docstring is what the app tells of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import theory
+from ..base.registry import EXPERIMENTS
 from ..base.suggest import unknown
 from ..data import DATASETS, MixtureData, load_toy
 from ..denoiser import Denoiser
+from ..formats import checkpoints
 from ..oracle import Gaussian, GaussianMixture
-from ..training.presets import data_of
-from .common import load
-from .theory import EXPERIMENTS
+from ..training.presets import data_of, find
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,24 +38,32 @@ class Measured:
     result: Any
     figure: "Callable[[], Figure]"
 
-    def rows(self) -> list[list[str]]:
-        """The table's numbers as text, "" where there is none."""
+    def table(self) -> list[list[str]]:
+        """The heading, and the numbers as text, "" where there is none."""
+        rows = zip(*self.columns, strict=True)
         return [
-            ["" if v is None else str(v) if isinstance(v, int) else f"{v:.4g}" for v in row]
-            for row in zip(*self.columns, strict=True)
+            list(self.names),
+            *(["" if v is None else str(v) if isinstance(v, int) else f"{v:.4g}" for v in row] for row in rows),
         ]
 
 
+_MADE = {"soft3": theory.soft3, "gaussian": lambda: Gaussian(torch.zeros(2), 0.5)}
+
+
+def distributions() -> tuple[str, ...]:
+    """What ``data`` may be: the distributions whose score is exact."""
+    return (*_MADE, *DATASETS.of_kind("toy"))
+
+
 def _oracle(name: str) -> GaussianMixture:
-    made = {"soft3": theory.soft3, "gaussian": lambda: Gaussian(torch.zeros(2), 0.5)}
-    if name not in (known := (*made, *DATASETS.of_kind("toy"))):
+    if name not in (known := distributions()):
         raise ValueError(unknown("2D data set", name, known))
-    return made[name]() if name in made else load_toy(name).oracle
+    return _MADE[name]() if name in _MADE else load_toy(name).oracle
 
 
 def _of_checkpoint(name: str) -> tuple[Denoiser, str, GaussianMixture]:
     """The model, the name of the data that it was trained on, and their exact score."""
-    model, meta, _ = load(name)
+    model, meta = checkpoints.load(find(name))
     data, data_name = data_of(meta)
     if not isinstance(data, MixtureData):
         raise ValueError(f"{name} makes pictures: theorems are measured where the exact score is known, choose a model of points")
@@ -67,9 +76,15 @@ def _range(sizes: Sequence[int], low: int) -> tuple[int, int]:
 
 
 @EXPERIMENTS.register(
-    "thm1", "Theorem 1: CD's error", "the error of models of zero CD loss against the step size; its slope is the solver's order"
-)
+    "thm1", "Theorem 1: CD's error", "the error of models of zero CD loss against the step size; its slope is the solver's order",
+    solver=("euler", "heun", "midpoint", "midpoint-sigma"), small={"sizes": (10, 20, 40, 80, 160, 320), "points": 64},
+)  # fmt: skip
 def theorem1(sampled: dict[str, Any], *, data: str = "soft3", checkpoint: str | None = None, solver: str = "heun") -> Measured:
+    """A model of zero CD loss is the solver itself, walked down the grid.
+
+    **How far is it from the exact consistency function?** The error falls with the step size to the power of the solver's order:
+    slope 1 for Euler, 2 for Heun. A trained model adds a floor that no finer grid removes.
+    """
     floor, name = None, data
     if checkpoint is None:
         curve = theory.theorem1(solver, _oracle(data), **sampled)
@@ -103,9 +118,16 @@ def theorem1(sampled: dict[str, Any], *, data: str = "soft3", checkpoint: str | 
 
 
 @EXPERIMENTS.register(
-    "thm2", "Theorem 2: CD and CT", "CD loss against CT loss as the steps shrink; the slope of their difference is 2"
-)
+    "thm2", "Theorem 2: CD and CT", "CD loss against CT loss as the steps shrink; the slope of their difference is 2",
+    distance=("l2", "huber", "l1"), target=("other", "online"),
+    small={"sizes": (10, 20, 40, 80, 160, 320), "points": 16},
+)  # fmt: skip
 def theorem2(sampled: dict[str, Any], *, data: str = "soft3", distance: str = "l2", target: Any = "other") -> Measured:
+    """CT replaces the teacher's score by one noisy sample of it.
+
+    **What does that change in the loss?** Nothing at first order: the two losses meet like the square of the step, while both tend
+    to the same number.
+    """
     result = theory.theorem2(distance, target, oracle=_oracle(data), **sampled)
     low, high = _range(result.sizes, 80)
     slope = {"difference": result.slope(low, high), "cd": result.slope(low, high, "cd"), "ct": result.slope(low, high, "ct")}
@@ -124,8 +146,16 @@ def theorem2(sampled: dict[str, Any], *, data: str = "soft3", distance: str = "l
     )  # fmt: skip
 
 
-@EXPERIMENTS.register("variance", "CT's gradient: bias and noise", "bias and spread of the CT gradient against N")
+@EXPERIMENTS.register(
+    "variance", "CT's gradient: bias and noise", "bias and spread of the CT gradient against N",
+    weight=("1", "1/dt"), small={"sizes": (2, 4, 8, 16, 32, 64, 128), "points": 24},
+)  # fmt: skip
 def variance(sampled: dict[str, Any], *, checkpoint: str = "8gaussians-edm", weight: Any = "1") -> Measured:
+    """**Why start with few levels and end with many?**
+
+    At small N the gradient of CT is biased, like 1/N; at large N the bias is gone and the noise of a single sample remains. N(k)
+    walks from one end to the other.
+    """
     model, _, oracle = _of_checkpoint(checkpoint)
     result = theory.ct_gradient(model, oracle, weight=weight, **sampled)
     low, high = _range(result.sizes, 32)
