@@ -89,7 +89,7 @@ class Flat(nn.Module):
 PUBLISHED = """
 from ..networks import MLPConfig
 
-PUBLISHED["my-moons"] = Preset("two-moons", EDMLoss(), MLPConfig(), lr=1e-4), "One of my own."
+PUBLISHED.register("my-moons", help="One of my own.")(Preset("two-moons", EDMLoss(), MLPConfig(), lr=1e-4))
 """
 EXPERIMENT = """
 from dataclasses import replace

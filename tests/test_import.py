@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 import cmlab
+from cmlab.commands.main import COMMANDS
 
 HEAVY = [
     "matplotlib",
@@ -28,8 +29,8 @@ HEAVY = [
 
 
 def modules_after(code: str) -> set[str]:
-    """Top-level names in sys.modules after ``code`` in a fresh interpreter."""
-    code += "\nimport sys, json; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    """sys.modules after ``code`` in a fresh interpreter."""
+    code += "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
     out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(out.stdout.splitlines()[-1]))
 
@@ -53,11 +54,22 @@ def test_import_alone_loads_neither_torch_nor_anything_heavy():
     assert not modules_after("import cmlab; assert cmlab.__version__; assert 'fit' in dir(cmlab)") & {"torch", "numpy", *HEAVY}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["sample", "--help"], ["smaple"], ["edit", "x", "inpaint", "--msak", "left"]])
-def test_command_line_helps_and_refuses_without_torch(words):
-    loaded = modules_after(f"from cmlab.commands.main import main; main({words})")
+HELPS = [f"{name} --help" for name in COMMANDS]
+REFUSED = ["smaple", "edit x inpaint --msak left"]
+
+
+def test_command_line_helps_and_refuses_without_torch():
+    lines = ["--help", *HELPS, "train digits-color-chain --help", *REFUSED]
+    loaded = modules_after(f"from cmlab.commands.main import main\nfor line in {lines}: main(line.split())")
     assert "tyro" in loaded
     assert "torch" not in loaded
+
+
+def test_the_cost_of_a_preset_is_told_without_the_compiler_and_the_data():
+    lines = ["train digits-edm --help", "train cifar10-ict --help", "train cifar10-small-edm --help"]
+    loaded = modules_after(f"from cmlab.commands.main import main\nfor line in {lines}: assert main(line.split()) == 0")
+    assert "torch" in loaded
+    assert not loaded & {"torch._dynamo", "sklearn"}
 
 
 def test_every_export_is_there():

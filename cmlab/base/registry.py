@@ -35,9 +35,9 @@ class Record(Generic[T]):
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _origin(value: Any) -> tuple[str, str]:
-    """Where a function or class was written: the same when its module is read again."""
-    return value.__module__, value.__qualname__
+def _origin(value: Any) -> tuple[str, Any]:
+    """Where a function or class was written: the same when its module is read again. Of another value that value."""
+    return value.__module__, getattr(value, "__qualname__", value)
 
 
 class Registry(Mapping[str, T]):
@@ -145,6 +145,8 @@ SAMPLERS: Registry[Any] = Registry("sampler", "SAMPLERS", "samplers", "methods")
 BRIDGES: Registry[Any] = Registry("solver of one step", "BRIDGES", "samplers", "methods")
 EDITS: Registry[Any] = Registry("edit", "EDITS", "editing", "methods")
 EXPERIMENTS: Registry[Any] = Registry("experiment", "EXPERIMENTS", "theory/experiments")
+PUBLISHED: Registry[Any] = Registry("preset", "PUBLISHED", "training/published")
+CLASSIFIER_PRESETS: Registry[Any] = Registry("classifier preset", "CLASSIFIER_PRESETS", "evaluation/classifier_training")
 
 # What a person may add to, by what it is called.
 EXTENSIONS = {"data": DATASETS, "network": NETWORKS, "loss": LOSSES, "sampler": SAMPLERS, "edit": EDITS, "distance": DISTANCES}

@@ -15,7 +15,6 @@ from ..base.device import choose_device
 from ..base.files import write_whole
 from ..base.own import command_line
 from ..base.registry import LOSSES
-from ..base.suggest import unknown
 from ..denoiser import Denoiser
 from ..evaluation.card import keep_facts, keep_figures
 from ..evaluation.cardpictures import write_card
@@ -34,24 +33,12 @@ from ..training.processes import from_environment
 from ..training.published import Preset
 from ..training.session import run_facts
 from ..training.states import flatten
-from .options import parse
+from .chains import CHAINS, Chain, ChainOptions
 from .train import preset_command
 
 GRID, SEARCH_SEED = 40, 1_000_000  # the search has other seeds than the figures
 WORDS = ("fd", "kd", "accuracy")
 OWN = ("--init", "--teacher", "--resume", "--no-resume", "--overwrite")  # the chain's own affair
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A preset of a diffusion model and those of the consistency models that are made from it."""
-
-    teacher: str
-    students: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.teacher, *self.students)
 
 
 @dataclass(frozen=True)
@@ -66,29 +53,6 @@ class Stage:
     @property
     def file(self) -> Path:
         return self.run.out / f"{self.name}{SUFFIX}"
-
-
-@dataclass(frozen=True)
-class ChainOptions:
-    """Measures all of them, and writes NAME.safetensors with a card NAME.md for each. Stopped or killed at any point, the same
-    command goes on; what is finished is left alone.
-
-    Every other option is one of 'cmlab train PRESET', for all stages: --out DIR, --steps 100, --network.channels 8. With the
-    stage's method in front it is for that stage alone: --edm.steps 100.
-
-    Args:
-        n: samples that figures are measured on.
-        search: samples that the noise level of two steps is searched on.
-    """
-
-    n: int = 10_000
-    search: int = 2000
-
-
-CHAINS = {
-    "cifar10-small-chain": Chain("cifar10-small-edm", ("cifar10-small-cd", "cifar10-small-ict")),
-    "digits-color-chain": Chain("digits-color-edm", ("digits-color-cd", "digits-color-ict")),
-}
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------------
@@ -230,17 +194,10 @@ def _with_teacher(found: Report, beside: dict[str, Any]) -> Report:
 # --- the command -----------------------------------------------------------------------------------------------------------
 
 
-def run(name: str, args: list[str]) -> None:
-    """Run 'cmlab train NAME ...' for a chain: begin, go on, or find everything finished. Raises ValueError for an unknown name."""
-    if name not in CHAINS:
-        raise ValueError(unknown("chain", name, CHAINS))
+def run(name: str, o: ChainOptions, words: list[str], args: list[str]) -> None:
+    """Run 'cmlab train NAME ...' for a chain: begin, go on, or find everything finished. ``words`` of ``args`` are its stages'."""
     if from_environment().world_size > 1:
         raise ValueError("a chain runs in one process: train its stages one by one under torchrun, then start the chain alone")
-    first, *students = CHAINS[name].names
-    what = f"Trains {first}, then {' and '.join(students)} from it."
-    o, words = parse(ChainOptions, args, f"cmlab train {name}", first=what, others=True)
-    if min(o.n, o.search) < 10:
-        raise ValueError(f"--n and --search must be at least 10, got {o.n} and {o.search}")
     stages = stages_of(name, words)
     first = stages[0]
     if classifier_for(data := first.preset.data_name) is None:

@@ -93,18 +93,22 @@ def options_of(command: Callable[[Any], None]) -> Any:
 
 def _execute(command: Callable[[Any], None], options: Any) -> int:
     """Run a command with its options; returns the exit status. Raises what a user can cause: _KNOWN_ERRORS."""
-    import torch
-
-    from ..training.loop import Interrupted
-
     try:
         command(options)
-    except torch.OutOfMemoryError as error:
-        hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
-        raise ValueError(f"the memory of the device is full: {hint}") from error
-    except Interrupted as stop:
-        print(f"cmlab: {stop}", file=sys.stderr)
-        return stop.code
+    except Exception as error:
+        if "torch" not in sys.modules:  # no device was used, and no run begun
+            raise
+        from torch import OutOfMemoryError
+
+        from ..training.loop import Interrupted
+
+        if isinstance(error, OutOfMemoryError):
+            hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
+            raise ValueError(f"the memory of the device is full: {hint}") from error
+        if not isinstance(error, Interrupted):
+            raise
+        print(f"cmlab: {error}", file=sys.stderr)
+        return error.code
     return 0
 
 

@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+from ..base.presets import presets_by_data
+from ..base.registry import CLASSIFIER_PRESETS
 from ..base.suggest import unknown
+from .chains import CHAINS, chain_options
 from .options import TrainCommand, parse
 
 _USAGE = """usage: cmlab train PRESET [--out DIR] [--overwrite] [--device D] [--threads N] [--network NAME] [--FIELD VALUE ...]
@@ -12,9 +15,6 @@ PRESET, with what 'cmlab train PRESET --help' explains and lets you change, is o
 
 def train(words: list[str]) -> None:
     """Run 'cmlab train': the first of ``words`` is the preset, on which it depends what the others may be."""
-    from ..base.device import choose_device
-    from ..training import presets, session
-
     if not words or words[0] in ("-h", "--help"):
         chains, classifiers = other_runs()
         print(_USAGE, *preset_lines(), "", sep="\n")
@@ -27,10 +27,16 @@ def train(words: list[str]) -> None:
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
     if name.endswith("-chain"):
+        options, others = chain_options(name, rest)
+
         from . import chain
 
-        chain.run(name, rest)
-    elif name.endswith("-classifier"):
+        return chain.run(name, options, others, rest)
+
+    from ..base.device import choose_device
+    from ..training import presets, session
+
+    if name.endswith("-classifier"):
         from ..evaluation import classifier_training
         from ..training.options import ClassifierOptions
 
@@ -74,15 +80,9 @@ def preset_command(name: str, words: list[str]) -> TrainCommand:
 
 def other_runs() -> tuple[list[str], list[str]]:
     """Names of the chains and of the classifiers that 'cmlab train' knows beside the presets."""
-    from ..evaluation.classifier_training import CLASSIFIER_PRESETS
-    from .chain import CHAINS
-
-    return list(CHAINS), list(CLASSIFIER_PRESETS)
+    return list(CHAINS), list(CLASSIFIER_PRESETS.texts())
 
 
 def preset_lines() -> list[str]:
     """The presets' names, a line for each data set."""
-    from ..training.presets import PRESETS
-
-    sets = dict.fromkeys(preset.data for preset in PRESETS.values())
-    return ["  " + "  ".join(name for name, preset in PRESETS.items() if preset.data == data) for data in sets]
+    return ["  " + "  ".join(names) for names in presets_by_data().values()]

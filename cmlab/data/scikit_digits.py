@@ -11,7 +11,9 @@ from .sets import ImageData
 DIGIT_NAMES = tuple("0123456789")
 
 
-@DATASETS.register("digits", help="8 x 8 grey scans of handwriting, 1,797 of them", kind="images", class_names=DIGIT_NAMES)
+@DATASETS.register(
+    "digits", help="8 x 8 grey scans of handwriting, 1,797 of them", kind="images", shape=(1, 8, 8), class_names=DIGIT_NAMES
+)
 @lru_cache(maxsize=1)
 def digits() -> ImageData:
     """scikit-learn's 1,797 scanned digits: (1797, 1, 8, 8) in [-1, 1], ten classes. Ships with scikit-learn."""
@@ -28,7 +30,9 @@ def _hue(h: Tensor, saturation: float, value: Tensor) -> Tensor:
     return value[:, None] * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
-@DATASETS.register("digits-color", help="the digits in bright ink on paper of another hue", kind="images", class_names=DIGIT_NAMES)
+@DATASETS.register(
+    "digits-color", help="the digits in bright ink on paper of another hue", kind="images", shape=(3, 8, 8), class_names=DIGIT_NAMES
+)
 @lru_cache(maxsize=1)
 def digits_color() -> ImageData:
     """The digits in bright ink on dimmed paper of another hue, six random pairs each: (10782, 3, 8, 8), ten classes.

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..base.device import machine
 from ..base.own import command_line
+from ..base.registry import CLASSIFIER_PRESETS
 from ..base.rng import global_seed
-from ..base.suggest import unknown
 from ..data import fingerprint
 from ..networks.layers import orders_by_pixel
 from ..training.loop import Run
@@ -276,20 +276,20 @@ class _ClassifierRun(Run):
         return f"{self.target}: {known}, {self.target.stat().st_size / 1e3:.0f} kB, {about['seconds']:.0f} s"
 
 
-CLASSIFIER_PRESETS = {
-    "digits-classifier": ClassifierPreset(("digits", "digits-color"), ClassifierConfig((24, 48), 1), 1500),
-    "cifar10-classifier": ClassifierPreset(
+CLASSIFIER_PRESETS.register("digits-classifier")(ClassifierPreset(("digits", "digits-color"), ClassifierConfig((24, 48), 1), 1500))
+CLASSIFIER_PRESETS.register("cifar10-classifier")(
+    ClassifierPreset(
         ("cifar10",), ClassifierConfig((32, 64, 128, 256), 1), 12_000, shift=4, flip=True, smoothing=0.1, precision="auto"
-    ),
-    "cifar10-fast-classifier": ClassifierPreset(
+    )
+)
+CLASSIFIER_PRESETS.register("cifar10-fast-classifier")(
+    ClassifierPreset(
         ("cifar10",), ClassifierConfig((32, 128, 256), kind="fast"), 1074, 512, "sgd", 0.75, 0.002 / 1.5, shift=2, flip=True,
         smoothing=0.2, precision="auto",
-    ),
-}  # fmt: skip
+    )
+)  # fmt: skip
 
 
 def get_classifier_preset(name: str) -> ClassifierPreset:
     """The preset ``name``; raises ValueError with the nearest name for an unknown one."""
-    if name not in CLASSIFIER_PRESETS:
-        raise ValueError(unknown("classifier preset", name, CLASSIFIER_PRESETS))
-    return CLASSIFIER_PRESETS[name]
+    return CLASSIFIER_PRESETS.record(name).value

@@ -1,11 +1,14 @@
 """What a training will cost, before it starts: images, evaluations of the network, floating-point operations, memory."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.overrides import TorchFunctionMode
 
 from ..data import DATASETS, load_data
 from ..data.names import fact, split_name
@@ -20,20 +23,63 @@ __all__ = ["cost", "forward_flops", "memory", "sample_shape"]
 def sample_shape(preset: Preset) -> tuple[int, ...] | None:
     """The shape of one sample, without looking for files; None where only the files know it."""
     name = split_name(preset.data)[0]
-    if name in DATASETS.of_kind("toy", "images"):
-        return tuple(load_data(name).shape)
     shape = fact(name, "shape", None)
+    if shape is None and name in DATASETS.of_kind("toy", "images"):
+        return tuple(load_data(name).shape)
     return (shape[0], preset.resolution, preset.resolution) if shape and preset.resolution else shape
 
 
 def forward_flops(preset: Preset, shape: tuple[int, ...]) -> int:
-    """Floating-point operations of one evaluation for one sample; a multiplication and an addition are two. Nothing is computed."""
-    with torch.device("meta"):
+    """Floating-point operations of one evaluation for one sample; a multiplication and an addition are two.
+
+    Counted are linear layers, convolutions, matrix products and attention. Nothing is computed: the network, its weights not drawn,
+    is given a batch of no samples.
+    """
+    with torch.no_grad(), _Operations() as counter:
         net = build_network(preset.network, shape, 0).eval()
-        x, level = torch.zeros(1, *shape), torch.zeros(1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x, level)
-    return counter.get_total_flops()
+        net(torch.zeros(0, *shape), torch.zeros(0))
+    return 2 * counter.products
+
+
+def _of_one(*sizes: int) -> int:
+    """The product of sizes of which the first is that of the batch."""
+    return math.prod(sizes[1:])
+
+
+# Multiplications for one sample, from the output of a function and its first arguments.
+_PRODUCTS: dict[Any, Callable[..., int]] = {
+    F.linear: lambda out, x, *_: _of_one(*out.shape, x.shape[-1]),
+    F.scaled_dot_product_attention: lambda out, q, k, v, *_: _of_one(*q.shape, k.shape[-2]) + _of_one(*out.shape, k.shape[-2]),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), lambda out, x, weight, *_: _of_one(*out.shape, *weight.shape[1:])),
+    **dict.fromkeys(
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+        lambda out, x, weight, *_: _of_one(*x.shape, *weight.shape[1:]),
+    ),
+    **dict.fromkeys(
+        (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__), lambda out, x, *_: _of_one(*out.shape, x.shape[-1])
+    ),
+}
+
+
+class _Operations(TorchFunctionMode):
+    """Counts for one sample what is done with a batch of none, and draws no weights.
+
+    torch's own counter knows more operations. It, and tensors of the device "meta", import torch._dynamo, which takes seconds.
+    """
+
+    products = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.uniform_, Tensor.normal_) or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        out = func(*args, **kwargs)
+        if func is F.pixel_unshuffle:  # torch leaves the shape of an empty batch as it is
+            (n, c, h, w), r = args[0].shape, args[1]
+            return out.new_empty(n, c * r * r, h // r, w // r)
+        if func in _PRODUCTS:
+            self.products += _PRODUCTS[func](out, *args)
+        return out
 
 
 def cost(preset: Preset) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..base.registry import DATASETS
+from ..base.presets import IMAGES, OWN, small_presets
+from ..base.registry import DATASETS, PUBLISHED
 from ..base.rng import global_seed
 from ..base.suggest import unknown
 from ..base.text import count
@@ -21,7 +22,6 @@ from ..methods.progressive import ProgressiveLoss
 from ..networks import MLPConfig, NetworkConfig, UNetConfig, build_network
 from .experiment import Preset
 from .fit import TrainState, fit
-from .published import PUBLISHED
 
 __all__ = ["ABOUT", "PRESETS", "Preset", "build_model", "find", "get_preset", "load_teacher", "run", "training_data"]
 
@@ -157,33 +157,31 @@ def _digits(data: str, method: str) -> Preset:
 
 @lru_cache
 def _presets(losses: tuple[str, ...], toys: tuple[str, ...]) -> dict[str, Preset]:
-    images = [name for name in losses if LOSSES.record(name).facts.get("images")]
     return {
-        **{f"{data}-{method}": _toy(data, method) for data in toys for method in losses},
+        **{
+            name: _digits(data, method) if data in IMAGES else _toy(data, method)
+            for name, (data, method) in small_presets(map(LOSSES.record, losses), map(DATASETS.record, toys)).items()
+        },
         # More levels, a larger c: better there in one step and in two, on the ring in two alone, elsewhere not tried (as above).
         "two-moons-ict": replace(_toy("two-moons", "ict"), loss=ict(10, 1280, "uniform", 0.01), lr=1e-3),
-        **{f"{data}-{method}": _digits(data, method) for data in ("digits", "digits-color") for method in images},
-        **{name: preset for name, (preset, _) in PUBLISHED.items()},
+        **PUBLISHED,
     }
 
 
 class _Presets(MutableMapping[str, Preset]):
     """All presets by name: one's own, and those of every loss and 2D set that is registered, a moment ago too."""
 
-    def __init__(self):
-        self._own: dict[str, Preset] = {}
-
     def _all(self) -> dict[str, Preset]:
-        return {**_presets(tuple(LOSSES), DATASETS.of_kind("toy")), **self._own}
+        return {**_presets(tuple(LOSSES), DATASETS.of_kind("toy")), **OWN}
 
     def __getitem__(self, name: str) -> Preset:
         return self._all()[name]
 
     def __setitem__(self, name: str, preset: Preset) -> None:
-        self._own[name] = preset
+        OWN[name] = preset
 
     def __delitem__(self, name: str) -> None:
-        del self._own[name]
+        del OWN[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())
@@ -194,7 +192,7 @@ class _Presets(MutableMapping[str, Preset]):
 
 PRESETS = _Presets()
 # Where the numbers of a preset come from, what it costs and what to expect of it.
-ABOUT = {name: about for name, (_, about) in PUBLISHED.items()}
+ABOUT = {record.name: record.help for record in PUBLISHED.records()}
 
 
 def get_preset(name: str) -> Preset:

@@ -1,13 +1,14 @@
 """The published experiments on images, number by number, and small ones that a CPU finishes in hours.
 
-Each entry is a preset and what is to be known about it. Sources: CM is Consistency Models (arXiv 2303.01469, Table 3 and appendix
-C; the commands in openai/consistency_models' launch.sh differ where it is said), EDM is arXiv 2206.00364 with NVlabs/edm, iCT
-arXiv 2310.14189, ECT arXiv 2406.14548 with its code, sCM arXiv 2410.11081. FID is by the authors' weights and code; cmlab has not
-trained the large ones.
+Each entry is a name, what is to be known about it, and a preset. Sources: CM is Consistency Models (arXiv 2303.01469, Table 3 and
+appendix C; the commands in openai/consistency_models' launch.sh differ where it is said), EDM is arXiv 2206.00364 with NVlabs/edm,
+iCT arXiv 2310.14189, ECT arXiv 2406.14548 with its code, sCM arXiv 2410.11081. FID is by the authors' weights and code; cmlab has
+not trained the large ones.
 """
 
 from dataclasses import replace
 
+from ..base.registry import PUBLISHED
 from ..distances import Distance
 from ..losses import ConsistencyLoss, EDMLoss, cd, ect, ict
 from ..methods.continuous import SCMLoss, TrigLoss
@@ -81,127 +82,118 @@ _LSUN_EDM = replace(
 )  # fmt: skip
 _LSUN = replace(_LSUN_EDM, network=replace(LSUN256, recompute=True), batch=2048, lr=1e-5, ema=_BIG_EMA, emas=_LESS, accumulate=8)
 
+# --- the names -------------------------------------------------------------------------------------------------------------
 
-def _lsun(data: str) -> dict[str, tuple[Preset, str]]:
-    fid = {
-        "lsun-bedroom": ("3.57 (Heun, 79 evaluations)", "7.80, 5.22", "16.0, 7.85"),
-        "lsun-cat": ("6.69 (Heun, 79 evaluations)", "11.0, 8.84", "20.7, 11.7"),
-    }[data]
-    edm = f"{data}-edm"
-    return {
-        edm: (
-            replace(_LSUN_EDM, data=data),
-            f"EDM teacher of the paper (CM, appendix C). Batch 256 and 1 M steps are our reading. FID {fid[0]}.",
-        ),
-        f"{data}-cd": (
-            replace(_LSUN, data=data, loss=_cd(0.95, 40), steps=600_000, init=edm, teacher=edm),
-            f"CD (CM, Table 3; launch.sh: batch 256). 64 GPUs. FID of one and two steps {fid[1]}.",
-        ),
-        f"{data}-ct": (
-            replace(_LSUN, data=data, loss=_ct(150, 0.95), steps=1_000_000),
-            f"CT (CM, Table 3; launch.sh: lr 5e-5, batch 256). 64 GPUs. FID of one and two steps {fid[2]}.",
-        ),
-    }
-
-
-PUBLISHED: dict[str, tuple[Preset, str]] = {
-    "cifar10-edm-ddpmpp": (
-        _EDM,
-        "EDM, configuration F, DDPM++ 55.7 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID "
-        "1.97 with 35 evaluations; conditional (--labels) 1.79.",
-    ),
-    "cifar10-edm-ncsnpp": (
-        replace(_EDM, network=replace(NCSNPP, dropout=0.13, augment=9)),
-        "EDM, configuration F, NCSN++ 56.4 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID: not measured yet.",
-    ),
-    "cifar10-edm-cm": (
-        _CM_EDM,
-        "The teacher of the consistency models: EDM on NCSN++ with flips alone (openai/consistency_models_cifar10, "
-        "cifar10_k_ve). FID 2.04 with 35 evaluations.",
-    ),
-    "cifar10-cd": (
+PUBLISHED.register(
+    "cifar10-edm-ddpmpp",
+    help="EDM, configuration F, DDPM++ 55.7 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID "
+    "1.97 with 35 evaluations; conditional (--labels) 1.79.",
+)(_EDM)
+PUBLISHED.register(
+    "cifar10-edm-ncsnpp",
+    help="EDM, configuration F, NCSN++ 56.4 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID: not measured yet.",
+)(replace(_EDM, network=replace(NCSNPP, dropout=0.13, augment=9)))
+PUBLISHED.register(
+    "cifar10-edm-cm",
+    help="The teacher of the consistency models: EDM on NCSN++ with flips alone (openai/consistency_models_cifar10, "
+    "cifar10_k_ve). FID 2.04 with 35 evaluations.",
+)(_CM_EDM)
+PUBLISHED.register(
+    "cifar10-cd", help="CD: LPIPS, Heun, N = 18, mu = 0 (CM, Table 3). 8 GPUs. FID of one and two steps 3.55, 2.93."
+)(_CM)
+PUBLISHED.register(
+    "cifar10-ct",
+    help="CT: LPIPS, N(k) from 2 to 150, mu0 = 0.9 (CM, Table 3; the authors evaluate step 740,000). 8 "
+    "GPUs. FID of one and two steps 8.70, 5.83.",
+)(replace(_CM, loss=_ct(150, 0.9), init="", teacher=""))
+PUBLISHED.register(
+    "cifar10-ict",
+    help="iCT: pseudo-Huber, lognormal pairs, N doubling from 10 to 1280 (iCT, Table 1). A week on 8 GPUs. FID of one "
+    "and two steps 2.83, 2.46.",
+)(
+    replace(
         _CM,
-        "CD: LPIPS, Heun, N = 18, mu = 0 (CM, Table 3). 8 GPUs. FID of one and two steps 3.55, 2.93.",
-    ),
-    "cifar10-ct": (
-        replace(_CM, loss=_ct(150, 0.9), init="", teacher=""),
-        "CT: LPIPS, N(k) from 2 to 150, mu0 = 0.9 (CM, Table 3; the authors evaluate step 740,000). 8 "
-        "GPUs. FID of one and two steps 8.70, 5.83.",
-    ),
-    "cifar10-ict": (
-        replace(
-            _CM,
-            loss=ict(),
-            network=replace(NCSNPP, dropout=0.3, fourier_scale=0.02),
-            steps=400_000,
-            batch=1024,
-            lr=1e-4,
-            ema=0.99993,
-            init="",
-            teacher="",
-        ),
-        "iCT: pseudo-Huber, lognormal pairs, N doubling from 10 to 1280 (iCT, Table 1). A week on 8 GPUs. FID of one "
-        "and two steps 2.83, 2.46.",
-    ),
-    "cifar10-ect": (
-        _ECT,
-        "ECT from EDM's weights (locuslab/ect, run_ecm.sh): q = 2 in 8 stages. FID of one and two steps 4.54, 2.20 "
-        "after 100,000 steps, 3.86, 2.15 after 200,000.",
-    ),
-    "cifar10-ect-1h": (
-        replace(_ECT, loss=ConsistencyLoss(EctPairs(256.0, 1), "noise", Distance("huber", 0.0), "1/dt"), steps=8000, ema=0.9993),
-        "ECT in an hour on one A100 (locuslab/ect, run_ecm_1hour.sh): q = 256 from the start. FID of two steps 2.73.",
-    ),
-    "cifar10-trigflow": (
-        replace(_TRIG, network=replace(DDPMPP, dropout=0.13)),
-        "The teacher of sCM in TrigFlow's coordinates (sCM, appendix G.2), trained as EDM is. FID 2.15.",
-    ),
-    "cifar10-sct": (
-        replace(_SCM, init="cifar10-trigflow"),
-        "sCT: RAdam 1e-4, beta2 0.99, dropout 0.2, proposal (-1, 1.4), warm-up of 10,000 steps (sCM, appendix G.2; "
-        "400,000 steps are our reading; GroupNorm in place of its double normalisation). FID of one and two steps 2.85, "
-        "2.06.",
-    ),
-    "cifar10-scd": (
-        replace(_SCM, loss=SCMLoss("teacher", warmup=0.025), network=DDPMPP, init="cifar10-trigflow", teacher="cifar10-trigflow"),
-        "sCD, as sCT without dropout (sCM, appendix G.2). FID of one and two steps 3.66, 2.52.",
-    ),
-    "cifar10-small-edm": (
-        _SMALL,
-        "A diffusion model of three classes for 1 million images, made for one core of a CPU: work on 2 x 2 patches. What came "
-        "out is on its card.",
-    ),
-    "cifar10-small-cd": (
-        replace(_SMALL_STUDENT, loss=cd(40), teacher="cifar10-small-edm"),
-        "CD of cifar10-small-edm: pseudo-Huber, Heun, N = 40. What came out is on its card.",
-    ),
-    "cifar10-small-ect": (
-        replace(_SMALL_STUDENT, loss=ect(2.0, 6)),
-        "ECT from cifar10-small-edm: q = 2 in 6 stages. FD-cls of one step 11.9 from a teacher of 560,000 images; a run of 5,000 "
-        "steps from the present one ended worse (pretrained/cards/README.md). FID: not measured yet.",
-    ),
-    "cifar10-small-ict": (
-        replace(_SMALL_STUDENT, loss=ict(10, 160, "uniform")),
-        "iCT from cifar10-small-edm: its pairs uniform on the grid, N doubling from 10 to 160. What came out is on its card.",
-    ),
-    "mnist-edm": (
-        _MNIST,
-        "A diffusion model of MNIST for 1.9 million images, made for one core of a CPU: 2 x 2 patches, Muon. What came out is on "
-        "its card.",
-    ),
-    "imagenet64-edm": (
-        _IN64_EDM,
-        "EDM teacher of the paper (launch.sh, first command: lognormal, dropout 0.1, fp16; 600,000 steps are our "
-        "reading). FID 2.44 with 79 evaluations.",
-    ),
-    "imagenet64-cd": (
-        replace(_IN64, loss=_cd(0.95, 40), init="imagenet64-edm", teacher="imagenet64-edm"),
-        "CD (CM, Table 3). 64 GPUs. FID of one and two steps 6.20, 4.70.",
-    ),
-    "imagenet64-ct": (
-        replace(_IN64, loss=_ct(200, 0.95), steps=800_000),
-        "CT (CM, Table 3; launch.sh: lr 1e-4). 64 GPUs. FID of one and two steps 13.0, 11.1.",
-    ),
-    **_lsun("lsun-bedroom"),
-    **_lsun("lsun-cat"),
-}
+        loss=ict(),
+        network=replace(NCSNPP, dropout=0.3, fourier_scale=0.02),
+        steps=400_000,
+        batch=1024,
+        lr=1e-4,
+        ema=0.99993,
+        init="",
+        teacher="",
+    )
+)
+PUBLISHED.register(
+    "cifar10-ect",
+    help="ECT from EDM's weights (locuslab/ect, run_ecm.sh): q = 2 in 8 stages. FID of one and two steps 4.54, 2.20 "
+    "after 100,000 steps, 3.86, 2.15 after 200,000.",
+)(_ECT)
+PUBLISHED.register(
+    "cifar10-ect-1h",
+    help="ECT in an hour on one A100 (locuslab/ect, run_ecm_1hour.sh): q = 256 from the start. FID of two steps 2.73.",
+)(replace(_ECT, loss=ConsistencyLoss(EctPairs(256.0, 1), "noise", Distance("huber", 0.0), "1/dt"), steps=8000, ema=0.9993))
+PUBLISHED.register(
+    "cifar10-trigflow", help="The teacher of sCM in TrigFlow's coordinates (sCM, appendix G.2), trained as EDM is. FID 2.15."
+)(replace(_TRIG, network=replace(DDPMPP, dropout=0.13)))
+PUBLISHED.register(
+    "cifar10-sct",
+    help="sCT: RAdam 1e-4, beta2 0.99, dropout 0.2, proposal (-1, 1.4), warm-up of 10,000 steps (sCM, appendix G.2; "
+    "400,000 steps are our reading; GroupNorm in place of its double normalisation). FID of one and two steps 2.85, "
+    "2.06.",
+)(replace(_SCM, init="cifar10-trigflow"))
+PUBLISHED.register("cifar10-scd", help="sCD, as sCT without dropout (sCM, appendix G.2). FID of one and two steps 3.66, 2.52.")(
+    replace(_SCM, loss=SCMLoss("teacher", warmup=0.025), network=DDPMPP, init="cifar10-trigflow", teacher="cifar10-trigflow")
+)
+PUBLISHED.register(
+    "cifar10-small-edm",
+    help="A diffusion model of three classes for 1 million images, made for one core of a CPU: work on 2 x 2 patches. What came "
+    "out is on its card.",
+)(_SMALL)
+PUBLISHED.register("cifar10-small-cd", help="CD of cifar10-small-edm: pseudo-Huber, Heun, N = 40. What came out is on its card.")(
+    replace(_SMALL_STUDENT, loss=cd(40), teacher="cifar10-small-edm")
+)
+PUBLISHED.register(
+    "cifar10-small-ect",
+    help="ECT from cifar10-small-edm: q = 2 in 6 stages. FD-cls of one step 11.9 from a teacher of 560,000 images; a run of 5,000 "
+    "steps from the present one ended worse (pretrained/cards/README.md). FID: not measured yet.",
+)(replace(_SMALL_STUDENT, loss=ect(2.0, 6)))
+PUBLISHED.register(
+    "cifar10-small-ict",
+    help="iCT from cifar10-small-edm: its pairs uniform on the grid, N doubling from 10 to 160. What came out is on its card.",
+)(replace(_SMALL_STUDENT, loss=ict(10, 160, "uniform")))
+PUBLISHED.register(
+    "mnist-edm",
+    help="A diffusion model of MNIST for 1.9 million images, made for one core of a CPU: 2 x 2 patches, Muon. What came out is on "
+    "its card.",
+)(_MNIST)
+PUBLISHED.register(
+    "imagenet64-edm",
+    help="EDM teacher of the paper (launch.sh, first command: lognormal, dropout 0.1, fp16; 600,000 steps are our "
+    "reading). FID 2.44 with 79 evaluations.",
+)(_IN64_EDM)
+PUBLISHED.register("imagenet64-cd", help="CD (CM, Table 3). 64 GPUs. FID of one and two steps 6.20, 4.70.")(
+    replace(_IN64, loss=_cd(0.95, 40), init="imagenet64-edm", teacher="imagenet64-edm")
+)
+PUBLISHED.register("imagenet64-ct", help="CT (CM, Table 3; launch.sh: lr 1e-4). 64 GPUs. FID of one and two steps 13.0, 11.1.")(
+    replace(_IN64, loss=_ct(200, 0.95), steps=800_000)
+)
+PUBLISHED.register(
+    "lsun-bedroom-edm",
+    help="EDM teacher of the paper (CM, appendix C). Batch 256 and 1 M steps are our reading. FID 3.57 (Heun, 79 evaluations).",
+)(_LSUN_EDM)
+PUBLISHED.register("lsun-bedroom-cd", help="CD (CM, Table 3; launch.sh: batch 256). 64 GPUs. FID of one and two steps 7.80, 5.22.")(
+    replace(_LSUN, loss=_cd(0.95, 40), steps=600_000, init="lsun-bedroom-edm", teacher="lsun-bedroom-edm")
+)
+PUBLISHED.register(
+    "lsun-bedroom-ct", help="CT (CM, Table 3; launch.sh: lr 5e-5, batch 256). 64 GPUs. FID of one and two steps 16.0, 7.85."
+)(replace(_LSUN, loss=_ct(150, 0.95), steps=1_000_000))
+PUBLISHED.register(
+    "lsun-cat-edm",
+    help="EDM teacher of the paper (CM, appendix C). Batch 256 and 1 M steps are our reading. FID 6.69 (Heun, 79 evaluations).",
+)(replace(_LSUN_EDM, data="lsun-cat"))
+PUBLISHED.register("lsun-cat-cd", help="CD (CM, Table 3; launch.sh: batch 256). 64 GPUs. FID of one and two steps 11.0, 8.84.")(
+    replace(_LSUN, data="lsun-cat", loss=_cd(0.95, 40), steps=600_000, init="lsun-cat-edm", teacher="lsun-cat-edm")
+)
+PUBLISHED.register(
+    "lsun-cat-ct", help="CT (CM, Table 3; launch.sh: lr 5e-5, batch 256). 64 GPUs. FID of one and two steps 20.7, 11.7."
+)(replace(_LSUN, data="lsun-cat", loss=_ct(150, 0.95), steps=1_000_000))

@@ -3,9 +3,10 @@
 import pytest
 
 import cmlab
-from cmlab.base.registry import BRIDGES, DATASETS, DISTANCES, EDITS, EXTENSIONS, LOSSES, NETWORKS, PRECONDS, SAMPLERS, Registry
+from cmlab.base import registry as registries
+from cmlab.base.registry import DATASETS, EDITS, EXTENSIONS, LOSSES, NETWORKS, SAMPLERS, Registry
 
-ALL = [BRIDGES, DATASETS, DISTANCES, EDITS, LOSSES, NETWORKS, PRECONDS, SAMPLERS]
+ALL = [value for value in vars(registries).values() if isinstance(value, Registry)]
 
 
 @pytest.mark.parametrize("registry", ALL, ids=lambda registry: registry.variable)
@@ -15,6 +16,7 @@ def test_texts_are_those_of_the_records_in_their_order(registry):
     for record in records:
         told = texts[record.name]
         assert (told.label, told.help, told.kind) == (record.label, record.help, record.kind)
+        assert told.facts.items() <= record.facts.items()
 
 
 @pytest.mark.parametrize("registry", [DATASETS, EDITS, LOSSES, NETWORKS, SAMPLERS], ids=lambda registry: registry.variable)

@@ -7,6 +7,7 @@ import torch
 from conftest import seeded
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmlab.data import load_data
 from cmlab.denoiser import Denoiser
 from cmlab.networks import UNetConfig, build_network
 from cmlab.training.cost import cost, forward_flops, sample_shape
@@ -37,6 +38,16 @@ def test_a_step_computes_what_the_count_says(name):
     assert ratio == pytest.approx(preset.loss.evaluations, rel=0.05)  # the first layer needs no gradient of its input
 
 
+@pytest.mark.parametrize("name", ["rings-sct", "digits-edm", "cifar10-ict", "cifar10-ect", "cifar10-small-edm", "imagenet64-cd"])
+def test_operations_are_those_that_torch_counts(name):
+    preset = get_preset(name)
+    shape = sample_shape(preset)
+    assert shape is not None
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_network(preset.network, shape, 0).eval()(torch.zeros(1, *shape), torch.zeros(1))
+    assert forward_flops(preset, shape) == counter.get_total_flops()
+
+
 def test_published_sizes():
     # EDM's networks at 32 x 32: 21 billion multiply-adds; ADM's at 64 x 64: 104 (Dhariwal & Nichol, 2021, say 103.9 of theirs).
     assert forward_flops(get_preset("cifar10-edm-ddpmpp"), (3, 32, 32)) == pytest.approx(2 * 21.2e9, rel=0.01)
@@ -49,3 +60,4 @@ def test_one_line_for_every_preset():
     assert "GPU" not in cost(get_preset("digits-edm")) and "GPU" not in cost(get_preset("two-moons-cd"))
     assert cost(replace(get_preset("digits-edm"), data="somewhere/else")) == ""
     assert all(sample_shape(preset) for preset in PRESETS.values())
+    assert all(sample_shape(get_preset(f"{data}-edm")) == load_data(data).shape for data in ("rings", "digits", "digits-color"))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import randomise
 
+from cmlab.base.presets import presets_by_data
 from cmlab.commands.main import main
 from cmlab.data import TOYS, ImageData, load_data
+from cmlab.data.names import split_name
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.distances import Distance
 from cmlab.formats import checkpoints
@@ -271,6 +273,12 @@ def test_the_user_s_own_run_comes_first(empty, tmp_path):
 def test_unknown_presets_get_a_suggestion(name, near):
     with pytest.raises(ValueError, match=f"did you mean '{near}'"):
         get_preset(name)
+
+
+def test_the_help_knows_all_presets():
+    told = presets_by_data()
+    assert sorted(name for names in told.values() for name in names) == sorted(PRESETS)
+    assert all(split_name(PRESETS[name].data)[0] == data for data, names in told.items() for name in names)
 
 
 def test_get_preset():
