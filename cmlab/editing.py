@@ -254,7 +254,11 @@ def grid_sigmas(steps: int) -> tuple[float, ...]:
 
 
 def slerp(z1: Tensor, z2: Tensor, a: float | Tensor) -> Tensor:
-    """Spherical interpolation of whole samples: the direction turns evenly, the length changes linearly (CM, appendix D).
+    """Spherical interpolation of whole samples: the direction turns evenly, the length changes linearly.
+
+    For vectors of equal length this is the formula of CM, appendix D. That one weights z1 and z2 themselves: where their lengths
+    differ, its direction turns unevenly and its length need not lie between theirs; near opposite vectors it has no bound. Noise of
+    many dimensions has nearly equal lengths, and there the two hardly differ.
 
     z1, z2: (B, *S). a: a number or (B,); 0 gives z1, 1 gives z2. For opposite vectors the way round is not defined: it then goes
     by the coordinate axis that is least parallel to z1. Raises ValueError for a zero vector.

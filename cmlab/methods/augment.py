@@ -28,16 +28,18 @@ _SYM6 = (
     -0.007800708325034148,
 )  # fmt: skip
 _ENDS = len(_SYM6) - 2
-_DELAY = sum(k * h for k, h in enumerate(_SYM6)) / sum(_SYM6)  # pixel i lies at 2 i + _DELAY of the doubled picture
+# Pixel i lies at 2 i + _CENTRE of the doubled picture. The filter is nearly symmetric about its largest tap, so that turned
+# pictures stay in place. EDM's code says 5.5, of doubled pixels that it then counts from half a pixel further on: the same place.
+_CENTRE = 5
 
 
 @dataclass(frozen=True)
 class Augment:
     """Each change is made with probability ``p`` times its weight; 0 leaves it out; with 1e8 it is always made.
 
-    The columns of the labels are, in this order: xflip 1, yflip 1, rotate_int 2 (quarter turns), translate_int 2 (whole pixels),
-    scale 1, rotate_frac 2 (any angle), aniso 2, translate_frac 2 (any shift), brightness 1, contrast 1, lumaflip 1, hue 2,
-    saturation 1. Flips and quarter turns are drawn uniformly and include "none".
+    The columns of the labels are, in this order: xflip 1, yflip 1, rotate_int 2 (quarter turns), translate_int 2 (whole pixels,
+    to the right and up), scale 1, rotate_frac 2 (any angle), aniso 2, translate_frac 2 (any shift, to the right and down),
+    brightness 1, contrast 1, lumaflip 1, hue 2, saturation 1. Flips and quarter turns are drawn uniformly and include "none".
     """
 
     p: float = 0.12
@@ -97,7 +99,7 @@ class Augment:
             width = torch.tensor(x0.shape[:1:-1])  # (W, H): x comes first
             shift = (draw.uniform(self.p * self.translate_int, 2) * width * SHIFT).round()
             done.append(shift / (width * SHIFT))
-            x0 = shift_pixels(x0, shift.long())
+            x0 = shift_pixels(x0, shift.long() * torch.tensor([1, -1]))  # y upwards, as in EDM's code
         return x0
 
     def _geometry(self, draw: "_Gated", done: list[Tensor], h: int, w: int) -> Tensor:
@@ -232,7 +234,7 @@ def _double(count: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _double_mirrored(count: int) -> Tensor:
-    """(6 count + 10, count): as `_double`, with a mirror picture on each side, pixel i at 2 (i + count) + _DELAY."""
+    """(6 count + 10, count): as `_double`, with a mirror picture on each side, pixel i at 2 (i + count) + _CENTRE."""
     i = torch.arange(-count - _ENDS // 2, 2 * count + _ENDS // 2)
     mirror = torch.zeros(len(i), count, dtype=torch.float64)
     mirror[torch.arange(len(i)), _mirrored(i, count)] = 1
@@ -248,11 +250,11 @@ def warp(x0: Tensor, back: Tensor) -> Tensor:
     rows, columns = (_double(n).to(x0) for n in (h, w))
     big = _double_mirrored(h).to(x0) @ x0[moved.to(x0.device)] @ _double_mirrored(w).to(x0).T
     # Where each point of the doubled result lies: to pixels from the centre, back, and to the doubled, mirrored picture.
-    y, x = ((torch.arange(2 * n + _ENDS, dtype=back.dtype) - _DELAY) / 2 - (n - 1) / 2 for n in (h, w))
+    y, x = ((torch.arange(2 * n + _ENDS, dtype=back.dtype) - _CENTRE) / 2 - (n - 1) / 2 for n in (h, w))
     points = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x), dtype=back.dtype)], -1)
     points = points @ back[moved][:, None, :2].transpose(2, 3)
     middle, far = torch.tensor([w - 1, h - 1]) / 2 + torch.tensor([w, h]), torch.tensor([big.shape[3], big.shape[2]]) - 1
-    grid = (2 * (points + middle) + _DELAY) * 2 / far - 1
+    grid = (2 * (points + middle) + _CENTRE) * 2 / far - 1
     seen = grid_sample(big, grid.to(x0), mode="bilinear", padding_mode="reflection", align_corners=True)
     out = x0.clone()
     out[moved.to(x0.device)] = rows.T @ seen @ columns

@@ -10,10 +10,12 @@ The two algorithms of classifier guidance (Dhariwal and Nichol, 2105.05233) in t
 
 * Algorithm 2 (DDIM) replaces e by e - sqrt(1 - abar) grad log p: exactly `ClassifierGuidance` under `euler` or `ddim` (gradients
   with respect to the VP state are sqrt(1 + sigma^2) times those with respect to x, and sqrt(1 - abar) = sigma / sqrt(1 + sigma^2)).
-* Algorithm 1 (DDPM) draws from N(mu + w Sigma grad log p, Sigma): `guided_ancestral`. Under `ancestral` the mean moves by
-  (sigma^2 - sigma_next^2) per unit of score, while Sigma, the variance of q(x_next | x, x0), is (sigma_next / sigma)^2 times that.
-  So Algorithm 1 is `ClassifierGuidance` with the weight w (sigma_next / sigma)^2: a little weaker in steps of finite size, the same
-  in the limit of many steps, and nothing in a step to 0. Were Sigma the larger choice of DDPM (beta), both would be equal.
+* Algorithm 1 (DDPM) draws from N(mu + w Sigma grad log p, Sigma) in VP coordinates: `guided_ancestral`. Of x, Sigma is up^2, the
+  variance of q(x_next | x, x0), and the gradient, which is one by the VP state before the step and moves the VP state after it,
+  brings the factor sqrt((1 + sigma^2) / (1 + sigma_next^2)). Under `ancestral` `ClassifierGuidance` moves the mean by
+  w (sigma^2 - sigma_next^2) grad log p, and up^2 is (sigma_next / sigma)^2 of that. So Algorithm 1 is `ClassifierGuidance` with the
+  weight w (sigma_next / sigma)^2 sqrt((1 + sigma^2) / (1 + sigma_next^2)): weaker in steps of finite size, the same in the limit of
+  many steps, and nothing in a step to 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -143,9 +145,11 @@ def guided_ancestral(
     weight: float = 1.0,
     conditional: bool = False,
 ) -> Iterator[Step]:
-    """Classifier guidance as first printed (Algorithm 1): `ancestral`, its mean moved by weight Sigma grad log p.
+    """Classifier guidance as first printed (Algorithm 1): `ancestral`, its mean moved by weight Sigma grad log p in VP coordinates.
 
-    The steps' x0_hat are those of ``denoise`` alone. The module's head says how this differs from `ClassifierGuidance`.
+    Sigma is DDPM's smaller choice, the posterior's variance. ``log_prob`` is called with x = x0 + sigma eps, as everywhere here.
+    ``conditional``: ``denoise`` is called with the label too. The steps' x0_hat are those of ``denoise`` alone. The module's head
+    says how this differs from `ClassifierGuidance`.
     """
     label = _need_label(label)
     draws = need_noise(noise, "guided_ancestral")
@@ -155,5 +159,6 @@ def guided_ancestral(
         pull = log_prob_gradient(log_prob, x, sigma, label)
         x, x0_hat, _ = euler_step(ask, x, sigma, down)
         if sigma_next > 0:
-            x = x + weight * up**2 * pull + up * draws.normal(x.shape).to(x)
+            by_vp_state = ((1 + sigma**2) / (1 + sigma_next**2)).sqrt()  # the gradient's coordinates, see the module's head
+            x = x + weight * up**2 * by_vp_state * pull + up * draws.normal(x.shape).to(x)
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)

@@ -93,7 +93,8 @@ def theorem2(
 
     The difference is the step squared times a Hessian of the target, for a smooth distance, as the first order cancels by
     CM's Lemma 1. With ``target="online"`` both losses vanish like the step squared too, so their ratio does not tend to 1.
-    With "l1", which has no second derivative, the difference is of first order only.
+    "l1" has no second derivative where its arguments meet. With ``target="online"`` they do meet, and the difference is of first
+    order only; two different networks keep apart, and for them it is of second order, but for a few kinks.
 
     Args:
         distance: d, a `Distance` or its name.

@@ -4,8 +4,9 @@ CMLAB_REFERENCE_DIR names a folder of reference files; the default is the part t
 cases are read from the folder: other seeds, shapes and settings need no change here, a file that nobody knows fails.
 """
 
+import numpy as np
 import pytest
-from golden import codes
+from golden import codes, originals
 from golden.base import DEVIATIONS, FOLDER, HERE, Check, known_file, open_golden, relative_error, runner_of
 
 FILES = sorted(FOLDER.glob("*.npz"))
@@ -52,3 +53,13 @@ def test_case(case, record_property):
 def test_readme_lists_every_deviation():
     text = (HERE / "README.md").read_text()
     assert [key for key in DEVIATIONS if f"`{key}`" not in text] == []
+
+
+@pytest.mark.parametrize("stem", originals.FILES)
+def test_files_that_are_computed_here_hold_what_is_computed(stem):
+    arrays, meta = originals.arrays_of(stem)
+    file = open_golden(HERE / f"{stem}.npz")
+    assert file.meta == meta
+    assert set(file.arrays.files) == {*arrays, "meta"}
+    for name, value in arrays.items():
+        np.testing.assert_allclose(file.arrays[name], value, rtol=1e-10, atol=1e-10, err_msg=name)

@@ -30,6 +30,8 @@ DEVIATIONS = {
     "round-trip-noise": "EDM's ablation sampler on the VP schedule adds noise of 1e-7 where it should add none; cmlab adds none",
     "window-edge": "the original leaves a last level that equals S_min one rounding outside the window of the churn; cmlab's is in",
     "no-append-zero": "cmlab has no function that appends a 0 to any levels; its grids end in 0 by themselves",
+    "linear-length": "between vectors of unequal length cmlab's slerp turns evenly, with the length between; the paper's does not",
+    "short-margin": "EDM mirrors a border that is a pixel short for turned pictures, and goes on in black; cmlab mirrors all of it",
     "float16-attention": "cmlab's attention on a CPU has the network's precision; the original's alternative casts to float16",
 }
 

@@ -12,7 +12,7 @@ from cmlab.methods.scalings import IDDPMPrecond
 from cmlab.networks import MLPConfig, build_network
 from cmlab.noise import expand, karras_sigmas, sampling_sigmas
 from cmlab.oracle import GaussianMixture
-from cmlab.samplers import SAMPLERS, ancestral, ancestral_levels, euler, heun, last_state, sample
+from cmlab.samplers import SAMPLERS, ancestral, euler, heun, last_state, sample
 
 WEIGHTS = torch.tensor([0.3, 0.2, 0.4, 0.1]).double()
 MEANS = torch.tensor([[0.6, 0.1], [-0.5, 0.5], [-0.1, -0.7], [0.4, 0.7]]).double()
@@ -88,15 +88,31 @@ def test_the_ddim_form_is_the_papers_in_vp_coordinates():
     assert torch.allclose(step.x, y_next / root_next, rtol=1e-10)
 
 
-def test_the_ddpm_form_moves_the_mean_by_its_variance_times_the_gradient():
-    t, to, w = torch.tensor(3.0).double(), torch.tensor(1.2).double(), 1.7
+def test_the_ddpm_form_is_the_papers_in_vp_coordinates():
+    # Algorithm 1 on DDPM's own 25 of 1000 levels: mu, Sigma and the gradient are those of y = sqrt(abar) x.
+    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000).double(), 0)[39::40].flip(0)
+    sigmas, w = torch.cat([((1 - abar) / abar).sqrt(), torch.zeros(1).double()]), 1.7
+    z, y = [normal(5, 2, seed=k) for k in range(24)], normal(5, 2, seed=30)
+    steps = guided_ancestral(WHOLE, y / abar[0].sqrt(), sigmas, LABEL, noise=KnownDraws(list(z)), log_prob=log_prob, weight=w)
+    for i, step in enumerate(steps):
+        a, before = abar[i], abar[i + 1] if i < 24 else torch.ones(()).double()
+        beta = 1 - a / before
+        x0, y = WHOLE(y / a.sqrt(), sigmas[i]), y.requires_grad_()
+        pull = torch.autograd.grad(log_prob(y / a.sqrt(), sigmas[i], LABEL).sum(), y)[0]
+        mean = (before.sqrt() * beta * x0 + (a / before).sqrt() * (1 - before) * y.detach()) / (1 - a)
+        variance = beta * (1 - before) / (1 - a)
+        y = mean + w * variance * pull + (variance.sqrt() * z[i] if i < 24 else 0)
+        error = float((step.x * before.sqrt() - y).abs().max() / y.abs().max())
+        assert error < 2e-14, (i, error)
+    assert i == 24
+
+
+def test_the_ddpm_form_is_a_weaker_classifier_guidance():
+    # The module's head: under `ancestral`, with the weight w (t'/t)^2 sqrt((1 + t^2) / (1 + t'^2)).
+    t, to, w = torch.tensor(3.0).double(), torch.tensor(1.2, dtype=torch.float64), 1.7
     z, x = normal(5, 2, seed=4), 3 * X
     step = next(guided_ancestral(WHOLE, x, torch.stack([t, to]), LABEL, noise=KnownDraws([z]), log_prob=log_prob, weight=w))
-    variance = ancestral_levels(t, to)[1] ** 2
-    plain = next(ancestral(WHOLE, x, torch.stack([t, to]), noise=KnownDraws([z]))).x
-    assert torch.allclose(step.x, plain + w * variance * log_prob_gradient(log_prob, x, t, LABEL), rtol=1e-12)
-    # The module's head: it is ClassifierGuidance under `ancestral` with the weight w (t'/t)^2.
-    weaker = ClassifierGuidance(WHOLE, log_prob, w * float(to / t) ** 2)
+    weaker = ClassifierGuidance(WHOLE, log_prob, w * 0.4**2 * math.sqrt(10 / 2.44))
     assert torch.allclose(step.x, next(ancestral(weaker, x, torch.stack([t, to]), LABEL, noise=KnownDraws([z]))).x, rtol=1e-10)
 
 

@@ -195,6 +195,12 @@ def test_theorem2_needs_a_distance_with_a_second_derivative():
     assert min(result.ratio) > 1.05
 
 
+def test_theorem2_with_l1_holds_where_the_two_networks_differ():
+    result = theory.theorem2("l1", "other", sizes=(80, 640), points=24, strata=48, nodes=5)
+    assert result.slope(80, 640) == pytest.approx(2, abs=0.2)  # 2.12: l1 has kinks
+    assert result.ratio[-1] == pytest.approx(1, abs=1e-3)
+
+
 # --- the CT gradient -----------------------------------------------------------------------------------------------------
 
 
