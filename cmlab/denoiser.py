@@ -91,6 +91,12 @@ class Precond(Preconditioning):
     sigma_data: float = SIGMA_DATA
     sigma_min: float = 0.0
 
+    def __post_init__(self):
+        if not (1e-6 <= self.sigma_data <= 1e6 and 0 <= self.sigma_min < math.inf):
+            raise ValueError(
+                f"sigma_data lies between 1e-6 and 1e6, sigma_min is at least 0: got {self.sigma_data} and {self.sigma_min}"
+            )
+
     def __call__(self, sigma: Tensor) -> Coeffs:
         # torch.full fills on the device; a torch.tensor is made on the host and waits for its copy.
         # Subtract in sigma's own dtype: the float32 level 0.002 must meet the float32 constant 0.002 for c_out to be 0.0.

@@ -417,7 +417,7 @@ def sample(
         label: the class of each sample, (len(seeds),), or one for all.
         options: of the sampler (``churn``, ``project``, ...).
 
-    Raises ValueError for what does not fit together.
+    Raises ValueError for what does not fit together, FloatingPointError for samples that are not finite.
     """
     device = usable_device(device)
     sampler, _, levels, _ = plan(denoise, sampler, steps, sigmas)
@@ -433,7 +433,11 @@ def sample(
     start = float(round_level(denoise, levels[:1])[0])
     x = draws.normal((len(each), *shape)).to(device, state_dtype(device)) * start
     noise = draws if adds_noise(sampler, len(levels), **options) else None
-    return last_state(SAMPLERS[sampler](denoise, x, levels, label, noise=noise, **options))
+    with torch.no_grad():  # also of a sampler of one's own
+        out = last_state(SAMPLERS[sampler](denoise, x, levels, label, noise=noise, **options))
+    if not out.isfinite().all():
+        raise FloatingPointError(f"the samples are not finite numbers: the model is broken, or {sampler} diverges at these levels")
+    return out
 
 
 def _class_of_each(denoise: Denoise, label: int | Sequence[int] | Tensor, n: int) -> Tensor:

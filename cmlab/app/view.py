@@ -39,6 +39,7 @@ EXACT = "digits, exact"
 OWN = " (runs)"  # ends the name of a group of the user's own models that differ from the bundled ones
 PAINTED = "painted"
 DRAWN = "drawn"
+MAX_NUMBERS = 3 * 256 * 256  # of a sample: a page that answers at once is not for larger models
 MAX_SEED = 2**53 - 1  # of either sign: what a browser's numbers hold exactly
 PANEL = 768  # pixels that a small picture is enlarged to: the browser, which makes it smaller again, keeps its pixels square
 CANVAS = 384  # pixels of the canvas that masks and strokes are painted on
@@ -129,15 +130,12 @@ def groups() -> dict[str, Group]:
     """
     bundled = [checkpoints.resolve(name) for name in checkpoints.pretrained_names()]
     found: dict[str, Group] = {}
-    for path in [*bundled, *checkpoints.own_checkpoints()]:
+    named = [path for path in [*bundled, *checkpoints.own_checkpoints()] if path.stem.rpartition("-")[2] in LOSSES]
+    for path, meta in checkpoints.usable(named):  # a damaged file must not keep the others from being used
         data, _, method = path.stem.rpartition("-")
-        if not data or method not in LOSSES:
+        if not data or meta["classes"] > MAX_CLASSES or math.prod(meta["shape"]) > MAX_NUMBERS:
             continue
-        try:
-            meta = checkpoints.read_meta(path)
-            shape, (class_names, trained_on) = tuple(meta["shape"]), _classes_and_data(meta, data)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
-            continue  # a damaged file must not keep the others from being used
+        shape, (class_names, trained_on) = tuple(meta["shape"]), _classes_and_data(meta, data)
         for name in (data, data + OWN, path.stem + OWN):
             group = found.setdefault(name, Group(name, shape, class_names, trained_on))
             if (group.shape, group.class_names) == (shape, class_names):
@@ -152,9 +150,7 @@ def groups() -> dict[str, Group]:
 
 def _classes_and_data(meta: dict[str, Any], data: str) -> tuple[tuple[str, ...], str]:
     """Names of the classes that a header tells of, numbers where it has none, and the data set (else ``data``)."""
-    about, classes = meta.get("about") or {}, int(meta["classes"])
-    if classes > MAX_CLASSES:
-        raise ValueError(f"{classes} classes")
+    about, classes = meta.get("about") or {}, meta["classes"]
     preset = PRESETS.get(about.get("preset", ""))
     data = str(about.get("data") or (preset.data_name if preset else data))
     return class_names_of(about, classes, data), data

@@ -92,6 +92,22 @@ def user_path(
     return path
 
 
+def is_sparse(path: str | Path) -> bool:
+    """Whether most of a file is holes: zeros that take no room on the disk, and as much memory as anything else."""
+    path, whole, at, held = Path(path), Path(path).stat().st_size, 0, 0
+    if not hasattr(os, "SEEK_HOLE") or whole < 1 << 20:
+        return False
+    with open(path, "rb") as file:
+        try:
+            while at < whole and 2 * held < whole:
+                start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+                held += at - start
+        except OSError as error:
+            return error.errno == errno.ENXIO  # no more data; other systems cannot tell
+    return 2 * held < whole
+
+
 def new_file(path: Path, overwrite: bool, option: str = "--out") -> Path:
     """Refuse, before any work is done, to write over a file or where nothing can be written; ``option`` is what names it.
 

@@ -21,9 +21,14 @@ def levels(sigmas: Iterable[float]) -> str:
     return " ".join(f"{sigma:.5g}" for sigma in sigmas)
 
 
-def printable(text: str) -> str:
-    """``text`` with a "?" for every control character, which could move a terminal's cursor or write over other lines."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def printable(text: str, most: int = 2000) -> str:
+    """At most so many characters of ``text``, with a "?" for every control character, which could move a terminal's cursor or write
+    over other lines.
+
+    >>> printable("no\\x1b[2J colours at all", 16)
+    'no?[2J colour...'
+    """
+    return "".join(c if c.isprintable() else "?" for c in (text if len(text) <= most else f"{text[: most - 3]}..."))
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -25,6 +25,8 @@ from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load
 from ..data.names import split_name
 from ..data.pixels import from_pixels, to_pixels
 from ..data.sets import NoSplit
+from ..formats import header
+from ..formats.checkpoints import one_line, skeleton
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "features"
 
@@ -289,22 +291,27 @@ def load_classifier(path: str | Path) -> LoadedClassifier:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, _stamp: int) -> LoadedClassifier:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["cmlab-classifier"])
-        config = ClassifierConfig(**{**meta["config"], "channels": tuple(meta["config"]["channels"])})
+        text = header.read_text(path, "cmlab-classifier")
+        if text is None:
+            raise ValueError("it says nothing of one")
+        header.check(text, header.ClassifierHeader)
+        meta = header.parse(text)
+        config = header.make(ClassifierConfig, meta["config"])
+        weights = {k: v.float() for k, v in load_file(path).items()}
+        with skeleton(weights):
+            build_classifier(config, tuple(meta["shape"]), meta["classes"])
         with global_seed(0):
             model = build_classifier(config, tuple(meta["shape"]), meta["classes"])
-        weights = {k: v.float() for k, v in load_file(path).items()}
         counters = {k: v for k, v in model.state_dict().items() if not v.is_floating_point()}
         model.load_state_dict({**weights, **counters})
         if len(set(meta["about"].get("class_names", range(model.classes)))) != model.classes:
             raise ValueError(f"it names other than its {model.classes} classes")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is no classifier of cmlab: {' '.join(str(error).split())[:200]}") from error
+    except (SafetensorError, OSError, LookupError, ArithmeticError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is no classifier of cmlab: {one_line(error)}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return LoadedClassifier(model.eval().requires_grad_(False), meta["about"], f"{path.stem}-{digest}")
 

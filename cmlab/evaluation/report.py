@@ -84,7 +84,7 @@ def figure_table(measured: dict[str, Any]) -> list[list[str]]:
 
 def _number(value: float, error: float | None) -> str:
     """Two digits of the error bar, and the value to the same place."""
-    if not error:
+    if error is None or not 0 < error < np.inf:
         return f"{value:.4g}"
     places = min(6, max(0, 1 - int(np.floor(np.log10(error)))))
     return f"{value:.{places}f} +- {error:.{places}f}"

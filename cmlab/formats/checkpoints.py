@@ -5,10 +5,12 @@ classes, and whatever the training run wants to say about itself ("about").
 """
 
 import json
+import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from torch.overrides import TorchFunctionMode
 
 from ..base.files import RUNS, SUFFIX, own_file, user_path, write_whole
 from ..base.suggest import unknown
+from ..base.text import printable
 from ..denoiser import PRECONDS, Denoiser, Preconditioning, precond_name
 from ..networks import NETWORKS, build_network, network_name
+from ..noise import SIGMA_MAX
+from . import header
 
 FORMAT = 1
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-MAX_SIDE = 1 << 16  # of an image; a header may claim anything
 
 
 class CheckpointError(ValueError):
@@ -73,7 +77,9 @@ def find(name: str | Path, trainable: Collection[str] = ()) -> Path:
     CheckpointError for what is not there: one of those has not been trained yet.
     """
     path = user_path(name)
-    if not path.is_file() and (own := own_file(path)) is not None:
+    own = None if path.is_file() else own_file(path)
+    # A file that is no model must not keep the bundled one from being used; where there is none, it says what is wrong.
+    if own is not None and (any(usable([own])) or not (PRETRAINED / own.name).is_file()):
         return own
     try:
         return resolve(path)
@@ -116,7 +122,14 @@ def keep_about(path: str | Path, about: dict[str, Any]) -> Path:
 def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path:
     from safetensors.torch import save as to_bytes
 
-    blob = to_bytes(weights, metadata={"cmlab": json.dumps(meta)})
+    try:
+        text = json.dumps(meta)
+        header.check(text)
+        if len(text) > header.MAX_HEADER // 2:
+            raise header.HeaderError(f"about: {len(text):,} characters are more than a header holds")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot say that of itself ({one_line(error)}): change what is given as about") from error
+    blob = to_bytes(weights, metadata={"cmlab": text})
     try:
         return write_whole(path, blob)
     except OSError as error:
@@ -124,28 +137,77 @@ def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path
 
 
 def read_meta(name_or_path: str | Path) -> dict[str, Any]:
-    """The JSON header of a checkpoint without its weights. Raises CheckpointError for a damaged or foreign file."""
-    from safetensors import SafetensorError, safe_open
+    """The header of a checkpoint, without its weights, whose entries have the types of `header.Header`.
+
+    Raises CheckpointError for a file that is damaged or foreign, or whose header says what no model is.
+    """
+    from safetensors import SafetensorError
 
     path = resolve(name_or_path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+        text = header.read_text(path, "cmlab")
+    except (SafetensorError, OSError, header.HeaderError) as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {one_line(error)}. "
             "Copy or train it again"
         ) from error
-    if "cmlab" not in header:
+    if text is None:
         raise CheckpointError(f"{path} is a safetensors file of another program (no cmlab header): cmlab cannot rebuild its model")
     try:
-        meta = json.loads(header["cmlab"])
-        version = meta["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} has a damaged cmlab header ({one_line(error)}): copy or train it again") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{path} has format {version}, this cmlab reads format {FORMAT}: update cmlab")
-    return meta
+        header.check(text)
+        return header.parse(text)
+    except header.HeaderError as error:
+        told = one_line(error)
+        if error.entry == "format" and "required" not in told:
+            raise CheckpointError(f"{path} has another format than this cmlab's {FORMAT} ({told}): update cmlab") from error
+        if error.entry.partition(".")[0] in ("network", "config", "precond", "shape", "classes", "drops_labels"):
+            raise CheckpointError(f"{path} {_UNKNOWN.format(told)}") from error
+        raise CheckpointError(f"{path} has a damaged cmlab header ({told}): copy or train it again") from error
+
+
+_UNKNOWN = "describes a model that this cmlab does not know ({}): update cmlab, or --import the module that registers it"
+# What a description of a model can raise while something is made of it.
+_WRONG = (LookupError, AttributeError, ArithmeticError, TypeError, NameError, ValueError, RuntimeError, MemoryError, RecursionError)
+
+
+def _described(meta: dict[str, Any]) -> tuple[Any, Preconditioning]:
+    """The configuration of the network and the preconditioning of a header; raises one of _WRONG for those that there are not."""
+    # Files from before the MLP's time_scale was a setting had 4.
+    settings = ({"time_scale": 4.0} if meta["network"] == "mlp" else {}) | meta["config"]
+    scalings = dict(meta["precond"])
+    precond = header.make(PRECONDS.record(scalings.pop("kind", "karras")).value, scalings)
+    low, high = precond.levels
+    if not 0 <= low < min(high, SIGMA_MAX):
+        raise ValueError(f"its noise levels go from {low:g} to {high:g}")
+    return header.make(NETWORKS.record(meta["network"]).facts["config"], settings), precond
+
+
+def usable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Those of ``paths`` that hold a checkpoint whose header fits its weights, and that; the log says once what is left out.
+
+    For menus and names: no weights are read.
+    """
+    for path in paths:
+        with suppress(OSError):  # it has gone
+            stat = path.stat()
+            if (meta := _looked_at(path, stat.st_mtime_ns, stat.st_size)) is not None:
+                yield path, meta
+
+
+@lru_cache(maxsize=1024)
+def _looked_at(path: Path, *_stamp: int) -> dict[str, Any] | None:
+    from safetensors import safe_open
+
+    try:
+        meta = read_meta(path)
+        with safe_open(path, framework="pt") as file:
+            sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        weights = {name: torch.empty(size, device="meta") for name, size in sizes.items()}
+        _check_fit(weights, _described(meta)[0], meta["shape"], meta["classes"])
+        return meta
+    except _WRONG as error:
+        logging.getLogger(__name__).warning("%s is left out: %s", path, one_line(error))
+        return None
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -163,25 +225,14 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
     meta = read_meta(path)
     weights = _read_weights(path)
     try:
-        kind = NETWORKS.record(meta["network"]).facts["config"]
-        known = {f.name for f in fields(kind)}
-        # Files from before the MLP's time_scale was a setting had 4.
-        settings = ({"time_scale": 4.0} if meta["network"] == "mlp" else {}) | meta["config"]
-        config = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known})
-        if set(settings) - known:
-            raise TypeError(f"unknown settings {sorted(set(settings) - known)}")
-        scalings = dict(meta["precond"])
-        precond = PRECONDS[scalings.pop("kind", "karras")](**scalings)
+        config, precond = _described(meta)
         model = build(config, precond, meta["shape"], meta["classes"], weights, meta.get("drops_labels", False))
     except WeightsError as error:
         raise CheckpointError(
             f"{path} holds weights that do not fit its own header: {one_line(error)}. Copy or train it again"
         ) from error
-    except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(
-            f"{path} describes a model that this cmlab does not know ({one_line(error)}): update cmlab, or --import the "
-            "module that registers it"
-        ) from error
+    except _WRONG as error:
+        raise CheckpointError(f"{path} {_UNKNOWN.format(one_line(error))}") from error
     return model.to(device).eval(), meta
 
 
@@ -202,22 +253,26 @@ def build(
     The description is compared with the weights before memory is spent on it. Raises WeightsError where names, shapes or kinds of
     numbers differ, or numbers are not finite; ValueError, TypeError or RuntimeError where there is no such network.
     """
-    if not all(type(n) is int and 0 < n <= MAX_SIDE for n in shape):
-        raise ValueError(f"samples of shape {str(list(shape))[:80]}")
-    for value in asdict(precond).values():  # pyright: ignore[reportArgumentType]
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"its preconditioning has a number that is {value}")
-    with skeleton(weights):
-        check_state(weights, config, tuple(shape), classes)
+    _check_fit(weights, config, shape, classes)
+    numbers = {}
     for name, value in weights.items():
         if not value.is_floating_point():
             raise WeightsError(f"{name} has numbers of the kind {value.dtype}")
-        if not value.isfinite().all():
-            raise WeightsError(f"{name} has numbers that are not finite")
+        numbers[name] = value.float()
+        if not numbers[name].isfinite().all():
+            raise WeightsError(f"{name} has numbers that are not finite, or too large for 32 bits")
     with _WithoutNumbers():  # the numbers come from the weights
         net = build_network(config, tuple(shape), classes)
-    net.load_state_dict({k: v.float() for k, v in weights.items()})
+    net.load_state_dict(numbers)
     return Denoiser(net, precond, shape, classes, drops_labels)
+
+
+def _check_fit(weights: Mapping[str, Tensor], config: Any, shape: Sequence[int], classes: int) -> None:
+    """Raise WeightsError where they differ, and what a network raises that cannot be; costs no memory."""
+    if not all(type(n) is int and n > 0 for n in shape) or math.prod(shape) > header.MAX_NUMBERS:
+        raise ValueError(f"samples of shape {str(list(shape))[:80]}, a sample has at most {header.MAX_NUMBERS:,} numbers")
+    with skeleton(weights):
+        check_state(weights, config, tuple(shape), classes)
 
 
 def expected_state(config: Any, shape: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
@@ -257,7 +312,7 @@ class _WithoutNumbers(TorchFunctionMode):
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else (kwargs or {})["tensor"]
         if func is torch.linspace and torch.get_default_device().type == "meta":
-            kwargs = {**(kwargs or {}), "device": "cpu"}  # on the meta device it takes a second to import its own compiler
+            return torch.empty(args[2] if len(args) > 2 else (kwargs or {})["steps"])  # linspace would import torch's compiler
         return func(*args, **(kwargs or {}))
 
 
@@ -299,6 +354,5 @@ def load_weights(model: Denoiser, name_or_path: str | Path) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text, or else its kind, as at most 250 characters without line breaks and a last full stop."""
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return text if len(text) < 250 else text[:247] + "..."
+    """An error's text, or else its kind, as at most 250 printable characters without a last full stop."""
+    return printable(" ".join(str(error)[:1000].split()).rstrip(".") or type(error).__name__, 250)

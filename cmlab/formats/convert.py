@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base.files import PART, beside, user_path, write_whole
+from ..base.files import PART, beside, is_sparse, user_path, write_whole
 from ..denoiser import CONSISTENCY, Denoiser, Precond, Preconditioning
 from ..methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from ..networks.adm import IMAGENET64, LSUN256, UNetConfig
@@ -160,6 +160,8 @@ def _reader(path: Path) -> Callable[[Path, Facts], tuple[Denoiser, dict[str, Any
     try:
         with open(path, "rb") as file:
             start = file.read(16)
+        if is_sparse(path):
+            raise CheckpointError(f"{path} is mostly a hole that was never written: download or copy it again")
         if unpickle.is_torch_file(path):
             return _read_openai
     except OSError as error:

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.text import printable
+
 MAX_READS = 500_000  # of a pickle, one to three for each of its codes; EDM's largest network takes about half
 MAX_NAME = 200
 MAX_DIRECTORY = 4 << 20  # bytes of a zip file's directory; the largest published checkpoint has 60 kB
@@ -110,9 +112,7 @@ def check_sharing(values: dict[str, Tensor], path: Path) -> None:
 def short(value: Any) -> str:
     """A few printable characters of a text, number or error; never the whole of something that a file chose."""
     text = str(value) if isinstance(value, str | int | float | BaseException) else type(value).__name__
-    text = " ".join(text[: 2 * MAX_NAME].split())
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return repr(text) if len(text) < 80 else repr(text[:77] + "...")
+    return repr(printable(" ".join(text[:1000].split()), 80))
 
 
 def _content(path: Path) -> memoryview:

@@ -1,5 +1,6 @@
 """The scalings that came before EDM's and after them: VP, VE, improved DDPM (EDM, Table 1) and TrigFlow, with their densities."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -14,6 +15,8 @@ from ..noise import SIGMA_DATA, Draws
 from ..schedules import Density
 from .sde import VP, iddpm_table, vp_range
 
+MAX_STEPS = 10_000  # of a table of noise levels
+
 
 @PRECONDS.register("vp")
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class VPPrecond(Preconditioning):
     beta_min: float = 0.1
     steps: int = 1000
     epsilon: float = 1e-5
+
+    def __post_init__(self):
+        if not (0 < self.beta_d <= 1000 and 0 <= self.beta_min <= 1000 and 2 <= self.steps <= MAX_STEPS and 0 < self.epsilon < 1):
+            raise ValueError(f"beta_d and beta_min lie below 1000, steps from 2 to {MAX_STEPS:,}, epsilon in (0, 1): got {self}")
 
     def __call__(self, sigma: Tensor) -> Coeffs:
         time = VP(self.beta_d, self.beta_min).time(sigma)
@@ -41,6 +48,10 @@ class VEPrecond(Preconditioning):
 
     lowest: float = 0.02
     highest: float = 100.0
+
+    def __post_init__(self):
+        if not 0 < self.lowest < self.highest < math.inf:
+            raise ValueError(f"the lowest level lies above 0 and below the highest: got {self.lowest} and {self.highest}")
 
     def __call__(self, sigma: Tensor) -> Coeffs:
         one = torch.ones_like(sigma)
@@ -68,6 +79,10 @@ class IDDPMPrecond(Preconditioning):
     c1: float = 0.001
     c2: float = 0.008
     steps: int = 1000
+
+    def __post_init__(self):
+        if not (0 < self.c1 < 1 and 0 <= self.c2 < 1 and 2 <= self.steps <= MAX_STEPS):
+            raise ValueError(f"c1 and c2 lie in (0, 1), steps from 2 to {MAX_STEPS:,}: got {self}")
 
     @property
     def table(self) -> Tensor:
@@ -109,6 +124,7 @@ class TrigPrecond(Preconditioning):
     consistency: bool = False
 
     def __post_init__(self):
+        Precond(self.sigma_data)  # has the same range
         if self.network not in ("trig", "edm"):
             raise ValueError(f"unknown network {self.network!r}: choose 'trig' (told t) or 'edm' (told ln(sigma)/4)")
 

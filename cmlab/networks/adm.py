@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.registry import NETWORKS
-from .attention import attend
+from .attention import attend, check_attention
 from .layers import NetworkConfig, Norm, class_embedding, positional_features, run, time_features, zero
 
 RESAMPLING = ("block", "conv", "pool")
@@ -171,6 +171,7 @@ def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
         raise ValueError(f"resample must be one of {', '.join(RESAMPLING)}, got {config.resample!r}")
     if config.head_channels and (config.heads > 1 or config.heads_up):
         raise ValueError("give either heads (and heads_up) or head_channels: with head_channels the others would be ignored")
+    check_attention([side // config.patch for side in shape[1:]], len(widths), config.attention)
     return widths
 
 

@@ -1,9 +1,27 @@
 """Self-attention of the U-Nets: torch's fused kernels, and plain matrix products under forward-mode differentiation."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
+
+MOST_PIXELS = 1 << 16  # that attention compares, each with each: more than the published networks' 32 x 32 by far
+
+
+def check_attention(sides: Sequence[int], levels: int, attention: Sequence[int]) -> None:
+    """Raise ValueError where a U-Net of so many ``levels`` attends to too many pixels: no weight would tell of that.
+
+    ``sides``: height and width of its first level. It attends at the heights in ``attention``, and at its last level.
+    """
+    for level in range(levels):
+        height, width = (side >> level for side in sides)
+        if (height in attention or level == levels - 1) and height * width > MOST_PIXELS:
+            raise ValueError(
+                f"attention between {height} x {width} pixels, {MOST_PIXELS:,} are the most: take more levels (mult), or leave "
+                f"{height} out of attention"
+            )
 
 
 def in_forward_mode() -> bool:

@@ -1,7 +1,7 @@
 """What the U-Nets share: normalisation, embeddings of noise level and class, zero initialisation, recomputation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import torch
@@ -15,7 +15,17 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is built from; a frozen dataclass for each kind of network, registered with it."""
+    """What a network is built from; a frozen dataclass for each kind of network, registered with it.
+
+    Raises ValueError for numbers that no network can use: a level of noise times them must stay finite.
+    """
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(number, int | float) and not abs(number) <= 1e6:
+                    raise ValueError(f"{field.name} must be at most a million, got {number:.4g}")
 
 
 class Norm(nn.GroupNorm):

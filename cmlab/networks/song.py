@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.registry import NETWORKS
-from .attention import attend
+from .attention import attend, check_attention
 from .layers import NetworkConfig, Norm, positional_features, run, zero
 
 HALF = math.sqrt(0.5)  # two branches of equal variance are added and scaled by it
@@ -183,10 +183,11 @@ def _check(config: SongUNetConfig, shape: tuple[int, ...]) -> None:
         )
     if min(config.emb, config.augment) < 0:
         raise ValueError(f"emb and augment cannot be negative, got {config}")
-    if len(config.fir) < 2 or len(config.fir) % 2 or sum(config.fir) == 0:
-        raise ValueError(f"fir needs an even number of taps with a sum other than 0, such as 1 3 3 1, got {config.fir}")
+    if not 2 <= len(config.fir) <= 16 or len(config.fir) % 2 or sum(config.fir) == 0:
+        raise ValueError(f"fir needs an even number of taps, at most 16, whose sum is not 0, such as 1 3 3 1, got {config.fir}")
     if config.embedding == "positional" and config.fourier_scale != SongUNetConfig.fourier_scale:
         raise ValueError("fourier_scale acts with embedding='fourier' only")
+    check_attention(shape[1:], len(config.mult), config.attention)
 
 
 @NETWORKS.register("song", "DDPM++ or NCSN++", config=SongUNetConfig)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import PART, beside
-from ..formats.checkpoints import SUFFIX, CheckpointError
+from ..formats.checkpoints import SUFFIX, CheckpointError, one_line
+from ..formats.header import parse, read_text
 from .trainer import Snapshot
 
 FORMAT = 1
@@ -42,11 +43,11 @@ def read_state(path: Path) -> Snapshot:
     from safetensors import SafetensorError, safe_open
 
     try:
+        facts = parse(read_text(path, _KEY) or "")
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[_KEY])
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no state of a run ({' '.join(str(error).split())})") from error
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no state of a run ({one_line(error)})") from error
     if facts.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path} has another format than this cmlab's {FORMAT}: finish the run with the cmlab that began it")
     return Snapshot(tensors, facts)

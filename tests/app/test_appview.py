@@ -150,7 +150,9 @@ def test_a_damaged_checkpoint_hides_only_itself_and_a_new_one_appears(tmp_path, 
     untrained(tmp_path, "holidays", (3, 32, 32))
     (tmp_path / "digits-edm.safetensors").write_bytes(b"cut short")
     for k, strange in enumerate(({"data": ["x"]}, {"data": "a" * 9000}, {"class_names": 7}, {"data": "/"}, {"data": "two-moons"})):
-        untrained(tmp_path / "runs", f"strange{k}", (3, 32, 32), ("cd",), strange)
+        with monkeypatch.context() as as_others_write:
+            as_others_write.setattr(checkpoints.header, "check", lambda *_: None)
+            untrained(tmp_path / "runs", f"strange{k}", (3, 32, 32), ("cd",), strange)
         for group in view.groups().values():
             assert view.examples(group)[0].shape[1:] == group.shape
         (tmp_path / "runs" / f"strange{k}-cd.safetensors").unlink()
