@@ -21,10 +21,10 @@ import torch
 
 from cmlab.base.device import choose_device, machine
 from cmlab.base.files import write_whole
-from cmlab.commands.chain import measure, searched_levels, ways
 from cmlab.denoiser import Denoiser, classes_in_turn
 from cmlab.formats import checkpoints
-from cmlab.samplers import sample
+from cmlab.samplers import Plan, sample
+from cmlab.training.chain import measure, searched_levels, ways
 from cmlab.training.presets import data_of, find, get_preset
 from cmlab.training.states import read_state
 
@@ -32,16 +32,14 @@ FIGURES = ("FD-cls", "KD-cls", "class accuracy")
 TIMED = 1000  # samples that a time is taken of
 
 
-def seconds_per_1000(model: Denoiser, way: tuple[str, int, list[float] | None], n: int, device: torch.device) -> float:
+def seconds_per_1000(model: Denoiser, how: Plan, n: int, device: torch.device) -> float:
     """Time of ``n`` samples in batches of 256, without features, after a first batch."""
-    sampler, steps, sigmas = way
-    levels = None if sigmas is None else torch.tensor(sigmas, dtype=torch.float64)
     spent = 0.0
     for start in (0, *range(0, n, 256)):  # the first twice
         seeds = range(start, min(start + 256, n))
         label = classes_in_turn(model.classes, len(seeds), device=device)
         began, spent = time.perf_counter(), spent if start else 0.0
-        sample(model, model.shape, seeds, sampler, steps, label=label, sigmas=levels, device=device).cpu()
+        sample(model, model.shape, seeds, how.sampler, label=label, sigmas=how.sigmas, device=device).cpu()
         spent += time.perf_counter() - began
     return 1000 * spent / n
 
@@ -61,11 +59,19 @@ def table(teacher: str, students: list[str], n: int, search: int, device: torch.
         if model.precond.consistency == (name == teacher):
             raise SystemExit(f"{name}: the teacher comes first and is a diffusion model, students are consistency models")
         two = (about.get("two_steps") or searched_levels(model, data, search)) if model.precond.consistency else None
-        for way in ways(model, two):
-            found = measure(model, path.stem, data, way, n, device)
+        for how in ways(model, two):
+            found = measure(model, path.stem, data, how, n, device)
+            sigmas = how.sigmas.tolist() if how.chosen else None
             figures = {row.name: {"value": row.value, "error": row.error, "floor": row.floor} for row in found.rows}
-            row: dict[str, Any] = {"model": path.stem, "sampler": way[0], "steps": way[1], "sigmas": way[2], "n": n, **figures}
-            row["seconds per 1000"] = seconds_per_1000(model, way, min(n, TIMED), device)
+            row: dict[str, Any] = {
+                "model": path.stem,
+                "sampler": how.sampler,
+                "steps": how.steps,
+                "sigmas": sigmas,
+                "n": n,
+                **figures,
+            }
+            row["seconds per 1000"] = seconds_per_1000(model, how, min(n, TIMED), device)
             row["ratio"] = ratio(row["FD-cls"], rows[0]["FD-cls"]) if rows else (1.0, 0.0)
             row["images"], row["hours"] = about.get("images"), about.get("seconds", 0) / 3600
             row |= {"trained on": about.get("machine"), "measured on": machine(device), "data": about.get("data_title", data)}
@@ -110,11 +116,11 @@ def model_at(path: Path, teacher: Denoiser) -> tuple[Denoiser, int | None]:
 def curve(teacher: str, files: list[Path], n: int, device: torch.device) -> list[dict[str, Any]]:
     model, meta = checkpoints.load(find(teacher), device)
     data = data_of(meta, None)[1]
-    base = measure(model, teacher, data, ("heun", 18, None), n, device).rows[0]
+    base = measure(model, teacher, data, ways(model)[0], n, device).rows[0]
     rows = []
     for path in files:
         student, step = model_at(path, model)
-        found = measure(student.to(device), path.stem, data, ways(student, None)[0], n, device).rows[0]
+        found = measure(student.to(device), path.stem, data, ways(student)[0], n, device).rows[0]
         r, error = ratio({"value": found.value, "error": found.error}, {"value": base.value, "error": base.error})
         rows.append({"file": str(path), "step": step, "n": n, "FD-cls": found.value, "error": found.error, "ratio": [r, error]})
         print(f"{path}: FD-cls {plus(found.value, found.error, 3)}, ratio {plus(r, error, 2)}", flush=True)

@@ -53,7 +53,7 @@ _MOVED = {
     "plots_maps": "plots",
     "teach": "course.teach",
     "options": "commands.options",
-    "chain": "commands.chain",
+    "chain": "training.chain",
     "cli": "commands.main",
 }
 _BY_NAME = ("course", "plots")  # rooms that import figures: attributes, but no part of ``from cmlab import *``

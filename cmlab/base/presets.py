@@ -1,11 +1,30 @@
-"""Which presets there are, told without torch: `training.presets` makes them of the same names."""
+"""Which presets and chains of them there are, told without torch: `training.presets` makes them of the same names."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from .registry import DATASETS, LOSSES, PUBLISHED, Record
 
 OWN: dict[str, Any] = {}  # presets of one's own, by name
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A preset of a diffusion model and those of the consistency models that are made from it."""
+
+    teacher: str
+    students: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.teacher, *self.students)
+
+
+CHAINS = {
+    "cifar10-small-chain": Chain("cifar10-small-edm", ("cifar10-small-cd", "cifar10-small-ict")),
+    "digits-color-chain": Chain("digits-color-edm", ("digits-color-cd", "digits-color-ict")),
+}
 IMAGES = ("digits", "digits-color")  # sets of images that every loss for images has a preset of
 
 

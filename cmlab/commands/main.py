@@ -6,12 +6,14 @@ the options have been read: to import it takes seconds, and neither help nor a w
 
 import importlib
 import inspect
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .. import __version__
 from ..base.own import import_own
+from ..base.signals import Interrupted, answering, interrupt
 from ..base.suggest import unknown
 from .options import parse
 
@@ -94,21 +96,17 @@ def options_of(command: Callable[[Any], None]) -> Any:
 def _execute(command: Callable[[Any], None], options: Any) -> int:
     """Run a command with its options; returns the exit status. Raises what a user can cause: _KNOWN_ERRORS."""
     try:
-        command(options)
-    except Exception as error:
-        if "torch" not in sys.modules:  # no device was used, and no run begun
+        with answering(interrupt, signal.SIGTERM):
+            command(options)
+    except Interrupted as stop:
+        print(f"cmlab: {stop}", file=sys.stderr)
+        return stop.code
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")  # without it no device was used
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
-        from torch import OutOfMemoryError
-
-        from ..training.loop import Interrupted
-
-        if isinstance(error, OutOfMemoryError):
-            hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
-            raise ValueError(f"the memory of the device is full: {hint}") from error
-        if not isinstance(error, Interrupted):
-            raise
-        print(f"cmlab: {error}", file=sys.stderr)
-        return error.code
+        hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
+        raise ValueError(f"the memory of the device is full: {hint}") from error
     return 0
 
 

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from ..base.presets import presets_by_data
+from ..base.presets import CHAINS, presets_by_data
 from ..base.registry import CLASSIFIER_PRESETS
 from ..base.suggest import unknown
-from .chains import CHAINS, chain_options
 from .options import TrainCommand, parse
 
 _USAGE = """usage: cmlab train PRESET [--out DIR] [--overwrite] [--device D] [--threads N] [--network NAME] [--FIELD VALUE ...]
@@ -27,11 +26,9 @@ def train(words: list[str]) -> None:
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
     if name.endswith("-chain"):
-        options, others = chain_options(name, rest)
-
         from . import chain
 
-        return chain.run(name, options, others, rest)
+        return chain.run(name, rest)
 
     from ..base.device import choose_device
     from ..training import presets, session

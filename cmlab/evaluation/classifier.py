@@ -331,6 +331,13 @@ def classifier_for(data: str) -> str | None:
     return name if name in classifier_names() else None
 
 
+def need_classifier(data: str, way_out: str) -> str:
+    """As `classifier_for`; raises ValueError, which ends with ``way_out``, where there is none."""
+    if (name := classifier_for(data)) is None:
+        raise ValueError(f"no classifier that knows {data} ships ({', '.join(classifier_names())}): {way_out}")
+    return name
+
+
 def resolve_classifier(name: str) -> Path:
     """The file of a shipped classifier, or of another by its path or from ``runs/``, where 'cmlab train' puts it.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..base.files import user_path, write_whole
 from ..data.pictures import cache_folder
-from .classifier import CLASSIFIERS, Split, classifier_for, classifier_names, fit_channels, load_classifier, resolve_classifier
+from .classifier import CLASSIFIERS, Split, classifier_for, fit_channels, load_classifier, need_classifier, resolve_classifier
 from .metrics import METRICS, Features, Metric
 
 Asked = dict[str, dict[str, Metric]]  # by the words of --metrics: each figure's name, and what measures it and says how sure it is
@@ -194,13 +194,8 @@ def extractor_for(
         return InceptionFeatures(weights, device)
     if weights is not None:
         raise ValueError("--weights are Inception's: leave them out, or choose --features inception")
-    if features == "classifier":
-        if own is None:
-            raise ValueError(
-                f"no classifier that knows {data} ships ({', '.join(classifier_names())}): choose --features inception"
-            )
-        features = own
-    return ClassifierFeatures(features, device)
+    known = need_classifier(data, "choose --features inception") if features == "classifier" else features
+    return ClassifierFeatures(known, device)
 
 
 def _check_words(kind: type[Extractor], words: Iterable[str], features: str) -> None:

@@ -18,7 +18,7 @@ from ..denoiser import Denoise, Denoiser, classes_in_turn
 from ..noise import seeds_from
 from ..samplers import Plan, plan, sample
 from ..training.processes import ALONE, Processes, from_environment, joined
-from .classifier import Split, classifier_for, classifier_names, splits
+from .classifier import Split, need_classifier, splits
 from .features import ClassifierFeatures, Extractor, batches_of, extract, real_features, spread
 from .metrics import METRICS, Features, Metric, Reference, error_bar, figure
 from .points import toy_report
@@ -352,11 +352,7 @@ def quick_fd(
     the default ones. Nothing is drawn from global generators, and the model's mode comes back. Raises ValueError for data that no
     shipped classifier knows (see `classifier_for`).
     """
-    name = classifier_for(data)
-    if name is None:
-        raise ValueError(
-            f"no classifier that knows {data} ships ({', '.join(classifier_names())}): FD-cls cannot be measured on it"
-        )
+    name = need_classifier(data, "FD-cls cannot be measured on it")
     if tuple(model.shape) != (shape := splits(data)[0].data.shape):
         raise ValueError(f"the model makes samples of shape {tuple(model.shape)}, {data} has samples of shape {shape}")
     device, training = next(model.parameters()).device, model.training

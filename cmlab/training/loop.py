@@ -5,7 +5,6 @@ What is trained is said by a subclass of `Run`: for models in session.py, for cl
 
 import signal
 import sys
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import torch
 from .. import __version__
 from ..base.files import new_file
 from ..base.own import command_line
+from ..base.signals import Interrupted, answering
 from ..formats.checkpoints import SUFFIX, CheckpointError
 from .config import Precision
 from .options import RunOptions, at_least_one
@@ -28,14 +28,6 @@ from .trainer import Snapshot, has_bf16, usable_precision
 
 LOOK = 2.0  # seconds between looks at a training that runs in one process
 TELL = 60.0  # seconds between lines where there is no terminal for a progress bar
-
-
-class Interrupted(Exception):
-    """Training was asked to stop, and has saved its state. ``code`` is the shell's status for the signal."""
-
-    def __init__(self, code: int, message: str):
-        super().__init__(message)
-        self.code = code
 
 
 class Stop:
@@ -50,15 +42,8 @@ class Stop:
 
     @contextmanager
     def watching(self) -> Iterator["Stop"]:
-        if threading.current_thread() is not threading.main_thread():  # only the main thread is told of signals
+        with answering(self, signal.SIGTERM, signal.SIGINT):
             yield self
-            return
-        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Run(ABC):

@@ -1,16 +1,21 @@
 """From nothing to cards by one command: killed after everything it does, stopped by a signal, begun with other options."""
 
 import json
+import os
+import signal
 
 import pytest
 from conftest import said
 from safetensors.torch import load_file
 
-from cmlab.commands import chain
-from cmlab.commands.chain import CHAINS, find_figures, stages_of
+from cmlab.base.files import write_whole
+from cmlab.base.presets import CHAINS
+from cmlab.commands.chain import stages_of
 from cmlab.commands.main import main
 from cmlab.formats import checkpoints
-from cmlab.training import session
+from cmlab.samplers import plan
+from cmlab.training import chain, session
+from cmlab.training.chain import find_figures
 from cmlab.training.loop import Interrupted
 from cmlab.training.presets import PRESETS
 
@@ -48,18 +53,19 @@ def test_one_command_makes_models_figures_and_cards(finished):
         assert f"# {name}" in text and "## Licence" in text and "digits-color: 3, 8" in text and "## Curves" in text
         for picture in ("curves-loss", "samples", "neighbours"):
             assert f"({name}-{picture}.png)" in text and (finished / f"{name}-{picture}.png").stat().st_size > 2000
-        about = checkpoints.read_meta(finished / f"{name}.safetensors")["about"]
+        model, meta = checkpoints.load(finished / f"{name}.safetensors")
+        about = meta["about"]
         assert about["images"] == 4 * (3 if name.endswith("edm") else 2) and about["machine"]
         assert not (finished / name).exists()  # no states are left
         if name.endswith("edm"):
-            assert (found := find_figures(finished / f"{name}.safetensors", ("heun", 5, None), 12))
-            assert find_figures(finished / f"{name}.safetensors", ("heun", 5, None), 12, found["features"]) == found
-            assert find_figures(finished / f"{name}.safetensors", ("heun", 5, None), 12, "another classifier") is None
+            assert (found := find_figures(finished / f"{name}.safetensors", plan(model, "heun", 5), 12))
+            assert find_figures(finished / f"{name}.safetensors", plan(model, "heun", 5), 12, found["features"]) == found
+            assert find_figures(finished / f"{name}.safetensors", plan(model, "heun", 5), 12, "another classifier") is None
             continue
         assert "teacher, 18 steps" in text and "teacher's samples" in text
         sigmas = about["two_steps"]["sigmas"]
         assert len(sigmas) == 2 and pytest.approx(sigmas[0]) == 80 and 0.002 < sigmas[1] < 80
-        assert find_figures(finished / f"{name}.safetensors", ("multistep", 2, sigmas), 12)
+        assert find_figures(finished / f"{name}.safetensors", plan(model, "multistep", sigmas=sigmas), 12)
     assert f"--init {finished / NAMES[0]}.safetensors --teacher" in (finished / f"{NAMES[1]}.md").read_text()
 
 
@@ -106,6 +112,18 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(tmp_path, monkeypatch, capsys)
     assert main([*TOY, "--out", str(tmp_path)]) == 143
     err = capsys.readouterr().err.strip()
     assert err == f"cmlab: stopped at step 1, saved. Continue with: cmlab {' '.join(TOY)} --out {tmp_path}"
+
+
+def test_stopped_while_a_card_is_written_it_leaves_no_part_of_one_and_says_how_to_go_on(finished, monkeypatch, capsys):
+    monkeypatch.setenv("CMLAB_CACHE", str(finished / "cache"))
+    (finished / f"{NAMES[2]}.md").unlink()
+    monkeypatch.setattr(chain, "write_card", lambda _, out, **k: write_whole(out, lambda _: os.kill(os.getpid(), signal.SIGTERM)))
+    assert main([*TOY, "--out", str(finished)]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.strip() == f"cmlab: stopped by SIGTERM. Continue with: cmlab {' '.join(TOY)} --out {finished}"
+    assert not list(finished.glob("*.part"))
+    monkeypatch.undo()
+    monkeypatch.setenv("CMLAB_CACHE", str(finished / "cache"))
+    assert main([*TOY, "--out", str(finished)]) == 0 and (finished / f"{NAMES[2]}.md").is_file()
 
 
 @pytest.mark.parametrize(
