@@ -108,20 +108,21 @@ def is_sparse(path: str | Path) -> bool:
     return 2 * held < whole
 
 
+def existing(folder: Path) -> Path:
+    """``folder``, or the nearest one above it that is there."""
+    return next((known for known in (folder, *folder.parents) if known.exists()), folder)
+
+
 def new_file(path: Path, overwrite: bool, option: str = "--out") -> Path:
     """Refuse, before any work is done, to write over a file or where nothing can be written; ``option`` is what names it.
 
-    Returns the path; its folder is made. Raises ValueError.
+    Returns the path, whose folder is made when it is written to. Raises ValueError.
     """
     if path.exists() and (path.is_dir() or not overwrite):
         raise ValueError(
             f"{path} exists: choose another {option}, or pass --overwrite" if path.is_file() else f"{path} is a folder"
         )
-    folder = path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {folder} ({error.strerror}): choose another {option}") from error
+    folder = existing(path.parent)
     try:
         with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root everywhere
             pass

@@ -8,10 +8,10 @@ import torch
 
 from .. import samplers
 from ..base.registry import SAMPLERS
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, classes_in_turn
 from ..formats import checkpoints
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names
-from ..training.presets import find
+from ..training.presets import class_names, find
 
 if TYPE_CHECKING:
     from .evaluate import EvaluateOptions
@@ -64,13 +64,19 @@ def _check_levels(model: Denoiser, sigmas: tuple[float, ...], steps: int | None)
         raise ValueError(f"--sigmas of a diffusion model end in 0: {sigmas[-1]:g} would leave noise of that level in the samples")
 
 
-def labels(model: Any, label: int | None, start: int, stop: int, device: torch.device) -> torch.Tensor | None:
-    """The classes of the samples start to stop: ``label``, or where it is None all in turn."""
-    if label is not None and not 0 <= label < model.classes:
-        known = f"0..{model.classes - 1}" if model.classes else "no classes"
-        raise ValueError(f"--label {label}: this model has {known}")
-    if not model.classes:
+def class_number(label: str | None, model: Denoiser, meta: dict[str, Any]) -> int | None:
+    """The number of the class that --label says, by its number or its name; None where it says nothing."""
+    if label is None:
         return None
-    if label is not None:
-        return torch.full((stop - start,), label, device=device)
-    return torch.arange(start, stop, device=device) % model.classes
+    names, numbers = class_names(meta), [str(k) for k in range(model.classes)]
+    if label in numbers or label in names:
+        return (numbers if label in numbers else names).index(label)
+    called = "" if list(names) == numbers else f": {', '.join(names[:20])}{', ...' * (len(names) > 20)}"
+    known = f"0..{model.classes - 1}{called}" if numbers else "no classes"
+    raise ValueError(f"--label {label}: this model has {known}")
+
+
+def labels(model: Denoiser, label: int | None, start: int, stop: int, device: torch.device | str = "cpu") -> torch.Tensor | None:
+    """The classes of the samples start to stop: ``label``, or where it is None all in turn."""
+    turn = classes_in_turn(model.classes, stop - start, start, device)
+    return turn if turn is None or label is None else torch.full_like(turn, label)

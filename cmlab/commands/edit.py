@@ -20,7 +20,6 @@ class EditOptions:
     """Edit a picture with a consistency model; the result is original, what is known, and result side by side.
 
     Args:
-        checkpoint: a bundled name (see 'cmlab info') or a path.
         task: what to do.
         image: file of your own picture, a PNG or JPEG of exactly the size and colours that the model makes (8 x 8 pixels for the
             digits, 32 x 32 for CIFAR-10), cut and resized before; by default number 'index' of the bundled ones: digits, or
@@ -33,14 +32,14 @@ class EditOptions:
         steps: for inpaint, colorize, super_resolve: number of noise levels.
         draws: for colorize: colourings of which the result is the mean; by default 4, nearer to the truth than 1, less varied.
         set: further parameters of the task's function, such as fill=-1 of inpaint: NAME=VALUE, several of them with blanks.
-        label: class of the picture; by default a bundled one's own, or the likeliest for a given picture.
+        label: class of the picture, its name or its number; by default a bundled one's own, or the likeliest for a given one.
         seed: seed of the noise.
         out: picture to write.
         overwrite: replace that file.
     """
 
     checkpoint: Checkpoint
-    lists: ClassVar = (EDITS,)
+    lists: ClassVar = ((EDITS,),)
     task: Annotated[str, tyro.conf.Positional, one_of(EDITS)]
     image: Path | None = None
     index: int | None = None
@@ -50,7 +49,7 @@ class EditOptions:
     steps: int | None = None
     draws: int | None = None
     set: tuple[str, ...] = ()
-    label: int | None = None
+    label: str | None = None
     seed: int = 0
     out: Path = Path("edit.png")
     overwrite: bool = False
@@ -63,27 +62,29 @@ def edit(o: EditOptions) -> None:
     from ..editing import apply_edit, edit_of
     from ..methods.classify import likeliest_label
     from ..plots.figures import image_grid
-    from .common import labels, load
+    from ..training.presets import class_names
+    from .common import class_number, labels, load
 
     arguments = _arguments(o)
     if o.image is not None and o.index is not None:
         raise ValueError("--index chooses a bundled picture: leave it out when --image is given")
-    model, _, about = load(o.checkpoint)
+    model, meta, _ = load(o.checkpoint)
     if len(model.shape) != 3:
         raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
     if not model.traits.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: edits need a consistency model such as digits-color-cd")
     channels, *size = model.shape
     if o.image is None:
-        original, label = _bundled(model, o.index or 0, about)
+        original, label = _bundled(model, o.index or 0, class_names(meta))
     else:
         original, label = read_image(o.image, channels, size), None
+    asked = class_number(o.label, model, meta)
     if label is None and model.classes:
         label = int(likeliest_label(model, original, model.classes))
     if "free" in arguments:
         arguments["free"] = _mask(arguments["free"], size, o.seed)
     task = edit_of(o.task, original, torch.Generator().manual_seed(o.seed), **arguments)
-    label = labels(model, label if o.label is None else o.label, 0, 1, torch.device("cpu"))
+    label = labels(model, label if asked is None else asked, 0, 1)
     target = new_file(o.out, o.overwrite)
     result = apply_edit(model, task, [o.seed], label=label)
     write_png(target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0])))
@@ -119,12 +120,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def _bundled(model: Any, index: int, about: dict[str, Any]) -> tuple["Tensor", int | None]:
+def _bundled(model: Any, index: int, names: tuple[str, ...]) -> tuple["Tensor", int | None]:
     """Bundled picture number ``index`` of the model's size (1, C, H, W), and what the model calls its class, if it does."""
     import torch
 
     from ..data import DATASETS, load_images
-    from ..data.names import class_names_of
 
     bundled = (load_images(name) for name in DATASETS.of_kind("images"))
     data = next((data for data in bundled if tuple(data.shape) == model.shape), None)
@@ -134,7 +134,7 @@ def _bundled(model: Any, index: int, about: dict[str, Any]) -> tuple["Tensor", i
         raise ValueError(f"--index must lie in 0..{len(data) - 1}, got {index}")
     label = None
     if data.label is not None:
-        names, own = class_names_of(about, model.classes, about.get("data", "")), data.class_names[int(data.label[index])]
+        own = data.class_names[int(data.label[index])]
         label = names.index(own) if own in names else None
     return data.take(torch.tensor([index])), label
 

@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..base.files import new_file, user_path, write_whole
-from .options import Source
-from .sample import Sampler
+from ..base.registry import DATASETS
+from .options import Device, Sampler, Sigmas, Source, Steps
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +35,6 @@ class EvaluateOptions:
         data: data set to compare with, a name or a path; by default the one that the checkpoint was trained on.
         n: number of samples; by default 10,000 of a checkpoint, all pictures of a folder.
         seed: sample k has seed + k as its own seed.
-        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model. Where the
-            checkpoint keeps searched levels for two steps, two steps take those.
-        sigmas: noise levels in place of steps, decreasing.
-        sampler: by default multistep for a consistency model, heun for a diffusion model.
         batch: samples at a time; figures may differ in the last digits between batch sizes.
         metrics: some of fid,kid,is,pr (Inception) or fd,kd,is,pr,accuracy (classifier), with commas; by default all.
         features: auto, inception, classifier, a classifier's name, or its file; auto takes the classifier that knows the data
@@ -53,15 +49,15 @@ class EvaluateOptions:
         card: file to write a model card with the figures to (Markdown); its pictures are written beside it.
         keep: put the figures into the checkpoint's own header, which 'cmlab info' prints.
         overwrite: replace those files.
-        device: "auto" takes a GPU where there is one.
     """
 
+    lists: ClassVar = ((DATASETS,),)
     source: Source
     data: str | None = None
     n: int | None = None
     seed: int = 0
-    steps: int | None = None
-    sigmas: tuple[float, ...] | None = None
+    steps: Steps = None
+    sigmas: Sigmas = None
     sampler: Sampler = None
     batch: int = 256
     metrics: str = ""
@@ -76,7 +72,7 @@ class EvaluateOptions:
     card: Path | None = None
     keep: bool = False
     overwrite: bool = False
-    device: str = "auto"
+    device: Device = "auto"
 
 
 def evaluate(o: EvaluateOptions) -> None:

@@ -1,8 +1,10 @@
 """'cmlab likelihood': how many bits per dimension a diffusion model needs for its data."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from .options import Checkpoint
+from ..base.registry import DATASETS
+from .options import Checkpoint, Device
 
 
 @dataclass(frozen=True)
@@ -10,16 +12,15 @@ class LikelihoodOptions:
     """Measure how many bits per dimension a diffusion model needs for its data.
 
     Args:
-        checkpoint: a diffusion model: a bundled name (see 'cmlab info') or a path.
         n: number of samples of the data.
         seed: seed of the data and of all noise.
         data: data set to measure on; by default the one that the model was trained on.
         probes: random probes for Hutchinson's estimate of the trace; 0 takes the exact trace, slow for pictures.
         bin_width: distance of two grey levels of pictures in [-1, 1]; by default 2/255. 'digits' has 1/8.
         dequantize: add uniform noise of one bin width to the pictures first.
-        device: "auto" takes a GPU where there is one.
     """
 
+    lists: ClassVar = ((DATASETS,),)
     checkpoint: Checkpoint
     n: int = 256
     seed: int = 0
@@ -27,7 +28,7 @@ class LikelihoodOptions:
     probes: int = 0
     bin_width: float | None = None
     dequantize: bool = False
-    device: str = "auto"
+    device: Device = "auto"
 
 
 def likelihood(o: LikelihoodOptions) -> None:

@@ -9,21 +9,19 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from ..base.files import user_path
-from ..base.registry import Registry
+from ..base.registry import DATASETS, SAMPLERS, Registry
 from ..base.suggest import unknown
 
-Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
 CALLED = {"free": "mask"}  # options that have another name than the parameter they stand for
-Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 
 
-def one_of(registry: Registry[Any], fact: str = "") -> Any:
+def one_of(registry: Registry[Any], fact: str = "", help: str | None = None) -> Any:
     """For `Annotated`: an option whose value is a name of ``registry``, or one of those that a record names as its ``fact``.
 
     None stands for nothing said.
@@ -34,7 +32,22 @@ def one_of(registry: Registry[Any], fact: str = "") -> Any:
         names = [name for text in texts.values() for name in text.facts.get(fact, ())] if fact else texts
         return Literal[tuple(names)] | None  # pyright: ignore
 
-    return tyro.conf.arg(constructor_factory=kind)
+    return tyro.conf.arg(constructor_factory=kind, help=help)
+
+
+# Options that several commands have, each with its help.
+_ABOUT_STEPS = """solver steps; by default 18 for a diffusion model, 1 for a consistency model. Where the checkpoint keeps searched
+levels for two steps, two steps take those."""
+_ABOUT_SIGMAS = "noise levels in place of steps, decreasing, such as 80 0.8 ('cmlab search' finds good ones)."
+_ABOUT_SAMPLER = "onestep or multistep for consistency models, any other for diffusion models; by default multistep and heun."
+Checkpoint = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT", help="a bundled name (see 'cmlab info') or a path.")
+]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+Device = Annotated[str, tyro.conf.arg(help='"auto" takes a GPU where there is one.')]
+Steps = Annotated[int | None, tyro.conf.arg(help=_ABOUT_STEPS)]
+Sigmas = Annotated[tuple[float, ...] | None, tyro.conf.arg(help=_ABOUT_SIGMAS)]
+Sampler = Annotated[str | None, one_of(SAMPLERS, help=_ABOUT_SAMPLER)]
 
 
 def parse(kind: Any, words: list[str], prog: str, default: Any = None, *, first: str = "", others: bool = False) -> Any:
@@ -43,12 +56,14 @@ def parse(kind: Any, words: list[str], prog: str, default: Any = None, *, first:
     For --help, and for words that are wrong, tyro prints what is to be said and raises SystemExit.
 
     Args:
-        first: what the help says before the docstring; behind it stand the names of the registries in ``kind.lists``.
+        first: what the help says before the docstring; behind it stand the names of the registries in ``kind.lists``, of some
+            kinds where these are named behind a registry.
         others: return the options and the words that are none of them, which are errors otherwise.
     """
     parts = [first, inspect.cleandoc(kind.__doc__).partition("\nArgs:")[0].strip()]
-    for registry in getattr(kind, "lists", ()):
-        names = (f"  {record.name}: {record.help or record.label}" for record in registry.texts().values())
+    for registry, *kinds in getattr(kind, "lists", ()):
+        records = (record for record in registry.texts().values() if not kinds or record.kind in kinds)
+        names = (f"  {record.name}: {record.help or record.label}" for record in records)
         parts.append("\n".join([f"{registry.kind.capitalize()}s:", *names]))
     more = {} if default is None else {"default": default, "config": (tyro.conf.AvoidSubcommands,)}
     text = "\n\n".join(filter(None, parts))
@@ -108,13 +123,21 @@ def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         spec,
         instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
         is_instance=lambda v: v is None or spec.is_instance(v),
-        str_from_instance=lambda v: ["None"] if v is None else spec.str_from_instance(v),
+        str_from_instance=lambda v: _Words(["None"] if v is None else spec.str_from_instance(v)),
     )
+
+
+class _Words(list[str]):
+    """What stands for a default value. tyro prints that of a `one_of` as it prints any object."""
+
+    def __str__(self) -> str:
+        return " ".join(self)
 
 
 @dataclass(frozen=True)
 class TrainCommand:
     """What 'cmlab train PRESET' takes: where to write, and the preset's fields."""
 
+    lists: ClassVar = ((DATASETS,),)
     run: Annotated[Any, tyro.conf.arg(name="")]
     preset: Annotated[Any, tyro.conf.arg(name="")]

@@ -7,12 +7,12 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from ..base import text
-from ..base.files import new_file, write_png, write_whole
+from ..base.files import existing, new_file, write_png, write_whole
 from ..base.registry import SAMPLERS
-from .options import Checkpoint, one_of
+from .options import Checkpoint, Device, Sampler, Sigmas, Steps
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 BATCH = 256  # samples that are drawn at a time
 SHOWN = 10_000  # samples that a .png shows at most, and ...
 SHOWN_PIXELS = 2**26  # ... how many pixels
-Sampler = Annotated[str | None, one_of(SAMPLERS)]
 
 
 @dataclass(frozen=True)
@@ -28,30 +27,24 @@ class SampleOptions:
     """Draw samples from a checkpoint.
 
     Args:
-        checkpoint: a bundled name (see 'cmlab info') or a path.
         n: number of samples, drawn 256 at a time; a .png shows at most 10,000.
         seed: sample k has seed + k as its own seed, so it is the same picture in every batch.
-        steps: solver steps; by default 18 for a diffusion model, 1 for a consistency model. Where the
-            checkpoint keeps searched levels for two steps, two steps take those.
-        sigmas: noise levels in place of steps, decreasing, such as 80 0.8 ('cmlab search' finds good ones).
-        sampler: onestep or multistep for consistency models, any other for diffusion models; by default multistep and heun.
-        label: class of all samples; by default the classes in turn.
+        label: class of all samples, its name or its number; by default the classes in turn.
         out: file to write: .png (a grid, or a scatter plot for points) or .npz (arrays x, seeds, label).
         overwrite: replace that file.
-        device: "auto" takes a GPU where there is one.
     """
 
-    lists: ClassVar = (SAMPLERS,)
+    lists: ClassVar = ((SAMPLERS,),)
     checkpoint: Checkpoint
     n: int = 16
     seed: int = 0
-    steps: int | None = None
-    sigmas: tuple[float, ...] | None = None
+    steps: Steps = None
+    sigmas: Sigmas = None
     sampler: Sampler = None
-    label: int | None = None
+    label: str | None = None
     out: Path = Path("samples.png")
     overwrite: bool = False
-    device: str = "auto"
+    device: Device = "auto"
 
 
 def sample(o: SampleOptions) -> None:
@@ -61,7 +54,7 @@ def sample(o: SampleOptions) -> None:
 
     from ..base.device import choose_device
     from ..samplers import sample as draw
-    from .common import labels, load, plan
+    from .common import class_number, labels, load, plan
 
     if o.out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {o.out}")
@@ -70,9 +63,9 @@ def sample(o: SampleOptions) -> None:
     if not -(2**63) <= o.seed <= 2**63 - o.n:
         raise ValueError(f"the seeds from --seed {o.seed} on do not fit into 64 bits: choose a smaller one")
     device = choose_device(o.device)
-    model, _, about = load(o.checkpoint, device)
+    model, meta, about = load(o.checkpoint, device)
     sampler, steps, levels, chosen = plan(model, o.checkpoint, o, about)
-    labels(model, o.label, 0, 1, device)  # refuses a class that is not there
+    chosen_class = class_number(o.label, model, meta)
     target = new_file(o.out, o.overwrite)
     _check_room(o, model.shape)
     started = time.perf_counter()
@@ -81,12 +74,12 @@ def sample(o: SampleOptions) -> None:
         with tqdm(total=o.n, unit=" samples", desc="sample", disable=None if o.n > BATCH else True) as bar:
             for start in range(0, o.n, BATCH):
                 stop = min(start + BATCH, o.n)
-                label, seeds = labels(model, o.label, start, stop, device), range(o.seed + start, o.seed + stop)
+                label, seeds = labels(model, chosen_class, start, stop, device), range(o.seed + start, o.seed + stop)
                 yield draw(model, model.shape, seeds, sampler, steps, label=label, sigmas=levels, device=device).cpu()
                 bar.update(stop - start)
 
     if target.suffix == ".npz":
-        write_whole(target, lambda file: _write_npz(file, o, model, batches()))
+        write_whole(target, lambda file: _write_npz(file, o, model, chosen_class, batches()))
         seconds = time.perf_counter() - started
     else:
         from ..plots.figures import image_grid, plot_points
@@ -109,14 +102,14 @@ def _check_room(o: SampleOptions, shape: tuple[int, ...]) -> None:
         if o.n > most:
             raise ValueError(f"a .png shows at most {most:,} samples of this model, not --n {o.n}: write them to --out FILE.npz")
         return
-    needed, free = o.n * (4 * math.prod(shape) + 16), shutil.disk_usage(o.out.parent).free  # float32, and two int64
+    needed, free = o.n * (4 * math.prod(shape) + 16), shutil.disk_usage(existing(o.out.parent)).free  # float32, and two int64
     if needed > free:
         raise ValueError(
             f"{o.n} samples take {needed / 2**30:.1f} GiB and {o.out.parent} has {free / 2**30:.1f} GiB free: choose a smaller --n"
         )
 
 
-def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, batches: Iterator["torch.Tensor"]) -> None:
+def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, label: int | None, batches: Iterator["torch.Tensor"]) -> None:
     """Arrays x, seeds and label as numpy.savez writes them, but batch by batch: the memory does not grow with their number."""
     import numpy as np
     import torch
@@ -128,7 +121,7 @@ def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, batches: Iterator[
 
     cpu, classes = torch.device("cpu"), ((0,), np.float64, ())
     if model.classes:
-        classes = ((o.n,), np.int64, (labels(model, o.label, span.start, span.stop, cpu) for span in spans()))
+        classes = ((o.n,), np.int64, (labels(model, label, span.start, span.stop, cpu) for span in spans()))
     arrays = {
         "x": ((o.n, *model.shape), np.float32, (x.float() for x in batches)),
         "seeds": ((o.n,), np.int64, (np.arange(o.seed + span.start, o.seed + span.stop) for span in spans())),

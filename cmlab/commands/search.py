@@ -1,26 +1,29 @@
 """'cmlab search': find the noise levels of multistep sampling."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..base import text
-from .options import Checkpoint
+from ..base.registry import DATASETS
+from .options import Checkpoint, Device
 
 
 @dataclass(frozen=True)
 class SearchOptions:
     """Search the noise levels of multistep sampling, one after the other, by the sliced Wasserstein distance to the data.
 
+    The checkpoint is a consistency model.
+
     Args:
-        checkpoint: a consistency model: a bundled name (see 'cmlab info') or a path.
         points: how many levels to find, besides the first at 80.
         n: number of samples that a score takes; more make it less noisy.
         seed: all candidates get the same samples' seeds, from here on.
         grid: number of levels of the Karras grid to search on; N of the model's training fits.
         data: data set to compare with; by default the one that the model was trained on.
         tolerance: difference of two scores that may be chance; above 0 the search scores more candidates.
-        device: "auto" takes a GPU where there is one.
     """
 
+    lists: ClassVar = ((DATASETS,),)
     checkpoint: Checkpoint
     points: int = 1
     n: int = 10_000
@@ -28,7 +31,7 @@ class SearchOptions:
     grid: int = 40
     data: str | None = None
     tolerance: float = 0.0
-    device: str = "auto"
+    device: Device = "auto"
 
 
 def search(o: SearchOptions) -> None:

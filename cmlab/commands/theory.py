@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from ..base.files import new_file, write_png, write_whole
-from ..base.registry import EXPERIMENTS
+from ..base.registry import DATASETS, EXPERIMENTS
 from ..base.text import aligned
 from .options import check_taken, one_of
 
@@ -19,7 +19,7 @@ class TheoryOptions:
 
     Args:
         experiment: what to measure.
-        data: for thm1 and thm2: soft3 (three broad Gaussians, the default), gaussian, or a 2D data set such as 8gaussians.
+        data: for thm1 and thm2: soft3 (three broad Gaussians, the default), gaussian, or a data set of points.
         checkpoint: for thm1: a consistency model of points, whose error is drawn beside the curve, on its own data. For variance:
             the model whose gradient is measured, by default 8gaussians-edm, where consistency training starts.
         solver: for thm1: by default heun.
@@ -34,7 +34,7 @@ class TheoryOptions:
         overwrite: replace those files.
     """
 
-    lists: ClassVar = (EXPERIMENTS,)
+    lists: ClassVar = ((EXPERIMENTS,), (DATASETS, "toy"))
     experiment: Annotated[str, tyro.conf.Positional, one_of(EXPERIMENTS)]
     data: str | None = None
     checkpoint: str | None = None

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..base.files import beside, user_path
+from ..base.text import count
 from . import sources
 from .pixels import RESIZE, Resize, decode
 from .sets import WORKERS, LazyPixels, NoSplit, PixelData, Pixels
@@ -180,7 +181,9 @@ def _notes(source: Source, changes: list[tuple[str, str]]) -> list[str]:
         groups.setdefault(re.sub(r"\d+ frames", "frames", change), []).append(name)
     lines = [f"{len(names)} of {len(source.names)} pictures {change}: {_first(names)}" for change, names in groups.items()]
     if source.skipped:
-        lines.insert(0, f"left out {len(source.skipped)} files whose names do not end as pictures do: {_first(source.skipped)}")
+        names_do = "name does" if len(source.skipped) == 1 else "names do"
+        left = f"left out {count(len(source.skipped), 'file')} whose {names_do} not end as pictures do"
+        lines.insert(0, f"{left}: {_first(source.skipped)}")
     return lines
 
 

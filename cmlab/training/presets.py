@@ -14,6 +14,7 @@ from ..base.rng import global_seed
 from ..base.suggest import unknown
 from ..base.text import count
 from ..data import Data, MixtureData, load_data
+from ..data.names import class_names_of
 from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
 from ..losses import LOSSES, Loss, cd, ict
@@ -67,6 +68,11 @@ def _trained_on(meta: dict[str, Any]) -> str | None:
     about = meta.get("about") or {}
     made_by = PRESETS.get(about.get("preset", ""))
     return about.get("data") or (made_by.data_name if made_by else None)
+
+
+def class_names(meta: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the classes of the checkpoint with the header ``meta``; numbers where nothing tells them."""
+    return class_names_of(meta.get("about") or {}, int(meta["classes"]), _trained_on(meta) or "")
 
 
 def _check_data(path: Path, preset: Preset) -> None:

@@ -8,12 +8,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.files import PART, beside
+from ..base.files import PART, beside, existing
 from ..formats.checkpoints import SUFFIX, CheckpointError, one_line
 from ..formats.header import parse, read_text
 from .trainer import Snapshot
@@ -96,6 +96,7 @@ class RunFolder:
         try:
             import fcntl
 
+            made = existing(path.parent) != path.parent
             path.parent.mkdir(parents=True, exist_ok=True)
             opened = path.open("a")
         except (ImportError, OSError):  # Windows; a folder that cannot be written in, of which the run itself tells
@@ -115,6 +116,9 @@ class RunFolder:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+                if made:  # of a run that is refused nothing stays
+                    with suppress(OSError):
+                        path.parent.rmdir()
 
     def clear(self) -> None:
         """Remove all states, and the folder if nothing else is in it."""

@@ -191,7 +191,7 @@ WRONG = {
     "sample {m}/cm.safetensors --sampler onestep --steps 2": "use 'multistep'",
     "sample {m}/cm.safetensors --n 0": "--n must be at least 1",
     "sample {m}/cm.safetensors --n abc": "--n: it takes a whole number, got 'abc'",
-    "sample {m}/cm.safetensors --label x.5": "--label: it takes a whole number, got 'x.5'",
+    "sample {m}/cm.safetensors --label x.5": "--label x.5: this model has 0..9",
     "sample {m}/cm.safetensors --sigmas a b": "--sigmas: Could not find valid parse for arguments: ['a', 'b']",
     "sample {m}/cm.safetensors --n 10001": "at most 10,000 samples of this model, not --n 10001: write them to --out FILE.npz",
     "sample {m}/cm2d.safetensors --n 1000000000": "write them to --out FILE.npz",
@@ -200,6 +200,8 @@ WRONG = {
     "sample {m}/cm.safetensors --out /proc/a.png": "cannot write in the folder /proc",
     "sample {m}/cm.safetensors --steps 0": "at least 1 step",
     "sample {m}/cm.safetensors --label 10": "this model has 0..9",
+    "sample cifar10-small-cd --label dog": "--label dog: this model has 0..2: automobile, horse, ship",
+    "edit cifar10-small-cd inpaint --label dog": "--label dog: this model has 0..2: automobile, horse, ship",
     "sample {m}/cm2d.safetensors --label 0": "this model has no classes",
     "sample {m}/cm.safetensors --out x.gif": "must end in .png or .npz",
     "edit {m}/cm.safetensors": "Missing from cmlab edit: {inpaint,colorize,",
@@ -259,7 +261,22 @@ def test_wrong_input_is_one_line_that_names_the_way_out(args, models, tmp_path, 
         assert WRONG[args] in err
     else:
         assert WRONG[args] in out
-    assert not any(p.is_file() for p in tmp_path.rglob("*")), "a refused command must write nothing"
+    assert not list(tmp_path.iterdir()), "a refused command must write nothing, and make no folder"
+
+
+def test_a_class_is_asked_for_by_its_name_or_its_number(tmp_path):
+    words = f"sample cifar10-small-cd --n 2 --seed 3 --out {tmp_path}"
+    for name, label in (("a", "horse"), ("b", "1")):
+        assert main([*f"{words}/deep/{name}.npz --label".split(), label]) == 0
+    a, b = np.load(tmp_path / "deep/a.npz"), np.load(tmp_path / "deep/b.npz")
+    assert a["label"].tolist() == b["label"].tolist() == [1, 1] and (a["x"] == b["x"]).all()
+
+
+@pytest.mark.parametrize("command", ["train digits-edm", "evaluate", "search", "likelihood", "theory"])
+def test_help_names_the_data_sets_and_no_default_is_a_list(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "two-moons: two half circles" in out and ("digits: 8 x 8" in out) == (command != "theory") and "['None']" not in out
 
 
 @pytest.mark.parametrize(
