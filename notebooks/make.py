@@ -36,12 +36,23 @@ def notebooks() -> list[Path]:
     return sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path = HERE, env: Mapping[str, str] | None = None) -> nbformat.NotebookNode:
+def kernel() -> AsyncKernelManager:
+    """The manager of a kernel that is not started yet."""
+    return AsyncKernelManager(kernel_spec_manager=ThisPython())
+
+
+def execute(
+    notebook: nbformat.NotebookNode,
+    folder: Path = HERE,
+    env: Mapping[str, str] | None = None,
+    lasting: AsyncKernelManager | None = None,
+) -> nbformat.NotebookNode:
     """Run all cells in ``folder`` with ``env`` added to the environment; returns the notebook with clean outputs.
 
+    The kernel is a new one, or ``lasting``: that is started where it does not run yet, and left as the notebook leaves it.
     Raises nbclient's CellExecutionError at the first cell that fails.
     """
-    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
+    manager = lasting or kernel()
     settings = {"CMLAB_STATIC": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     client = NotebookClient(
         notebook,
@@ -55,7 +66,10 @@ def execute(notebook: nbformat.NotebookNode, folder: Path = HERE, env: Mapping[s
     try:
         client.execute(env={**os.environ, **settings, **(env or {})})
     finally:  # a client leaves a kernel alone that it was given
-        asyncio.run(manager.shutdown_kernel(now=True))
+        if client.kc is not None:
+            client.kc.stop_channels()
+        if lasting is None:
+            asyncio.run(manager.shutdown_kernel(now=True))
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})

@@ -337,7 +337,7 @@ def test_trajectories_are_pictures_and_repeat(client):
     [
         ({"experiment": "thm1", "solver": "euler"}, "slope for N = 4..16", 16),
         ({"experiment": "thm1", "model": "two-moons-cd"}, "two-moons-cd: max error", 16),
-        ({"experiment": "thm2", "distance": "huber", "distribution": "rings"}, "of L_CD itself", 16),
+        ({"experiment": "thm2", "distance": "huber", "distribution": "8gaussians"}, "of L_CD itself", 16),
         ({"experiment": "variance", "weight": "1/dt"}, "exponent of the bias", 16),
     ],
 )

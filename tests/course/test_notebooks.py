@@ -1,13 +1,16 @@
 """The lessons: they run unsolved and solved, mistakes are caught, and what is committed keeps the rules of the series."""
 
 import ast
+import asyncio
 import itertools
 import json
 import pkgutil
 import re
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -15,13 +18,10 @@ import torch
 
 from cmlab.course import teach
 from cmlab.course.exercises import EXERCISES, OPEN, QUIZZES, WRONG
-from cmlab.formats import checkpoints
-from cmlab.training import presets
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 MAKE = runpy.run_path(str(FOLDER / "make.py"))
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-NEEDS = ("digits-color-edm", "digits-color-cd", "digits-color-ict")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
@@ -58,15 +58,23 @@ def texts(notebook: nbformat.NotebookNode) -> str:
     return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
-@pytest.fixture
-def workplace(tmp_path) -> Path:
-    """A folder to run in; holds untrained models under the names of those that are not bundled (yet)."""
-    for name in NEEDS:
-        if name not in checkpoints.pretrained_names():
-            preset = presets.get_preset(name)
-            model = presets.build_model(presets.Preset(preset.data, preset.loss, preset.network))
-            checkpoints.save(tmp_path / "runs" / f"{name}.safetensors", model)
-    return tmp_path
+# What a notebook finds in a kernel that has run others: an empty namespace, and nothing answered.
+FRESH = """
+get_ipython().reset(new_session=False)
+from cmlab import teach
+teach._results.clear()
+teach._predictions.clear()
+get_ipython().reset(new_session=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Any]:
+    """One for all lessons: to start one costs more than most of them."""
+    manager = MAKE["kernel"]()
+    yield manager
+    if manager.has_kernel:
+        asyncio.run(manager.shutdown_kernel(now=True))
 
 
 def solved(notebook: nbformat.NotebookNode, lesson: str) -> list[nbformat.NotebookNode]:
@@ -83,16 +91,15 @@ def solved(notebook: nbformat.NotebookNode, lesson: str) -> list[nbformat.Notebo
 
 
 @each_notebook
-def test_it_runs_unsolved_and_again_with_the_answers(path, workplace):
-    # Both in one kernel: starting one costs more than a fast run.
+def test_it_runs_unsolved_and_again_with_the_answers(path, kernel, tmp_path_factory):
     notebook, lesson = read(path), path.stem[:2]
     names = exercises(notebook)
     asked = notebook.copy()
-    asked.cells = [*notebook.cells, *solved(notebook, lesson)]
-    done = MAKE["execute"](asked, workplace, {"CMLAB_FAST": "1", "OMP_NUM_THREADS": "1"})
+    asked.cells = [nbformat.v4.new_code_cell(FRESH), *notebook.cells, *solved(notebook, lesson)]
+    done = MAKE["execute"](asked, tmp_path_factory.getbasetemp(), {"CMLAB_FAST": "1", "OMP_NUM_THREADS": "1"}, kernel)
     assert not [o for cell in code_cells(done) for o in cell.outputs if o.get("name") == "stderr"]
 
-    first, second = (texts(part) for part in halves(done, len(notebook.cells)))
+    first, second = (texts(part) for part in halves(done, 1 + len(notebook.cells)))
     assert names and all(f"{name}: {OPEN}" in first for name in names)
     assert "You made no guess." in first and "You guessed" not in first and first.count("no answer yet") == len(QUIZZES[lesson])
     assert all(f"{name}: {teach.RIGHT}" in second for name in names)
