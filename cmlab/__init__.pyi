@@ -18,13 +18,13 @@ from . import (
     training,
 )
 from .base.registry import register
-from .data import DATASETS, load_data
-from .denoiser import CONSISTENCY, EDM, PRECONDS, Coeffs, Denoise, Denoiser, Precond
+from .data import DATASETS, ImageData, PixelData, load_data
+from .denoiser import CONSISTENCY, EDM, PRECONDS, Coeffs, Denoise, Denoiser, Precond, Preconditioning
 from .distances import Distance
 from .editing import EDITS, Edit, apply_edit, run_edit, slerp
 from .evaluation.points import sliced_wasserstein
 from .formats.checkpoints import load, pretrained_names, save
-from .losses import LOSSES, ConsistencyLoss, DenoisingLoss, EDMLoss, LossOut
+from .losses import LOSSES, ConsistencyLoss, DenoisingLoss, EDMLoss, LossOut, cd, ict
 from .methods.continuous import ContinuousLoss, SCMLoss
 from .methods.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, conditioned
 from .methods.likelihood import decode, encode, log_likelihood
@@ -35,8 +35,10 @@ from .networks import NETWORKS, MLPConfig, SongUNetConfig, UNetConfig, build_net
 from .noise import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, sampling_sigmas
 from .oracle import FiniteData, Gaussian, GaussianMixture
 from .samplers import SAMPLERS, Plan, Step, default_sigmas, initial_noise, sample
+from .training.config import HalfLife, TrainConfig
 from .training.fit import TrainState, fit
 from .training.presets import PRESETS, Preset, get_preset, run
+from .training.trainer import Trainer
 
 __version__: str
 
@@ -60,15 +62,19 @@ __all__ = [
     "FiniteData",
     "Gaussian",
     "GaussianMixture",
+    "HalfLife",
     "IDDPMPrecond",
+    "ImageData",
     "LOSSES",
     "LossOut",
     "MLPConfig",
     "NETWORKS",
     "PRECONDS",
+    "PixelData",
     "Plan",
     "PRESETS",
     "Precond",
+    "Preconditioning",
     "Preset",
     "ProgressiveLoss",
     "SAMPLERS",
@@ -78,7 +84,9 @@ __all__ = [
     "SIGMA_MIN",
     "SongUNetConfig",
     "Step",
+    "TrainConfig",
     "TrainState",
+    "Trainer",
     "TrigPrecond",
     "UNetConfig",
     "VEPrecond",
@@ -86,6 +94,7 @@ __all__ = [
     "__version__",
     "apply_edit",
     "build_network",
+    "cd",
     "conditioned",
     "data",
     "decode",
@@ -100,6 +109,7 @@ __all__ = [
     "formats",
     "get_preset",
     "greedy_search",
+    "ict",
     "initial_noise",
     "karras_sigmas",
     "load",

@@ -153,6 +153,18 @@ class Denoiser(nn.Module):
         self, net: nn.Module, precond: Preconditioning, shape: Sequence[int], classes: int = 0, drops_labels: bool = False
     ):
         super().__init__()
+        if not isinstance(net, nn.Module):
+            raise ValueError(f"net is a network, a torch.nn.Module, got {net!r:.80}")
+        lacking = [name for name in ("__call__", "round", "levels", "consistency") if not hasattr(precond, name)]
+        if lacking or isinstance(precond, type):
+            raise ValueError(
+                f"precond is a Preconditioning, such as cmlab.EDM, and {precond!r:.80} has no "
+                f"{', '.join(lacking) or 'values yet'}: derive its class from cmlab.Preconditioning, which has all but __call__"
+            )
+        if not isinstance(shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise ValueError(f"shape is that of one sample, such as (2,) or (3, 32, 32), got {shape!r:.80}")
+        if classes < 0:
+            raise ValueError(f"classes is their number, 0 for none, got {classes}")
         self.net, self.precond, self.shape, self.classes = net, precond, tuple(shape), classes
         if drops_labels and not classes:
             raise ValueError("drops_labels is for conditional models: this one has no classes")
@@ -165,11 +177,13 @@ class Denoiser(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The frozen configuration that the network was built from."""
-        return self.net.config
+        """The frozen configuration that the network was built from; None for a network of one's own that has none."""
+        return getattr(self.net, "config", None)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """``augment`` (B, K) tells a network that takes it what was done to the training images; None is "nothing"."""
+        if not isinstance(x, Tensor):
+            raise ValueError(f"samples are a tensor, got {type(x).__name__}: torch.as_tensor takes arrays and lists")
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"this model works on samples of shape {self.shape}, got a batch of shape {tuple(x.shape)}")
         if not x.is_floating_point():

@@ -241,8 +241,11 @@ def ancestral_levels(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tup
 
     sigma_up = eta sigma_next sqrt(1 - (sigma_next / sigma)^2): for eta = 1 the variance of q(x_next | x, x0) (DDPM, eq. 7).
     """
-    up = eta * (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt()
-    return (sigma_next**2 - up**2).sqrt(), up
+    ratio = sigma_next / sigma
+    # sigma_down^2 = sigma_next^2 - sigma_up^2, written without the difference, which rounding can turn negative.
+    return sigma_next * (1 - eta**2 + eta**2 * ratio**2).sqrt(), eta * sigma_next * (
+        (sigma - sigma_next) / sigma * (1 + ratio)
+    ).sqrt()
 
 
 @SAMPLERS.register("ancestral", "Ancestral (DDPM)", "each step draws fresh noise", kind="sde")
@@ -412,7 +415,8 @@ def sample(
 
     Args:
         denoise: a model on ``device``.
-        seeds: whole numbers; one number is one seed.
+        seeds: whole numbers, one for each sample: ``range(16)`` are 16 samples. A number alone is no count but one seed: ``16`` is
+            the one sample of seed 16, the last of ``range(17)``.
         sampler, steps, sigmas: a name in SAMPLERS, a number of steps, or noise levels in place of steps; by default as `plan` says.
         label: the class of each sample, (len(seeds),), or one for all.
         options: of the sampler (``churn``, ``project``, ...).

@@ -63,6 +63,48 @@ def write_png(path: str | Path, picture: Any) -> Path:
     return write_whole(path, lambda file: save(file, format="png"))
 
 
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """While it lasts no other process holds the lock ``path``: a folder, or a file that is there as long as it is held.
+
+    Gives False where another process holds it, unless it may ``wait`` for that. A killed process lets go. Where there are no locks
+    (Windows, some file systems), or where nothing can be written, everybody gets one.
+    """
+    handle = _lock(path, wait)
+    try:
+        yield handle is not None
+    finally:
+        if isinstance(handle, int):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)  # while it is held: who waits for this file finds that it has gone, and tries again
+            os.close(handle)
+
+
+def _lock(path: Path, wait: bool) -> int | Literal["free"] | None:
+    """The open file that holds the lock; "free" where there are no locks, None where another process has it."""
+    try:
+        import fcntl
+    except ImportError:
+        return "free"
+    while True:
+        try:
+            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return "free"
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:
+            os.close(handle)
+            return "free"
+        os.close(handle)  # another process has removed this file in the meantime
+
+
 def own_file(name: str | Path) -> Path | None:
     """The file that a name or a path leads to, with ``SUFFIX`` or without, here or in ``runs/``; None where there is none."""
     bare = str(user_path(name)).removesuffix(SUFFIX)

@@ -22,11 +22,10 @@ from ..base.files import beside, user_path
 from ..base.text import count
 from . import sources
 from .pixels import RESIZE, Resize, decode
-from .sets import WORKERS, LazyPixels, NoSplit, PixelData, Pixels
+from .sets import MAX_CLASSES, WORKERS, LazyPixels, NoSplit, PixelData, Pixels
 from .sources import PICTURES, SPLITS, Source
 
 Labels = Literal["auto", "folder", "prefix", "none"]
-MAX_CLASSES = 2**17  # a network has weights for each
 SUFFIXES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +20,8 @@ from ..noise import Draws, as_draws
 from ..oracle import GaussianMixture
 from .pixels import from_pixels
 
+_log = logging.getLogger(__name__)
+MAX_CLASSES = 2**17  # a network has weights for each
 WORKERS = min(16, os.cpu_count() or 1)  # threads that decode pictures
 
 
@@ -54,14 +58,40 @@ class MixtureData:
         return self.oracle.sample(n, source).float(), None
 
 
+LARGEST = 1.5  # of a pixel: some filters ring a little beyond 1
+
+
 @dataclass(frozen=True)
 class ImageData:
-    """Images in memory: x0 (N, C, H, W) float32 in [-1, 1], label (N,) int64 or None; ``flip`` mirrors half of each batch."""
+    """Images in memory: x0 (N, C, H, W) float32 in [-1, 1], label (N,) int64 or None; ``flip`` mirrors half of each batch.
+
+    Labels without ``class_names`` are of the classes "0", "1", ... Raises ValueError for images and labels of other kinds.
+    """
 
     x0: Tensor
     label: Tensor | None
     class_names: tuple[str, ...] = ()
     flip: bool = False
+
+    def __post_init__(self):
+        x0 = self.x0
+        if not isinstance(x0, Tensor) or x0.ndim != 4 or not len(x0):
+            found = f"shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
+            raise ValueError(f"x0 should be a tensor of images, (N, C, H, W), got {found}: torch.as_tensor takes arrays and lists")
+        if not x0.is_floating_point():
+            raise ValueError(
+                f"x0 should be floating point numbers in [-1, 1], got {x0.dtype}: PixelData(x0.numpy(), label) takes uint8"
+            )
+        low, high = (float(end) for end in x0.aminmax())
+        if math.isfinite(low) and math.isfinite(high):  # others are for the loss to tell
+            if max(-low, high) > LARGEST:
+                raise ValueError(
+                    f"x0 should lie in [-1, 1], and goes from {low:.4g} to {high:.4g}: scale it, x0 / 127.5 - 1 for 0..255"
+                )
+            if low >= 0 and high > 0.5:
+                _log.warning("x0 goes from %.3g to %.3g: images lie in [-1, 1], of 0..1 they are 2 * x0 - 1", low, high)
+        object.__setattr__(self, "x0", x0.float())
+        object.__setattr__(self, "class_names", names_of(self.label, self.class_names, len(x0)))
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -83,6 +113,19 @@ class ImageData:
         i = (source.uniform((n,)).double() * len(self.x0)).long()
         x0 = random_flip(self.x0[i], source) if self.flip else self.x0[i]
         return x0, None if self.label is None else self.label[i]
+
+
+def names_of(label: Tensor | None, names: Sequence[str], count: int) -> tuple[str, ...]:
+    """The names of the classes of ``count`` samples, numbers where none are given. Raises ValueError for labels that do not fit."""
+    if label is None:
+        return tuple(names)
+    if not isinstance(label, Tensor) or label.dtype != torch.int64 or label.shape != (count,):
+        found = f"{label.dtype} of shape {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+        raise ValueError(f"label should be a tensor (N,) = ({count},) of int64, one class number per image, got {found}")
+    low, high = (int(end) for end in label.aminmax())
+    if low < 0 or high >= (len(names) or MAX_CLASSES):
+        raise ValueError(f"labels count the classes from 0, below {len(names) or MAX_CLASSES}: got {low if low < 0 else high}")
+    return tuple(names) or tuple(str(k) for k in range(high + 1))
 
 
 class Pixels(Protocol):
@@ -111,12 +154,24 @@ def random_flip(x0: Tensor, source: Draws) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class PixelData:
-    """Images as uint8: pixels (N, C, H, W), label (N,) int64 or None; they become float32 in [-1, 1] batch by batch."""
+    """Images as uint8: pixels (N, C, H, W), label (N,) int64 or None; they become float32 in [-1, 1] batch by batch.
+
+    Labels without ``class_names`` are of the classes "0", "1", ... Raises ValueError for images and labels of other kinds.
+    """
 
     pixels: Pixels
     label: Tensor | None
     class_names: tuple[str, ...] = ()
     flip: bool = False
+
+    def __post_init__(self):
+        kind = getattr(self.pixels, "dtype", np.uint8)  # pictures that are decoded when they are asked for say none
+        if isinstance(self.pixels, Tensor) or kind != np.uint8 or len(self.pixels.shape) != 4:
+            raise ValueError(
+                f"pixels should be a NumPy array (N, C, H, W) of uint8, got {type(self.pixels).__name__} of {kind}, "
+                f"{tuple(self.pixels.shape)}"
+            )
+        object.__setattr__(self, "class_names", names_of(self.label, self.class_names, len(self.pixels)))
 
     def __len__(self) -> int:
         return len(self.pixels)

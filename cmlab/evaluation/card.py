@@ -1,15 +1,14 @@
 """Model cards: Markdown from what a checkpoint says about itself and from figures that were measured on it."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..base.files import locked
 from ..base.text import count, levels, markdown, printable
 from ..data import DATASETS
 from ..formats import checkpoints
@@ -54,27 +53,9 @@ def keep_facts(path: str | Path, facts: dict[str, Any]) -> Path:
 
 
 def _keep(path: str | Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
-    with _in_turn(checkpoints.resolve(path).parent):
+    with locked(checkpoints.resolve(path).parent):  # of two that read, change and write at once, one would be lost
         about = checkpoints.read_meta(path).get("about") or {}
         return checkpoints.keep_about(path, {**about, **change(about)})
-
-
-@contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
-    """Wait while another process keeps something in ``folder``: of two that read, change and write, one would be lost."""
-    try:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):  # Windows
-        yield
-        return
-    try:
-        with suppress(OSError):  # a file system that has no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def card(path: str | Path, report: Report | None = None, pictures: Sequence[Picture] = ()) -> str:

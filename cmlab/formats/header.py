@@ -23,7 +23,7 @@ from pydantic_core import from_json
 
 from ..base.files import is_sparse
 from ..base.text import printable
-from ..data.pictures import MAX_CLASSES
+from ..data.sets import MAX_CLASSES
 
 MAX_HEADER = 1 << 22  # bytes; the largest that ships has 60,000
 MAX_PARTS = 50_000  # lists and objects, each of which costs far more memory than its two characters

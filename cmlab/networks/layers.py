@@ -29,7 +29,9 @@ class NetworkConfig:
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in at least float32, also under autocast: ``channels // group`` groups, at most ``most`` (0: no limit).
+    """Group normalisation in at least float32, also under autocast and in half models.
+
+    It has ``channels // group`` groups, at most ``most`` (0: no limit).
 
     (1, 32) is openai's rule, 32 groups always; (4, 32) is NVlabs'. Raises ValueError where the groups would be unequal.
     """
@@ -43,7 +45,9 @@ class Norm(nn.GroupNorm):
         super().__init__(groups, channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return nn.functional.group_norm(x.to(wide), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 def time_features(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:

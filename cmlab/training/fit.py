@@ -95,6 +95,7 @@ def fit(
 
     Raises ValueError for options that do not fit together, FloatingPointError when the loss is no longer finite.
     """
+    _check_parts(model, data, loss, config)
     config = (config or TrainConfig()).changed(**changes)
     steps, batch, seed, accumulate, augment = config.steps, config.batch, config.seed, config.accumulate, config.augmentation
     counts = {"steps": steps, "batch": batch, "max_skipped": max_skipped} | ({} if callable(every) else {"every": every})
@@ -172,6 +173,24 @@ def fit(
             yield state(step + 1, float(total) / made if made else math.nan, rate)
             total.zero_()
             since, skipped, clock = 0, trainer.skipped, time.perf_counter()
+
+
+def _check_parts(model: Any, data: Any, loss: Any, config: Any) -> None:
+    """What a reader of other libraries passes here; raises ValueError that says what is meant."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a network with its scalings, cmlab.Denoiser(net, precond, shape), got {model!r:.80}")
+    if half := sorted({str(p.dtype) for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}):
+        raise ValueError(f"the model has weights of {half[0]}: train model.float(), with precision='bf16' to compute in 16 bits")
+    if not all(hasattr(data, name) for name in ("batch", "shape", "classes")):
+        raise ValueError(
+            f"data draws its own batches, as cmlab.load_data(NAME_OR_PATH) and cmlab.ImageData(x0, label, class_names) do, and a "
+            f"{type(data).__name__} does not: put its tensors into an ImageData"
+        )
+    if not isinstance(loss, Loss):
+        made = f": make one, {loss.__name__}()" if isinstance(loss, type) else ", such as cmlab.EDMLoss()"
+        raise ValueError(f"loss is an instance of cmlab.losses.Loss{made}, got {loss!r:.80}")
+    if config is not None and not isinstance(config, TrainConfig):
+        raise ValueError(f"config is a TrainConfig or a preset; its values also go by name, steps=1000, got {config!r:.80}")
 
 
 def _check_augment(augment: Augment, loss: Loss, model: nn.Module) -> None:

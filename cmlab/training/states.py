@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.files import PART, beside, existing
+from ..base.files import PART, beside, existing, locked
 from ..formats.checkpoints import SUFFIX, CheckpointError, one_line
 from ..formats.header import parse, read_text
 from .trainer import Snapshot
@@ -92,33 +92,20 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """While it lasts no other process trains this run: raises ValueError where one does. A killed one no longer does."""
-        path = self.path.with_name(f".{self.path.name}.lock")
+        made = existing(self.path.parent) != self.path.parent
+        with suppress(OSError):  # of which the run itself tells
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            import fcntl
-
-            made = existing(path.parent) != path.parent
-            path.parent.mkdir(parents=True, exist_ok=True)
-            opened = path.open("a")
-        except (ImportError, OSError):  # Windows; a folder that cannot be written in, of which the run itself tells
-            yield
-            return
-        with opened as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"another process is training {self.path.name} in {self.path.parent}: wait for it, or choose another --out"
-                ) from error
-            except OSError:  # a file system that has no locks
+            with locked(self.path.with_name(f".{self.path.name}.lock"), wait=False) as ours:
+                if not ours:
+                    raise ValueError(
+                        f"another process is training {self.path.name} in {self.path.parent}: wait for it, or choose another --out"
+                    )
                 yield
-                return
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-                if made:  # of a run that is refused nothing stays
-                    with suppress(OSError):
-                        path.parent.rmdir()
+        finally:
+            if made:  # of a run that is refused nothing stays
+                with suppress(OSError):
+                    self.path.parent.rmdir()
 
     def clear(self) -> None:
         """Remove all states, and the folder if nothing else is in it."""

@@ -1,12 +1,14 @@
 """Files are written whole or not at all, by whoever and how many; paths are read in one way."""
 
+import multiprocessing
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
-from cmlab.base.files import beside, user_path, write_whole
+from cmlab.base.files import beside, locked, user_path, write_whole
 
 
 def names(folder) -> list[str]:
@@ -119,3 +121,31 @@ def test_a_wrong_path_is_named_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match=f"^{tmp_path} is a folder, not a mask: check the path$"):
         user_path(tmp_path, "file", what="mask")
     assert user_path(tmp_path) == tmp_path and user_path(tmp_path / "a.png", "file") == tmp_path / "a.png"
+
+
+def _take_turns(folder: str, times: int) -> None:
+    for _ in range(times):
+        with locked(Path(folder) / "lock"):
+            mark = Path(folder) / "inside"
+            mark.touch(exist_ok=False)  # another one inside is an error
+            mark.unlink()
+
+
+def test_of_many_that_want_a_lock_one_has_it_and_no_file_is_left(tmp_path):
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=_take_turns, args=(str(tmp_path), 300)) for _ in range(6)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0] * 6
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_another_holds_is_told_and_one_on_a_folder_leaves_it(tmp_path):
+    for path in (tmp_path / "lock", tmp_path):
+        with locked(path) as first, locked(path, wait=False) as second:
+            assert (first, second) == (True, False)
+    with locked(tmp_path / "none" / "lock") as nowhere:  # nothing can be written there: others will tell
+        assert nowhere
+    assert list(tmp_path.parent.iterdir()) and not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from cmlab.samplers import (
     SAMPLERS,
     Step,
     adds_noise,
+    ancestral_levels,
     default_sigmas,
     euler,
     euler_step,
@@ -499,3 +500,15 @@ def test_a_plan_stays_within_the_levels_of_training():
     low, high = traits_of(model).levels
     assert plan(model, steps=5).sigmas[0] == high == 50.0
     assert plan(model, steps=5).sigmas[-2] == low == 0.02
+
+
+def test_ancestral_levels_are_numbers_in_single_precision():
+    sigma = 10 ** (6 * torch.rand(200_000, generator=seeded()) - 3)
+    sigma_next = sigma * 10 ** (-7 * torch.rand(200_000, generator=seeded(1)))
+    for eta in (0.0, 0.3, 1.0):
+        for single, double in zip(
+            ancestral_levels(sigma, sigma_next, eta), ancestral_levels(sigma.double(), sigma_next.double(), eta), strict=True
+        ):
+            torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=0)
+    down, up = ancestral_levels(torch.tensor(80.0), torch.tensor(0.0125))
+    assert float(down) == pytest.approx(0.0125**2 / 80, rel=1e-5) and float(up) == pytest.approx(0.0125, rel=1e-5)

@@ -11,11 +11,12 @@ from conftest import tiny
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+from cmlab.base.files import locked
 from cmlab.commands.main import main
 from cmlab.data import load_images
 from cmlab.data.names import title_of
 from cmlab.denoiser import EDM
-from cmlab.evaluation.card import Picture, _in_turn, card, keep_facts, keep_figures
+from cmlab.evaluation.card import Picture, card, keep_facts, keep_figures
 from cmlab.evaluation.cardpictures import write_card
 from cmlab.evaluation.classifier import to_pixels
 from cmlab.evaluation.features import ClassifierFeatures
@@ -35,7 +36,7 @@ def checkpoint(tmp_path):
 
 
 def test_two_that_keep_something_at_once_wait_for_each_other(checkpoint):
-    with _in_turn(checkpoint.parent):
+    with locked(checkpoint.parent):
         second = threading.Thread(target=keep_facts, args=(checkpoint, {"two": 2}))
         second.start()
         second.join(0.2)

@@ -41,7 +41,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 
 def images(classes: int = 2) -> ImageData:
-    return replace(digits(), x0=digits().x0[:40].expand(-1, 3, -1, -1), flip=True)
+    return replace(digits(), x0=digits().x0[:40].expand(-1, 3, -1, -1), label=digits().label[:40], flip=True)  # type: ignore[index]
 
 
 def adaptive() -> Denoiser:
