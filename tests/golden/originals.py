@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -258,9 +259,10 @@ def augment_cases() -> Iterator[Case]:
 FILES = {"l_guidance": guidance_cases, "m_slerp": slerp_cases, "n_augment": augment_cases}
 
 
-def arrays_of(stem: str) -> tuple[Arrays, dict]:
+def arrays_of(stem: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """All arrays of a reference file by their names in it, and its index."""
-    arrays, cases = {}, {}
+    arrays: dict[str, Any] = {}
+    cases: dict[str, Any] = {}
     for name, function, settings, given, results in FILES[stem]():
         cases[name] = {"fn": function, "scalars": settings}
         arrays |= {f"{name}/in/{key}": value for key, value in given.items()}
