@@ -96,7 +96,8 @@ PUBLISHED.register(
 )(_EDM)
 PUBLISHED.register(
     "cifar10-edm-ncsnpp",
-    help="EDM, configuration F, NCSN++ 56.4 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID: not measured yet.",
+    help="EDM, configuration F, NCSN++ 56.4 M, unconditional (NVlabs/edm train.py). 2 days on 8 V100. FID "
+    "1.98 with 35 evaluations; conditional (--labels) 1.79.",
 )(replace(_EDM, network=replace(NCSNPP, dropout=0.13, augment=9)))
 PUBLISHED.register(
     "cifar10-edm-cm",
