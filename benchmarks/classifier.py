@@ -14,7 +14,7 @@ from torchvision.transforms.functional import gaussian_blur
 from cmlab.evaluation.classifier import PRETRAINED, Split, classifier_names, load_classifier, resolve_classifier, splits
 from cmlab.evaluation.classifier_training import CLASSIFIER_PRESETS
 from cmlab.evaluation.features import ClassifierFeatures, batches_of, extract, spread
-from cmlab.evaluation.metrics import Reference, figure, frechet_distance
+from cmlab.evaluation.metrics import Reference, error_bar, frechet_distance, value_of
 
 
 def damaged(name: str) -> tuple[Split, dict[str, Tensor]]:
@@ -41,7 +41,8 @@ def order_table(name: str) -> list[str]:
     extractor = ClassifierFeatures(name)
     first, sets = damaged(CLASSIFIER_PRESETS[f"{name}-classifier"].data[0])
     reference = Reference(extract(extractor, batches_of(first, 256)))
-    found = {what: figure(frechet_distance, extract(extractor, x.split(256)), reference, 20) for what, x in sets.items()}
+    fakes = {what: extract(extractor, x.split(256)) for what, x in sets.items()}
+    found = {k: (value_of(frechet_distance, x, reference), error_bar(frechet_distance, x, reference, 20)) for k, x in fakes.items()}
     for kind in ("blurred", "with noise", "without"):  # each kind from little to much
         ladder = [found["test images"], *(value for what, value in found.items() if what.startswith(kind))]
         if any(worse < better - 2 * error for (better, error), (worse, _) in pairwise(ladder)):

@@ -16,7 +16,7 @@ from ..formats.checkpoints import CheckpointError
 from ..samplers import Plan, plan, sample
 from ..training.presets import PRESETS, data_of, find
 from .card import CURVES, Picture, card
-from .classifier import Split, classifier_for, fit_channels, load_classifier, resolve_classifier, splits, to_pixels
+from .classifier import Split, classifier_for, splits, to_pixels
 from .features import ClassifierFeatures, real_features
 from .report import Report
 
@@ -41,32 +41,32 @@ def write_card(
     ``teacher`` is a diffusion model whose samples from the same noise are shown; by default the one that the checkpoint was made
     from, where it is at hand. Raises ValueError and FileNotFoundError for a model whose data cannot be loaded.
     """
-    path = find(str(checkpoint))
+    path, pictures = find(str(checkpoint)), []
     model, meta = checkpoints.load(path, device)
-    about, pictures = dict(meta.get("about") or {}), []
+    about = dict(meta.get("about") or {})
+
+    def keep(heading: str, tail: str, figure: Any, alt: str, remark: str = "") -> None:
+        pictures.append(Picture(heading, f"{out.stem}-{tail}.png", alt, remark))
+        write_png(out.parent / pictures[-1].name, figure)
+
     for key, title in CURVES.items():
         if len(about.get(key, [])) > 1:
-            name = f"{out.stem}-curves-{key.partition('_')[0]}.png"
             x, y = zip(*about[key], strict=True)
-            log = "y" if min(y) > 0 else ""
-            write_png(out.parent / name, plots.plot_curves({title: (x, y)}, "step", title, log=log))
-            pictures.append(Picture("Curves", name, f"{title} over {x[-1]:,} steps, at last {y[-1]:.4g}"))
-    name = f"{out.stem}-samples.png"
-    n = COLUMNS * BANKS if len(model.shape) == 3 else POINTS
+            figure = plots.plot_curves({title: (x, y)}, "step", title, log="y" if min(y) > 0 else "")
+            keep("Curves", f"curves-{key.partition('_')[0]}", figure, f"{title} over {x[-1]:,} steps, at last {y[-1]:.4g}")
+    image = len(model.shape) == 3
+    n = COLUMNS * BANKS if image else POINTS
     own = draw(model, plans_of(model, about), n, device)
     beside = _teacher(teacher, about, model, device)
-    rows = own | ({} if beside is None else draw(beside, {"teacher, 18 steps": plan(beside, "heun", 18)}, n, device))
+    rows = own | ({} if beside is None else draw(beside, plans_of(beside, {}, "teacher, "), n, device))
     told = f"Seeds 0 to {n - 1}, the classes in turn; what stands in one column comes from the same noise."
-    write_png(out.parent / name, _picture(rows))
-    pictures.append(Picture("Samples", name, "samples: " + "; ".join(rows), told if len(model.shape) == 3 else ""))
-    if len(model.shape) == 3:
-        name = f"{out.stem}-neighbours.png"
+    keep("Samples", "samples", _picture(rows), "samples: " + "; ".join(rows), told if image else "")
+    if image:
         data, data_name = data_of(meta)
         assert isinstance(data, ImageData | PixelData)
         figure, remark = _neighbours(list(own.values())[-1], data, data_name, cache)
-        write_png(out.parent / name, figure)
         alt = f"{QUERIES} samples, each above its {NEIGHBOURS} nearest training images"
-        pictures.append(Picture("Nearest training images", name, alt, remark))
+        keep("Nearest training images", "neighbours", figure, alt, remark)
     write_whole(out, f"{card(path, report, pictures)}\n".encode())
     return [out, *(out.parent / picture.name for picture in pictures)]
 
@@ -74,12 +74,12 @@ def write_card(
 # --- samples ---------------------------------------------------------------------------------------------------------------
 
 
-def plans_of(model: Denoiser, about: dict[str, Any]) -> dict[str, Plan]:
-    """In which ways a card shows a model: two for a consistency model."""
+def plans_of(model: Denoiser, about: dict[str, Any], whose: str = "") -> dict[str, Plan]:
+    """In which ways a card shows a model, whose samples are told so: two for a consistency model."""
     usual = plan(model, about=about)
     if model.traits.consistency:
         return {"one step": usual, "two steps": plan(model, steps=2, about=about)}
-    return {count(usual.steps, "step"): usual}
+    return {whose + count(usual.steps, "step"): usual}
 
 
 def draw(model: Denoiser, plans: dict[str, Plan], n: int, device: torch.device | str) -> dict[str, Tensor]:
@@ -122,27 +122,19 @@ def _picture(rows: dict[str, Tensor]) -> Any:
 def _neighbours(made: Tensor, data: ImageData | PixelData, name: str, cache: str | Path | None) -> tuple[Any, str]:
     """The figure, and how near the nearest training images are, beside those of real images that were not trained on."""
     known, training = classifier_for(name), Split(data, torch.arange(len(data)))
-    place = f"features of the classifier {known}" if known else "pixels"
+    extractor = ClassifierFeatures(known) if known else None
 
     def points(split: Split) -> Tensor:
-        if known is not None:
-            return real_features(ClassifierFeatures(known), split, cache=cache).features
-        return split.pixels(slice(None)).flatten(1).float()
+        return real_features(extractor, split, cache=cache).features if extractor else split.pixels(slice(None)).flatten(1).float()
 
-    with torch.no_grad():
-        pixels = to_pixels(made)
-        if known is None:
-            queries = pixels.flatten(1).float()
-        else:
-            classifier = load_classifier(resolve_classifier(known)).model
-            queries = classifier(fit_channels(pixels, classifier.shape))[0]
-    images = points(training)
+    pixels, images = to_pixels(made), points(training)
+    queries = extractor(pixels)[0] if extractor else pixels.flatten(1).float()
     distance, index = torch.cdist(queries, images).topk(NEIGHBOURS, largest=False)
     near = {"sample": made[:QUERIES]}
     near |= {f"nearest {k + 1}": data.take(index[:QUERIES, k]) for k in range(NEIGHBOURS)}
-    remark = (
-        f"In {place}; median distance of {len(made)} samples to the nearest training image {float(distance[:, 0].median()):.3g}"
-    )
+    place = f"features of the classifier {known}" if known else "pixels"
+    near_by = f"median distance of {len(made)} samples to the nearest training image {float(distance[:, 0].median()):.3g}"
+    remark = f"In {place}; {near_by}"
     _, test, how = splits(name)
     if how == "train, test":  # else the model was trained on those too
         some = Split(test.data, test.index[:HELD_OUT])

@@ -38,14 +38,14 @@ class Extractor(Protocol):
 
     def values(self, word: str, fake: Features, real: Features) -> tuple[float, ...] | None:
         """The figures of ``asked[word]``, where another library than `metrics` computes them; else None."""
-        ...
+        return None
 
     def numbers(self, class_names: Sequence[str]) -> Tensor | None:
         """Which logits stand for the classes ``class_names`` of a data set, (classes,) int64; None where some have none."""
-        ...
+        return None
 
 
-class ClassifierFeatures:
+class ClassifierFeatures(Extractor):
     """Features of a classifier that knows the data set: `FD-cls` and its like, for comparisons within one data set."""
 
     asked: ClassVar[Asked] = {
@@ -70,15 +70,12 @@ class ClassifierFeatures:
         features, logits = self.model(fit_channels(pixels, self.shape).to(self.device))
         return features.cpu(), logits.cpu()
 
-    def values(self, word: str, fake: Features, real: Features) -> None:
-        return None
-
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of FID's network
 KID_SUBSET = 1000
 
 
-class InceptionFeatures:
+class InceptionFeatures(Extractor):
     """Features of a network of torch-fidelity, by default FID's own Inception; its figures are computed by that library.
 
     Args:
@@ -138,9 +135,6 @@ class InceptionFeatures:
             return (metric_isc.isc_features_to_metric(fake.logits)["inception_score_mean"],)
         found = metric_prc.prc_features_to_metric(a, b, save_cpu_ram=True, verbose=False)
         return found["precision"], found["recall"]
-
-    def numbers(self, class_names: Sequence[str]) -> None:
-        return None
 
 
 def inception_weights(path: str | Path | None = None) -> Path:

@@ -160,18 +160,17 @@ def bootstrap_weights(n: int, replicates: int, seed: int = 0) -> Tensor:
 Metric = Callable[[Features, Reference, Tensor], Tensor]
 
 
-def figure(metric: Metric, fake: Features, reference: Reference, replicates: int, seed: int = 0) -> tuple[float, float]:
-    """A metric's value, and its standard deviation over ``replicates`` resampled sets of samples (the reference stays).
+def value_of(metric: Metric, fake: Features, reference: Reference) -> float:
+    """A metric's value, every sample counted once."""
+    return float(metric(fake, reference, torch.ones(1, len(fake), dtype=torch.float64)))
+
+
+def error_bar(metric: Metric, fake: Features, reference: Reference, replicates: int) -> float:
+    """Standard deviation of a metric over ``replicates`` resampled sets of samples; the reference stays.
 
     Of a distance that is as small as its floor, resampling overstates the deviation, by up to the square root of 3.
     """
-    value = metric(fake, reference, torch.ones(1, len(fake), dtype=torch.float64))
-    return float(value), error_bar(metric, fake, reference, replicates, seed)
-
-
-def error_bar(metric: Metric, fake: Features, reference: Reference, replicates: int, seed: int = 0) -> float:
-    """Standard deviation of a metric over resampled sets of samples; the reference stays."""
-    return float(metric(fake, reference, bootstrap_weights(len(fake), replicates, seed)).std())
+    return float(metric(fake, reference, bootstrap_weights(len(fake), replicates)).std())
 
 
 METRICS: dict[str, Metric] = {

@@ -20,7 +20,7 @@ from ..samplers import Plan, plan, sample
 from ..training.processes import ALONE, Processes, from_environment, joined
 from .classifier import Split, need_classifier, splits
 from .features import ClassifierFeatures, Extractor, batches_of, extract, real_features, spread
-from .metrics import METRICS, Features, Metric, Reference, error_bar, figure
+from .metrics import METRICS, Features, Reference, error_bar, value_of
 from .points import toy_report
 
 MIN_SAMPLES = 10  # every metric is a finite number from here on
@@ -43,6 +43,10 @@ class Row:
     same_n: float | None = None
     teacher: float | None = None
     teacher_error: float | None = None
+
+    def beside(self, column: str, value: float, error: float | None) -> "Row":
+        """With the figure of other samples as its ``column``: "floor", "same_n" or "teacher"."""
+        return replace(self, **{column: value, **({} if column == "same_n" else {f"{column}_error": error})})
 
 
 @dataclass(frozen=True)
@@ -244,13 +248,10 @@ def figures(
     """The figures of samples with their error bars; of more than one sample each."""
     rows = []
     for word in words:
-        asked = extractor.asked[word]
         values = extractor.values(word, fake, reference.real)  # of another library, which does not say how sure it is
-        for k, (name, metric) in enumerate(asked.items()):
-            if values is None:
-                rows.append(Row(name, *figure(metric, fake, reference, replicates)))
-            else:
-                rows.append(Row(name, values[k], error_bar(metric, fake, reference, replicates)))
+        for k, (name, metric) in enumerate(extractor.asked[word].items()):
+            value = value_of(metric, fake, reference) if values is None else values[k]
+            rows.append(Row(name, value, error_bar(metric, fake, reference, replicates)))
     return rows
 
 
@@ -289,20 +290,16 @@ def report(
     if fake is None:
         return None
     real = Reference(real_features(extractor, train, source.batch, cache))
-    held_out = _called(real_features(extractor, test, source.batch, cache), numbers)
-    fake, beside = _called(fake, numbers), None if beside is None else _called(beside, numbers)
-    rows = figures(extractor, words, fake, real, replicates)
-    floors = figures(extractor, words, held_out, real, replicates)
-    fewer = figures(extractor, words, fake[: len(held_out)], real, 2) if len(held_out) < len(fake) else rows
-    others = rows if beside is None else figures(extractor, words, beside, real, replicates)
-    full = []
-    for row, floor, less, other in zip(rows, floors, fewer, others, strict=True):
-        same_n = None if less is row else less.value
-        row = replace(row, floor=floor.value, floor_error=floor.error, same_n=same_n)
-        full.append(row if beside is None else replace(row, teacher=other.value, teacher_error=other.error))
+    held_out = real_features(extractor, test, source.batch, cache)
+    fewer = fake[: len(held_out)] if len(held_out) < len(fake) else None
+    rows = figures(extractor, words, _called(fake, numbers), real, replicates)
+    for column, others in {"floor": held_out, "same_n": fewer, "teacher": beside}.items():
+        if others is not None:
+            found = figures(extractor, words, _called(others, numbers), real, 2 if column == "same_n" else replicates)
+            rows = [row.beside(column, other.value, other.error) for row, other in zip(rows, found, strict=True)]
     told = f"against {len(train)} images of {data} ({how})"
     facts = {**source.facts, "seconds": round(seconds, 1)}
-    return Report(source.title, extractor.title, told, len(held_out), tuple(full), facts)
+    return Report(source.title, extractor.title, told, len(held_out), tuple(rows), facts)
 
 
 def _called(features: Features, numbers: Tensor | None) -> Features:
@@ -363,5 +360,4 @@ def quick_fd(
         fake = extract(ClassifierFeatures(name, device), draws)
     finally:
         model.train(training)
-    metric: Metric = METRICS["fd"]
-    return float(metric(fake, _quick_reference(name, data, device), torch.ones(1, n, dtype=torch.float64)))
+    return value_of(METRICS["fd"], fake, _quick_reference(name, data, device))

@@ -169,11 +169,8 @@ def _measure_stage(
 
 
 def _with_teacher(found: Report, beside: dict[str, Any]) -> Report:
-    values = {row["name"]: row for row in beside["figures"]}
-    rows = [
-        replace(row, teacher=values[row.name]["value"], teacher_error=values[row.name]["error"]) if row.name in values else row
-        for row in found.rows
-    ]
+    known = {row["name"]: (row["value"], row["error"]) for row in beside["figures"]}
+    rows = (row.beside("teacher", *known[row.name]) if row.name in known else row for row in found.rows)
     return replace(found, rows=tuple(rows))
 
 
