@@ -8,10 +8,11 @@ import torch
 
 from .. import samplers
 from ..base.registry import SAMPLERS
+from ..data import Data
 from ..denoiser import Denoiser, classes_in_turn
 from ..formats import checkpoints
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names
-from ..training.presets import class_names, find
+from ..training.presets import class_names, data_of, find
 
 if TYPE_CHECKING:
     from .evaluate import EvaluateOptions
@@ -34,6 +35,14 @@ def load(name: str, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[
     return model, meta, meta.get("about") or {}
 
 
+def of_data(name: str, model: Denoiser, meta: dict[str, Any], data: str | None) -> tuple[Data, str]:
+    """`data_of` for --data; raises ValueError for a set whose samples have another shape than those of the model ``name``."""
+    found, data = data_of(meta, data)
+    if tuple(found.shape) != model.shape:
+        raise ValueError(f"{name} makes samples of shape {model.shape}, {data} has samples of shape {tuple(found.shape)}")
+    return found, data
+
+
 def plan(model: Denoiser, name: str, o: "SampleOptions | EvaluateOptions", about: dict[str, Any]) -> samplers.Plan:
     """How the options say that this model is sampled: `samplers.plan` with what does not fit refused."""
     if o.sigmas is not None:
@@ -41,14 +50,11 @@ def plan(model: Denoiser, name: str, o: "SampleOptions | EvaluateOptions", about
     if (o.steps or 0) > MOST_STEPS:
         raise ValueError(f"--steps {o.steps}: {MOST_STEPS:,} is the most")
     chosen = samplers.plan(model, o.sampler, o.steps, o.sigmas, about)
-    kind = SAMPLERS.record(chosen.sampler).kind
-    if model.traits.consistency != (kind == "consistency"):
-        others = ", ".join(
-            record.name for record in SAMPLERS.records("ode", "sde", "distilled") if record.name not in ("euler", "heun")
-        )
-        fitting = "onestep or multistep" if model.traits.consistency else f"euler or heun (or {others})"
-        kind = "consistency" if model.traits.consistency else "diffusion"
-        raise ValueError(f"{name} is a {kind} model: choose --sampler {fitting}, not {chosen.sampler}")
+    consistency = model.traits.consistency
+    fitting = [record.name for record in SAMPLERS.records() if consistency == (record.kind == "consistency")]
+    if chosen.sampler not in fitting:
+        kind = "consistency" if consistency else "diffusion"
+        raise ValueError(f"{name} is a {kind} model: choose --sampler {' or '.join(fitting)}, not {chosen.sampler}")
     return chosen
 
 

@@ -12,11 +12,8 @@ from .options import Device, Sampler, Sigmas, Source, Steps
 if TYPE_CHECKING:
     import torch
 
-    from ..denoiser import Denoiser
-    from ..evaluation.features import Extractor
     from ..evaluation.report import Report
     from ..evaluation.report import Source as Samples
-    from ..samplers import Plan
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,6 @@ def evaluate(o: EvaluateOptions) -> None:
 def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from ..data.names import split_side
     from ..evaluation.classifier import splits
-    from ..evaluation.features import extractor_for
     from ..evaluation.report import picture_source
 
     sampling = ("seed", "steps", "sigmas", "sampler", "teacher", "card", "keep")
@@ -123,21 +119,16 @@ def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
         _refuse(o, ("rounding",), f"is for samples that are no 8-bit pictures yet: those of {o.source} are")
     if o.data is None:
         raise ValueError(f"pictures are compared with a data set: pass --data with {o.source}, such as --data digits")
-    source = picture_source(user_path(files), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache, side)
-    return _report(o, source, extractor_for(o.features, o.data, _words(o), o.weights, device), o.data)
+    return _report(o, device, o.data, picture_source(user_path(files), splits(o.data)[0], o.n, o.batch, o.rounding, o.cache, side))
 
 
 def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from .. import samplers
-    from ..evaluation.features import extractor_for
     from ..evaluation.report import model_source, points_report
-    from ..training.presets import data_of
-    from .common import load, plan
+    from .common import load, of_data, plan
 
     model, meta, about = load(o.source, device)
-    data, name = data_of(meta, o.data)
-    if tuple(data.shape) != model.shape:
-        raise ValueError(f"{o.source} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
+    data, name = of_data(o.source, model, meta, o.data)
     if model.classes and getattr(data, "classes", 0) not in (0, model.classes):
         raise ValueError(
             f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
@@ -151,13 +142,10 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
         why = f"is for pictures: {o.source} makes points, measured by sliced Wasserstein distances"
         _refuse(o, (*sampling, *measuring, "features", "rounding"), why)
         return points_report(model, name, o.source, n, o.seed, teacher)
-
-    def drawn(of: "Denoiser", how: "Plan", title: str) -> "Samples":
-        return model_source(of, how, n=n, seed=o.seed, batch=o.batch, rounding=o.rounding, name=title)
-
-    extractor = extractor_for(o.features, name, _words(o), o.weights, device)
-    beside = None if teacher is None else drawn(teacher, samplers.plan(teacher), str(o.teacher))
-    return _report(o, drawn(model, plan(model, o.source, o, about), o.source), extractor, name, beside)
+    how = {"n": n, "seed": o.seed, "batch": o.batch, "rounding": o.rounding}
+    source = model_source(model, plan(model, o.source, o, about), name=o.source, **how)
+    beside = None if teacher is None else model_source(teacher, samplers.plan(teacher), name=str(o.teacher), **how)
+    return _report(o, device, name, source, beside)
 
 
 def _refuse(o: EvaluateOptions, options: tuple[str, ...], why: str) -> None:
@@ -167,18 +155,17 @@ def _refuse(o: EvaluateOptions, options: tuple[str, ...], why: str) -> None:
             raise ValueError(f"--{field.name} {why}")
 
 
-def _words(o: EvaluateOptions) -> list[str]:
-    return [word for word in o.metrics.split(",") if word]
-
-
 def _report(
-    o: EvaluateOptions, source: "Samples", extractor: "Extractor", data: str, teacher: "Samples | None" = None
+    o: EvaluateOptions, device: "torch.device", data: str, source: "Samples", teacher: "Samples | None" = None
 ) -> "Report | None":
     from tqdm import tqdm
 
+    from ..evaluation.features import extractor_for
     from ..evaluation.report import report
 
-    total = source.n + (teacher.n if teacher else 0)
+    words, total = [word for word in o.metrics.split(",") if word], source.n + (teacher.n if teacher else 0)
+    extractor = extractor_for(o.features, data, words, o.weights, device)
+    how = {"words": words, "reference": o.reference, "replicates": o.replicates, "teacher": teacher, "cache": o.cache}
     with tqdm(total=total, unit="image", desc="evaluate", disable=None) as bar:
 
         def drawn(n: int) -> None:
@@ -186,14 +173,4 @@ def _report(
             if bar.n >= total:  # what is left counts as no sample, and takes a minute where nothing is cached
                 bar.set_postfix_str("next the real images, kept for the next time")
 
-        return report(
-            source,
-            extractor,
-            data,
-            words=_words(o),
-            reference=o.reference,
-            replicates=o.replicates,
-            teacher=teacher,
-            cache=o.cache,
-            progress=drawn,
-        )
+        return report(source, extractor, data, progress=drawn, **how)

@@ -39,16 +39,13 @@ def likelihood(o: LikelihoodOptions) -> None:
     from ..data import MixtureData
     from ..methods.likelihood import bits_per_dim, log_likelihood
     from ..samplers import level_range
-    from ..training.presets import data_of
-    from .common import load
+    from .common import load, of_data
 
     if o.n < 2 or o.probes < 0:
         raise ValueError(f"--n must be at least 2 and --probes at least 0, got {o.n} and {o.probes}")
     device = choose_device(o.device)
     model, meta, _ = load(o.checkpoint, device)
-    data, name = data_of(meta, o.data)
-    if tuple(data.shape) != model.shape:
-        raise ValueError(f"{o.checkpoint} makes samples of shape {model.shape}, {name} has samples of shape {tuple(data.shape)}")
+    data, name = of_data(o.checkpoint, model, meta, o.data)
     source = torch.Generator().manual_seed(o.seed)
     x0, label = data.batch(o.n, source)
     result = log_likelihood(

@@ -41,8 +41,7 @@ def search(o: SearchOptions) -> None:
     from ..base.device import choose_device
     from ..evaluation.levels import data_floor, wasserstein_score
     from ..methods.search import greedy_search, search_grid
-    from ..training.presets import data_of
-    from .common import load
+    from .common import load, of_data
 
     if o.points < 1 or o.n < 1:
         raise ValueError(f"--points and --n must be at least 1, got {o.points} and {o.n}")
@@ -52,7 +51,7 @@ def search(o: SearchOptions) -> None:
     model, meta, _ = load(o.checkpoint, device)
     if not model.traits.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: time points are searched for a consistency model")
-    data, name = data_of(meta, o.data)
+    data, name = of_data(o.checkpoint, model, meta, o.data)
     score = wasserstein_score(model, data, o.n, o.seed, device=device)
     fresh = wasserstein_score(model, data, o.n, o.seed + o.n, device=device)
     with tqdm(unit=" scores", desc="search", disable=None) as bar:

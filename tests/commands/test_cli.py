@@ -187,7 +187,7 @@ WRONG = {
     "sample {m}/text.safetensors": "not a readable safetensors file",
     "sample {m}/cut.safetensors": "cut short",
     "sample {m}/edm.safetensors --sampler onestep": "choose --sampler euler or heun",
-    "sample {m}/cm.safetensors --sampler heun": "choose --sampler onestep or multistep",
+    "sample {m}/cm.safetensors --sampler heun": "choose --sampler multistep or onestep",
     "sample {m}/cm.safetensors --sampler onestep --steps 2": "use 'multistep'",
     "sample {m}/cm.safetensors --n 0": "--n must be at least 1",
     "sample {m}/cm.safetensors --n abc": "--n: it takes a whole number, got 'abc'",

@@ -450,7 +450,7 @@ WRONG = {
     "evaluate digits-cd --batch 0": "--batch at least 1",
     "evaluate digits-cd --n 20 --reference 1199": "must lie in 10..1198",
     "evaluate digits-cd --n 20 --replicates 1": "--replicates must be at least 2",
-    "evaluate digits-cd --sampler heun": "choose --sampler onestep or multistep",
+    "evaluate digits-cd --sampler heun": "choose --sampler multistep or onestep",
     "evaluate digits-cd --teacher digits-ict": "must be a diffusion model",
     "evaluate digits-cd --json {t}/kept.json": "--overwrite",
     "evaluate digits-cd --n 20 --cache /dev/null/x": "--cache",
