@@ -13,7 +13,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from cmlab.evaluation.classifier import PRETRAINED, Split, classifier_names, load_classifier, resolve_classifier, splits
 from cmlab.evaluation.classifier_training import CLASSIFIER_PRESETS
-from cmlab.evaluation.features import ClassifierFeatures, batches_of, extract, spread
+from cmlab.evaluation.features import ClassifierFeatures, extract, spread
 from cmlab.evaluation.metrics import Reference, error_bar, frechet_distance, value_of
 
 
@@ -40,7 +40,7 @@ def order_table(name: str) -> list[str]:
     """How FD-cls ranks real images and damaged ones, as Markdown; raises RuntimeError where it does not rank as it should."""
     extractor = ClassifierFeatures(name)
     first, sets = damaged(CLASSIFIER_PRESETS[f"{name}-classifier"].data[0])
-    reference = Reference(extract(extractor, batches_of(first, 256)))
+    reference = Reference(extract(extractor, first.batches(256)))
     fakes = {what: extract(extractor, x.split(256)) for what, x in sets.items()}
     found = {k: (value_of(frechet_distance, x, reference), error_bar(frechet_distance, x, reference, 20)) for k, x in fakes.items()}
     for kind in ("blurred", "with noise", "without"):  # each kind from little to much

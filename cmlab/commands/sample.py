@@ -90,7 +90,7 @@ def sample(o: SampleOptions) -> None:
             write_png(target, plot_points({o.checkpoint: x}, size=4))
         else:
             write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
-    at = "" if not chosen else f" at the levels {text.levels(levels)}"
+    at = "" if not chosen else f" at the levels {text.levels(levels.tolist())}"
     print(f"{target}: {o.n} samples, {sampler} with {text.count(steps, 'step')}{at}, {seconds:.2f} s")
 
 

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -185,6 +185,10 @@ class Split:
         """Those images of the split as uint8 (n, C, H, W)."""
         return to_pixels(self.data.take(self.index[rows]))
 
+    def batches(self, batch: int) -> Iterator[Tensor]:
+        """All of them, batch by batch."""
+        return (self.pixels(slice(k, k + batch)) for k in range(0, len(self), batch))
+
 
 def splits(name: str | Path) -> tuple[Split, Split, str]:
     """Train and test images of a set, and how they were divided: its own split, the digits by scan, other sets in random halves.
@@ -234,7 +238,7 @@ def fit_channels(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
 def accuracy(model: Classifier, split: Split) -> float:
     """Share of the split's images that are put into their class."""
     assert split.label is not None
-    parts = [model(fit_channels(split.pixels(slice(k, k + 1000)), model.shape))[1].argmax(1) for k in range(0, len(split), 1000)]
+    parts = [model(fit_channels(pixels, model.shape))[1].argmax(1) for pixels in split.batches(1000)]
     return float((torch.cat(parts) == split.label).double().mean())
 
 

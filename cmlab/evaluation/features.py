@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 from zipfile import BadZipFile
@@ -218,24 +218,19 @@ def spread(split: Split, n: int | None) -> Split:
     return split if n == len(split) else Split(split.data, split.index[pick])
 
 
-def batches_of(split: Split, batch: int) -> Iterator[Tensor]:
-    """A split's images as uint8, batch by batch."""
-    return (split.pixels(slice(k, k + batch)) for k in range(0, len(split), batch))
-
-
 def real_features(extractor: Extractor, split: Split, batch: int = 256, cache: str | Path | None = None) -> Features:
     """Features of a split's images, from the cache folder (see `pictures.cache_folder`) if these pixels were there before.
 
     The key is the images' own content and the extractor's id. Files are written beside and renamed; a damaged one is made again.
     """
     digest = hashlib.sha256(json.dumps([1, extractor.id, len(split), list(split.data.shape), batch]).encode())
-    for pixels in batches_of(split, batch):
+    for pixels in split.batches(batch):
         digest.update(pixels.numpy().tobytes())
     file = cache_folder(cache) / "features" / f"{digest.hexdigest()[:32]}.npz"
     if file.is_file():
         with contextlib.suppress(OSError, EOFError, KeyError, ValueError, BadZipFile), np.load(file, allow_pickle=False) as held:
             return Features(torch.from_numpy(held["features"]), torch.from_numpy(held["logits"]), split.label)
-    found = extract(extractor, batches_of(split, batch))
+    found = extract(extractor, split.batches(batch))
     try:
         write_whole(file, lambda out: np.savez(out, features=found.features.numpy(), logits=found.logits.numpy()))
     except OSError as error:

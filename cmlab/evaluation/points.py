@@ -106,6 +106,7 @@ def digit_classifier(data: str = "digits"):
 def digit_accuracy(model: Denoiser, data: str, sampler: str, steps: int, n: int = 2000, seed: int = 0) -> float:
     """Share of ``n`` class-conditional samples that the classifier puts into the class that was asked for."""
     label = classes_in_turn(10, n)
+    assert label is not None
     x = sample(model, model.shape, seeds_from(seed, n), sampler, steps, label=label)
     return float((digit_classifier(data)[0].predict(digit_features(x)) == label.numpy()).mean())
 

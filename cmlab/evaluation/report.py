@@ -19,7 +19,7 @@ from ..noise import seeds_from
 from ..samplers import Plan, plan, sample
 from ..training.processes import ALONE, Processes, from_environment, joined
 from .classifier import Split, need_classifier, splits
-from .features import ClassifierFeatures, Extractor, batches_of, extract, real_features, spread
+from .features import ClassifierFeatures, Extractor, extract, real_features, spread
 from .metrics import METRICS, Features, Reference, error_bar, value_of
 from .points import toy_report
 
@@ -329,7 +329,7 @@ def points_report(model: Denoiser, data: str, name: str, n: int, seed: int = 0, 
 
 @lru_cache(maxsize=4)
 def _quick_reference(classifier: str, data: str, device: torch.device) -> Reference:
-    return Reference(extract(ClassifierFeatures(classifier, device), batches_of(spread(splits(data)[0], None), 256)))
+    return Reference(extract(ClassifierFeatures(classifier, device), spread(splits(data)[0], None).batches(256)))
 
 
 def quick_fd(

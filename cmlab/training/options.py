@@ -66,7 +66,7 @@ class TrainOptions(RunOptions):
 
 @dataclass(frozen=True)
 class ClassifierOptions(RunOptions):
-    """Train a classifier and write runs/PRESET.safetensors, for 'cmlab evaluate --features runs/PRESET.safetensors'."""
+    """Train a classifier and write runs/PRESET.safetensors, for 'cmlab evaluate --features PRESET'."""
 
 
 def at_least_one(options: Any, names: Iterable[str]) -> None:

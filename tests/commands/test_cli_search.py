@@ -86,7 +86,7 @@ WRONG = {
     "search {m}/cm.safetensors --grid 2": "--grid must be at least 3",
     "search {m}/cm.safetensors --grid 4 --points 3": "--grid must be at least 5",
     "search {m}/cm.safetensors --tolerance -1": "cannot be -1",
-    "search {m}/cm.safetensors --data digits": "data have shape (1, 8, 8)",
+    "search {m}/cm.safetensors --data digits": "digits has samples of shape (1, 8, 8)",
     "search {m}/cm.safetensors --data 8gausians": "did you mean '8gaussians'",
     "search {m}/cm.safetensors --point 1": "Perhaps you meant: --points",
     "search {m}/silent.safetensors": "pass --data NAME",

@@ -40,6 +40,8 @@ def other(kind: Any, value: Any) -> tuple[list[str], Any]:
         new = 7 if value is None else value + 1
     elif kind is float:
         new = 0.625 if value is None else value + 0.5
+    elif str(value).isdecimal():  # a number that the environment may say: a port
+        new = kind(int(value) + 1)
     else:
         new = kind("elsewhere.png") if str(value) != "elsewhere.png" else kind("there.png")
     return [str(new)], new
