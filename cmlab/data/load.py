@@ -49,6 +49,8 @@ def load_data(
     if name in DATASETS:
         load = DATASETS[str(name)]
         data = load(**_with(options, _options_of(load), f"the data set {name!r}"))
+    elif not path.exists() and (path.suffix or path.parent != Path(".")):
+        raise ValueError(f"no file or folder at {path}: check the path, or name a data set ('cmlab info' lists them)")
     elif not str(name) or not path.exists():  # Path("") is this folder
         raise ValueError(f"{unknown('data set', str(name), DATASETS)} (nor is there a file or folder of that name)")
     elif is_cifar10(path):

@@ -25,8 +25,8 @@ from ..methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from ..networks.adm import IMAGENET64, LSUN256, UNetConfig
 from . import checkpoints, unpickle
 from .checkpoints import SUFFIX, CheckpointError, build, one_line, skeleton
-from .diffusers_layout import diffusers_settings, from_diffusers, read_diffusers_settings, to_diffusers
-from .layouts import from_edm, from_openai, openai_config, to_openai
+from .diffusers_layout import diffusers_settings, from_diffusers, obstacles, read_diffusers_settings, to_diffusers
+from .layouts import Obstacle, from_edm, from_openai, openai_config, openai_obstacles, refuse, to_openai
 
 MAX_JSON = 1 << 20  # bytes; a published config.json has about 1 kB
 PUBLISHED = {64: IMAGENET64, 256: LSUN256}  # OpenAI's consistency models by size of image
@@ -114,7 +114,7 @@ def write(
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}. Choose another folder") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} cannot be written: {one_line(error)}. NAME.safetensors can hold it") from error
+        raise CheckpointError(f"{path} cannot be written: {error}. NAME.safetensors can hold it as it is") from error
     return path
 
 
@@ -368,29 +368,25 @@ def _write_cmlab(path: Path, model: Denoiser, about: dict[str, Any], dtype: torc
 
 
 def _write_openai(path: Path, model: Denoiser, _: dict[str, Any], dtype: torch.dtype) -> None:
-    config = _unet(model, "OpenAI's code")
-    reasons = {
-        "its time_scale is not 1000": config.time_scale != 1000,
-        "its embedding is not four times as wide as its first level": config.emb not in (0, 4 * config.channels),
-        "its normalisations do not all have 32 groups": config.max_groups != 32
-        or int(config.channels * min(config.mult)) // config.group < 32,
-        "its frequencies are NVlabs'": config.float32_freqs,
-        "it works on patches of pixels": config.patch > 1,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise ValueError(f"OpenAI's code has no such network: {reason}")
+    program = "OpenAI's code"
+    config, found = _unet(model, program)
+    refuse(program, [*found, *openai_obstacles(config)])
     state = OrderedDict((k, v.to(dtype)) for k, v in to_openai(_numbers(model)).items())
     write_whole(path, lambda file: torch.save(state, file))
 
 
 def _write_diffusers(path: Path, model: Denoiser, about: dict[str, Any], dtype: torch.dtype) -> None:
+    """A ConsistencyModelPipeline, which clips its estimate to [-1, 1] at every step: as ``project=`` a clamp does here."""
     from safetensors.torch import save_file
 
-    config = _unet(model, "diffusers' consistency pipeline")
-    precond = model.precond
-    if not isinstance(precond, Precond) or not precond.consistency:
-        raise ValueError("diffusers' consistency pipeline runs consistency models, and this is a diffusion model")
+    program, precond = "diffusers' consistency pipeline", model.precond
+    config, found = _unet(model, program)
+    if not model.traits.consistency:
+        found.append(
+            Obstacle("it is a diffusion model, and the pipeline runs consistency models (distil it, by a preset of cd)", {})
+        )
+    refuse(program, [*found, *obstacles(config, model.shape)])
+    assert isinstance(precond, Precond)
     settings = diffusers_settings(config, model.shape, model.classes)
     state = to_diffusers(_numbers(model), config, model.shape[1], model.classes)
     scheduler = {name: about.get(name, default) for name, default in _SCHEDULER.items()}
@@ -416,14 +412,16 @@ def _write_diffusers(path: Path, model: Denoiser, about: dict[str, Any], dtype: 
             os.replace(whole, path)
 
 
-def _unet(model: Denoiser, program: str) -> UNetConfig:
+def _unet(model: Denoiser, program: str) -> tuple[UNetConfig, list[Obstacle]]:
+    """The configuration of a U-Net, and what else ``program`` has no words for; raises ValueError for another network."""
     if not isinstance(model.config, UNetConfig) or len(model.shape) != 3:
-        raise ValueError(f"{program} has the ADM U-Net alone, and this is another network")
+        raise ValueError(f"{program} has the ADM U-Net on pictures alone, and this is another network (choose --network unet)")
+    found = []
     if not isinstance(model.precond, Precond):
-        raise ValueError(f"{program} has EDM's and the consistency model's preconditioning alone")
+        found.append(Obstacle("its preconditioning is neither EDM's nor the consistency model's", {}))
     if model.drops_labels:
-        raise ValueError(f"{program} cannot leave out the label of a conditional model, as this one can")
-    return model.config
+        found.append(Obstacle("it can leave out the label of a conditional model (train with --label-dropout 0)", {}))
+    return model.config, found
 
 
 def _numbers(model: Denoiser) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 diffusers expresses a part of what a UNetConfig can: the functions here raise ValueError, with the reason, for the rest.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..networks.adm import UNetConfig
+from .layouts import Obstacle, common_obstacles, refuse
 
 _RES = {
     "in_layers.0": "norm1",
@@ -147,30 +149,56 @@ def from_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, clas
     return out
 
 
-def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    """UNet2DModel's settings for this network on images of ``shape``; raises ValueError where it has none."""
+def _head_dims(config: UNetConfig, attends: list[bool]) -> set[int]:
+    """Channels of an attention head, of all layers that have attention."""
+    return {config.head_channels or w // config.heads for w in _attending(config, attends)}
+
+
+def _attending(config: UNetConfig, attends: list[bool]) -> set[int]:
+    widths = [int(config.channels * m) for m in config.mult]
+    return {w for w, a in zip(widths, attends, strict=True) if a} | {widths[-1]}
+
+
+def obstacles(config: UNetConfig, shape: tuple[int, ...]) -> list[Obstacle]:
+    """All that UNet2DModel has no settings for in this network on images of ``shape``."""
     widths = [int(config.channels * m) for m in config.mult]
     attends = _attends(config, shape[1])
-    attending = {w for w, a in zip(widths, attends, strict=True) if a} | {widths[-1]}
-    head_dims = {config.head_channels or w // config.heads for w in attending}
-    reasons = {
-        "its time_scale is not 1000": config.time_scale != 1000,
-        "its first level is not as wide as its embedding of the noise level (mult begins with another number than 1)": widths[0]
-        != config.channels,
-        "its number of normalisation groups differs between layers": not config.max_groups
-        or min(widths) // config.group < config.max_groups,
-        "its attention heads have different sizes in different layers": len(head_dims) > 1
-        or any(w % min(head_dims) for w in attending)
-        or (config.heads_up not in (0, config.heads) and any(attends)),
-        "it changes resolution without weights (resample pool)": config.resample == "pool" and len(widths) > 1,
-        "it predicts a variance": config.variance,
-        "it takes augmentation labels": config.augment > 0,
-        "it works on patches of pixels": config.patch > 1,
-        "its frequencies are NVlabs' (float32_freqs)": config.float32_freqs,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise ValueError(f"diffusers' UNet2DModel cannot express this network: {reason}")
+    attending, heads = _attending(config, attends), _head_dims(config, attends)
+    groups = max(n for n in range(1, 33) if all(w % n == 0 for w in widths))
+    differing_heads = len(heads) > 1 or any(w % min(heads) for w in attending)
+    found = [
+        (
+            widths[0] != config.channels,
+            Obstacle(
+                "its first level is not as wide as its embedding (mult begins with another number than 1)",
+                {"mult": (1, *config.mult[1:])},
+            ),
+        ),
+        (
+            not config.max_groups or min(widths) // config.group < config.max_groups,
+            Obstacle("its number of normalisation groups differs between layers", {"group": 1, "max_groups": groups}),
+        ),
+        (
+            differing_heads or (config.heads_up not in (0, config.heads) and any(attends)),
+            Obstacle(
+                "its attention heads have different sizes in different layers",
+                {"heads": 1, "heads_up": 0, "head_channels": math.gcd(*attending)},
+            ),
+        ),
+        (
+            config.resample == "pool" and len(widths) > 1,
+            Obstacle("it changes resolution without weights (resample pool)", {"resample": "block"}),
+        ),
+        (config.variance, Obstacle("it predicts a variance", {"variance": False})),
+    ]
+    return [*common_obstacles(config), *(one for holds, one in found if holds)]
+
+
+def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """UNet2DModel's settings for this network on images of ``shape``; raises ValueError where it has none."""
+    refuse("diffusers' UNet2DModel", obstacles(config, shape))
+    attends = _attends(config, shape[1])
+    widths, head_dims = [int(config.channels * m) for m in config.mult], _head_dims(config, attends)
     block = config.resample == "block"
     down = ["AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" if block else "DownBlock2D" for a in attends]
     up = ["AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" if block else "UpBlock2D" for a in reversed(attends)]

@@ -5,10 +5,11 @@ NVlabs' SongUNet has cmlab's names too (`SongUNet`); their DhariwalUNet is a `UN
 Every problem is a ValueError of one line.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -35,6 +36,56 @@ LAYERS = {  # openai's and NVlabs' names
     "out.0": "out_norm",
     "out.2": "out_conv",
 }
+
+
+class Obstacle(NamedTuple):
+    """Why another program has no such network, and the settings of one that it has: none where no setting helps."""
+
+    reason: str
+    choose: dict[str, Any]
+
+
+def refuse(program: str, found: Sequence[Obstacle]) -> None:
+    """Raise ValueError with all reasons, and with the options of 'cmlab train' for a network that ``program`` has."""
+    if not found:
+        return
+    options = [f"--network.{_option(name, value)}" for one in found for name, value in one.choose.items()]
+    hint = f". For a network that it has, train with {' '.join(options)}" if options else ""
+    raise ValueError(f"{program} has no such network: {'; '.join(one.reason for one in found)}{hint}")
+
+
+def _option(name: str, value: Any) -> str:
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return name if value else f"no-{name}"
+    return f"{name} " + " ".join(
+        f"{v:g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, tuple) else (value,))
+    )
+
+
+def common_obstacles(config: UNetConfig) -> list[Obstacle]:
+    """What neither OpenAI's code nor diffusers has in a network."""
+    found = [
+        (config.time_scale != 1000, Obstacle(f"its time_scale is {config.time_scale:g}, not 1000", {"time_scale": 1000.0})),
+        (config.patch > 1, Obstacle("it works on patches of pixels", {"patch": 1})),
+        (config.float32_freqs, Obstacle("its frequencies are NVlabs'", {"float32_freqs": False})),
+        (config.augment > 0, Obstacle("it takes augmentation labels", {"augment": 0})),
+    ]
+    return [one for holds, one in found if holds]
+
+
+def openai_obstacles(config: UNetConfig) -> list[Obstacle]:
+    """All that OpenAI's code does not have in this network."""
+    narrow = int(config.channels * min(config.mult))
+    wider = {} if narrow % 32 == 0 else {"channels": 32 * math.ceil(config.channels / 32)}
+    found = [
+        (config.emb not in (0, 4 * config.channels), Obstacle("its embedding is not four times its first level", {"emb": 0})),
+        (
+            config.max_groups != 32 or narrow // config.group < 32,
+            Obstacle("its normalisations do not all have 32 groups", {"group": 1, "max_groups": 32, **wider}),
+        ),
+    ]
+    return [*common_obstacles(config), *(one for holds, one in found if holds)]
 
 
 def from_openai(state: Mapping[str, Tensor]) -> State:

@@ -19,10 +19,10 @@ from torch import nn
 from cmlab.commands.main import main
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond, Preconditioning
 from cmlab.formats import checkpoints, unpickle
-from cmlab.formats.checkpoints import CheckpointError, expected_state
+from cmlab.formats.checkpoints import CheckpointError, expected_state, load
 from cmlab.formats.convert import _PARTS, Facts, _openai_network, convert, read, write
-from cmlab.formats.diffusers_layout import diffusers_settings, read_diffusers_settings
-from cmlab.formats.layouts import from_openai, to_openai
+from cmlab.formats.diffusers_layout import diffusers_settings, obstacles, read_diffusers_settings
+from cmlab.formats.layouts import from_openai, openai_obstacles, to_openai
 from cmlab.methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from cmlab.networks import SongUNetConfig, UNetConfig, build_network
 from cmlab.networks.adm import IMAGENET64, LSUN256
@@ -226,6 +226,26 @@ def test_what_openai_cannot_express_is_said(tmp_path, words):
     changes |= {"time_scale": {"time_scale": 1.0}, "augmentation": {"augment": 9}}
     assert words in error(lambda: write(tmp_path / "a.pt", model(replace(OPENAI, **changes[words]))))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cifar10-small-cd", "digits-edm", "digits-color-ict"])
+@pytest.mark.parametrize("suffix", ["", ".pt"])
+def test_all_reasons_are_given_and_a_network_as_they_advise_is_written(tmp_path, name, suffix):
+    own, _ = load(name)
+    text = error(lambda: write(tmp_path / f"a{suffix}", own))
+    found = openai_obstacles(own.config) if suffix else obstacles(own.config, own.shape)
+    assert len(found) > 1 and all(one.reason in text for one in found)
+    assert f"--network.time-scale 1000 {'--network.patch 1 ' * ('cifar' in name)}" in text
+    if not suffix:
+        assert ("it is a diffusion model" in text) == ("edm" in name)
+    config = own.config
+    for one in found:
+        config = replace(config, **one.choose)
+    fitting = Denoiser(build_network(config, own.shape, own.classes), CONSISTENCY, own.shape, own.classes)
+    written = write(tmp_path / f"b{suffix}", fitting)
+    facts = Facts("consistency", image_size=own.shape[1], heads=1) if suffix else None
+    again = read(written, facts)[0].net.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in fitting.net.state_dict().items())
 
 
 @pytest.fixture
