@@ -20,7 +20,8 @@ def screenshot(path: Path, tab: str = "Sample", width: int = 1280, height: int =
     """
     from playwright.sync_api import sync_playwright
 
-    from cmlab.app import page as app
+    from cmlab.app.page import build_app
+    from cmlab.app.server import launch
 
     browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser_path is None:
@@ -28,8 +29,8 @@ def screenshot(path: Path, tab: str = "Sample", width: int = 1280, height: int =
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    page = app.build_app()
-    page.launch(server_port=port, prevent_thread_lock=True, quiet=True, **app.look())
+    page = build_app()
+    launch(page, port=port, quiet=True)
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=browser_path, args=["--headless", "--no-sandbox", "--disable-gpu"])

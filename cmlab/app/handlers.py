@@ -19,8 +19,9 @@ from ..formats.checkpoints import pretrained_names
 from ..noise import SIGMA_MAX, seeds_from
 from ..training.presets import PRESETS
 from . import plane, theory, view
+from .parts import refusal
 
-DEVICE = "cpu"  # page.serve sets it
+DEVICE = "cpu"  # server.serve sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
 MAX_PICTURES = 4000  # kept on disk, a few kB each
 _WRITTEN: dict[Path, None] = {}
@@ -45,7 +46,7 @@ def handler(fn):
                     return
                 yield shown
         except (ValueError, FloatingPointError) as error:  # a traceback in the log is for bugs
-            raise gr.Error(str(error), title="Please check the input", print_exception=False) from error
+            raise refusal(str(error)) from error
         finally:
             turn[:] = [other for other in turn if other is not run]
 
@@ -121,7 +122,7 @@ def sample(
         try:
             model = view.model_of(group, method, DEVICE)
         except ValueError as error:
-            panels[method] = (None, str(error))
+            panels[method] = (None, view.plain(str(error)))
             continue
         chosen = view.plan_of(group, method, solver, steps, DEVICE)
         walked, k = [], chosen.steps
@@ -129,7 +130,10 @@ def sample(
         for step, ms in view.trail(model, group.shape, seeds, chosen.sampler, chosen.sigmas, label, DEVICE):
             walked.append(step)
             done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
-            panels[method] = (png(view.picture(step.x0_hat)), f"**{name}, {done}** · {step.nfe} NFE · {ms:.0f} ms")
+            panels[method] = (
+                png(view.picture(step.x0_hat)),
+                f"**{name}, {done}** · {step.nfe} NFE · {view.clock(ms)}",
+            )
             yield shown()
         if method == "edm":
             film = png(view.film(walked))
@@ -153,12 +157,11 @@ def interpolate(
     label = view.class_labels(group, class_name, frames, DEVICE)
     ends = [seed if p is None else p[0] for seed, p in zip((seed_a, seed_b), pictures, strict=True)]
     x, step, ms = view.make_interpolation(group, method, (ends[0], ends[1]), frames, label, DEVICE)
-    tiles = [view.picture(one[None]) for one in x]
-    parts = [f"**{view.label_of(method)}**", f"{frames} frames"] + ([f"class {class_name}"] if group.classes else [])
-    parts += [f"{step.nfe} NFE each · {ms:.0f} ms in all"]
+    parts = [f"**{view.label_of(method)}**", f"{frames} frames"] + ([f"class {view.plain(class_name)}"] if group.classes else [])
+    parts += [f"{step.nfe} NFE each · {view.clock(ms)} in all"]
     parts += ["noises of pictures: EDM's PF-ODE run upwards"] if any(pictures) else []
     slider = gr.Slider(maximum=frames - 1, value=0)
-    yield png(view.strip(x)), png(tiles[0]), " · ".join(parts), seed_a, seed_b, tiles, slider
+    yield png(view.strip(x)), png(view.picture(x[:1])), " · ".join(parts), seed_a, seed_b, x.float().cpu(), slider
 
 
 @handler
@@ -178,12 +181,12 @@ def edit(
     class_name = own_class if class_name == "auto" else class_name
     if class_name is None and group.classes:
         class_name, why = view.likeliest_class(group, model, y.to(DEVICE))
-        notes.append(f"taken for class {class_name} ({why}): choose another if it is not")
+        notes.append(f"taken for class {view.plain(class_name)} ({why}): choose another if it is not")
     label = None if class_name is None else view.class_labels(group, class_name, 1, DEVICE)
     made = view.make_edit(task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed)
     before = png(view.picture(y)), png(view.picture(made.degraded))
     for step, ms in view.timed(run_edit(model, made, [seed], label, DEVICE)):
-        progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {ms:.0f} ms"
+        progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {view.clock(ms)}"
         text = " · ".join([f"**{EDITS.record(task).label}** with {view.label_of(method)}", progress, *notes])
         yield *before, png(view.picture(step.x0_hat)), text, seed
 

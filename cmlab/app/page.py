@@ -3,15 +3,13 @@
 import atexit
 import os
 import shutil
-import signal
-import socket
-import sys
 import tempfile
-import time
-import warnings
+from html import escape
 
 # Before gradio is imported: no usage reports, and temporary files in a folder that only this user can read, gone at the end.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # after every run else: a table of the last runs, for /monitoring
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "GRADIO_TEMP_DIR" not in os.environ:
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="cmlab-app-")
@@ -19,22 +17,20 @@ if "GRADIO_TEMP_DIR" not in os.environ:
 
 import gradio as gr
 import numpy as np
-import torch
 
 from ..base.registry import DATASETS, EDITS, LOSSES, Record
 from ..editing import EDIT_STEPS, MASKS
-from . import handlers, plane, theory, view
+from . import handlers, theory, view
 from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from .paint import is_painted
 from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop_button
-from .style import look
 
 
 def model_choices(
     data: str, method: str | None, kind: str | None, classes_first: tuple[str, ...], usual: str, students: bool
 ) -> tuple[dict, dict]:
     """Choices and values of the boxes for method and class: a choice that the data set has, too, stays; else ``usual``."""
-    group = view.groups()[data]
+    group = handlers.group_of(data)
     shown = [m for m in group.models if not students or view.is_consistency(m)] or list(group.models)
     known = [*classes_first, *group.class_names]
     method = method if method in shown else view.usual(group)
@@ -104,13 +100,13 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
     run = start(go, [page.load], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
-    halt(run, [stop.click], lambda *texts: [t.replace("waits", "not run") for t in texts], captions, captions)
+    halt(run, [stop.click], lambda *texts: [(t or "").replace("waits", "not run") for t in texts], captions, captions)
     # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
     halt(run, [data.change], lambda: ["" if output in captions else None for output in outputs], [], outputs)
 
     def adapt(name: str, kind: str, count: float, *chosen: str):
         """Class, students and number of samples stay as they are where the new set has them; points come in larger numbers."""
-        group = view.groups()[name]
+        group = handlers.group_of(name)
         known = ["all", *group.class_names]
         kinds = gr.Dropdown(known, value=kind if kind in known else "all", visible=group.classes > 0)
         usual = (16, MAX_COUNT) if group.is_image else (MAX_COUNT, 16)
@@ -127,7 +123,7 @@ def explained(entry: Record) -> str:
 
 def thumbnails(name: str) -> list[tuple[str, str]]:
     """The examples of a data set for a gallery, each with its class."""
-    pictures, classes = view.examples(view.groups()[name])
+    pictures, classes = view.examples(handlers.group_of(name))
     return [(png(view.picture(x[None], size=132)), k or "") for x, k in zip(pictures, classes, strict=True)]
 
 
@@ -155,17 +151,23 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
             strip = panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
             position = gr.Slider(0, 10, 0, step=1, label="Frame", elem_id="position")
             frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380, name="First frame")
-            caption, pictures = caption_box("Caption"), gr.State([])
+            caption, pictures = caption_box("Caption"), gr.State(None)  # each session's, so not yet enlarged
     inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
     outputs = [strip, frame, caption, used_a, used_b, pictures, position]
     run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
-    halt(run, [data.change], lambda: (None, None, "", []), [], [strip, frame, caption, pictures])
-    position.input(lambda p, k: png(p[min(int(k), len(p) - 1)]) if p else None, [pictures, position], frame, **QUIET)
+    halt(run, [data.change], lambda: (None, None, "", None), [], [strip, frame, caption, pictures])
+
+    def show(x, k: float):
+        k = 0 if x is None else min(int(k), len(x) - 1)
+        return None if x is None else png(view.picture(x[k : k + 1]))
+
+    position.input(show, [pictures, position], frame, **QUIET)
 
     def picker(end: str):
         def pick(event: gr.SelectData, name: str):
-            kind = view.examples(view.groups()[name])[1][event.index]
-            return event.index, f"**{end}:** picture {event.index}" + (f", {kind}" if kind else "")
+            kinds = view.examples(handlers.group_of(name))[1]
+            k = view.whole("The example", event.index, 0, len(kinds) - 1)
+            return k, f"**{end}:** picture {k}" + (f", {view.plain(kinds[k] or '')}" if kinds[k] else "")
 
         return pick
 
@@ -211,17 +213,17 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     def announce(uploaded, data):
         """Say, once for a file, what was changed to fit the model; drop what is no picture."""
         try:
-            for note in handlers.source_picture(view.groups()[data], uploaded, 0)[2]:
-                gr.Info(f"Your picture was {note}.", title="Picture converted")
+            for note in handlers.source_picture(handlers.group_of(data), uploaded, 0)[2]:
+                gr.Info(escape(f"Your picture was {note}."), title="Picture converted")
         except ValueError as error:
-            gr.Warning(f"{error} The example is in use again.", title="Picture not used")
+            gr.Warning(escape(f"{error} The example is in use again."), title="Picture not used")
             return None
         return gr.skip()
 
     @handler
     def refresh(task, uploaded, example, mask, data):
         """The controls follow the task, the original and the canvas follow the choice of picture."""
-        group = view.groups()[data]
+        group = handlers.group_of(data)
         try:
             y, _, _ = handlers.source_picture(group, uploaded, example)
         except ValueError:  # announce drops the file
@@ -241,7 +243,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
         )
 
     def pick(event: gr.SelectData):
-        return event.index, None
+        return view.whole("The example", event.index, 0, 10**6), None
 
     # Another task or picture: the result of the old one, finished or still on its way, must not stand beside it.
     stale = [degraded, result, caption]
@@ -252,7 +254,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
 
     def level(task: str, name: str):
         """The dial for noise shows what the edit takes by itself for pictures of this size."""
-        own = view.own_level(task, view.groups()[name].shape)
+        own = view.own_level(task, handlers.group_of(name).shape)
         return gr.skip() if own is None else round(own, 2)
 
     gr.on([task.change, data.change], level, [task, data], noise_level, **QUIET)
@@ -370,7 +372,7 @@ def theory_tab() -> None:
     experiment.change(adapt, experiment, [about, *boxes, picture, caption, table], **QUIET)
 
 
-def build_app() -> gr.Blocks:
+def build_app() -> Page:
     """The whole page. Checkpoints are looked up here and loaded at their first use."""
     known = view.groups()
     names, images = list(known), [name for name, g in known.items() if g.is_image]
@@ -393,33 +395,4 @@ def build_app() -> gr.Blocks:
                 plane_tab(tab)
             with gr.Tab("Theorems"):
                 theory_tab()
-    return page.queue(max_size=16)
-
-
-def hush() -> None:
-    """Keep one warning from the terminal: forward-mode differentiation's first use imports what torch itself has deprecated."""
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning, r"torch\.jit\._script")
-
-
-def serve(host: str, port: str, device: str, share: bool = False) -> None:
-    """Serve the app until Ctrl-C; raises ValueError for an address or a device that cannot be used."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, int(port)))
-    except OSError as error:
-        way = "choose another, --port 7861 or 'make app PORT=7861'"
-        raise ValueError(f"cannot use port {port} on {host} ({error.strerror}): {way}") from error
-    try:
-        handlers.DEVICE = str(torch.zeros(1, device=device).device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda") from error
-    hush()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary files go
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, min(4, (os.cpu_count() or 2) // 2)))  # small networks lose time on more threads
-    page = build_app()
-    page.launch(server_name=host, server_port=int(port), share=share, prevent_thread_lock=True, **look())
-    time.sleep(5)  # imports would slow down the first paint
-    plane.warm_up()
-    page.block_thread()
+    return page.queue(max_size=16, api_open=False)

@@ -1,8 +1,11 @@
 """What the app's page is made of: boxes, panels, and runs that can be ended. The page itself is in page.py."""
 
 import functools
+import html
+from copy import copy
 
 import gradio as gr
+from gradio.state_holder import SessionState
 
 from . import view
 
@@ -12,21 +15,59 @@ QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 class Page(gr.Blocks):
-    """The page. What a box refuses (a number out of range, an unknown choice) is a message, without a traceback in the log."""
+    """The page. Whatever a request holds, it is answered in words: what a box refuses, without a traceback in the log."""
 
-    def __exit__(self, *args):
-        """At the end of the page's building: an emptied number of a slider is refused with a message, like other wrong input."""
-        for box in self.blocks.values():
-            if isinstance(box, gr.Slider):
-                box.preprocess = functools.partial(_number, box, box.preprocess)
-        return super().__exit__(*args)
+    def validate_inputs(self, block_fn, inputs):
+        if len(inputs) < len(block_fn.inputs):
+            needs = [box.label for box in block_fn.inputs if not box.skip_api]
+            raise refusal(f"{len(inputs)} values are too few: {len(needs)} are needed, for {', '.join(map(str, needs))}.")
 
-    async def preprocess_data(self, *args, **kwargs):
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        self.validate_inputs(block_fn, inputs)
+        state, values = state or SessionState(self), []
+        for box, value in zip(block_fn.inputs, inputs, strict=False):
+            if getattr(box, "follows", False) and value is None:
+                values.append(None)
+                continue
+            one = copy(block_fn)
+            one.inputs, one.component_prop_inputs = [box], []
+            try:
+                if getattr(box, "free", False):  # any name, which the handler checks: its menu shows only one data set's
+                    if value is not None and not isinstance(value, str):
+                        raise refusal(f"{view.short(value)} is no name of a choice.")
+                    values.append(value)
+                    continue
+                if _asks_to_fetch(value):
+                    raise refusal(f"{box.label} takes files that were uploaded, not addresses.")
+                if isinstance(box, gr.Dropdown) and isinstance(value, list):  # gradio takes several for one that offers one
+                    raise refusal(f"{box.label} takes one choice, not {view.short(value)}.")
+                if isinstance(box, gr.Radio) and value is None:
+                    raise refusal(f"{box.label} is empty: choose one.")
+                if isinstance(box, gr.Markdown) and not isinstance(value, str | None):
+                    raise refusal(f"{box.label} is a text, not {view.short(value)}.")
+                values += await super().preprocess_data(one, [value], state, explicit_call)
+            except gr.Error as error:
+                raise refusal(error.message) from error
+            except Exception as error:  # TypeErrors, pydantic's, Pillow's: a value that is not of this box's kind
+                empty = f"{box.label} is empty: put a {'number' if isinstance(box, (gr.Slider, gr.Number)) else 'value'} there."
+                raise refusal(empty if value is None else f"{box.label} cannot take {view.short(value)}.") from error
+        return values
+
+    async def process_api(self, block_fn, inputs, *args, event_data=None, **kwargs):
+        fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        if not fn.fn:
+            raise refusal("This event is one of the browser's own.")
+        selected = getattr(event_data, "_data", None)
+        if fn.collects_event_data and not (isinstance(selected, dict) and {"index", "value"} <= selected.keys()):
+            raise refusal("This event needs to be told what was selected.")
         try:
-            return await super().preprocess_data(*args, **kwargs)
-        except gr.Error as error:
-            error.print_exception = False
+            return await super().process_api(fn, inputs, *args, event_data=event_data, **kwargs)
+        except gr.Error:
             raise
+        except (ValueError, FloatingPointError) as error:
+            raise refusal(str(error)) from error
+        except Exception as error:  # its traceback is in the log
+            raise gr.Error("That is a fault of the app, not of the input. Its log tells more.", title="Something broke") from error
 
     def get_api_info(self, *args, **kwargs):
         """Gradio's description of the endpoints, in which the default of a box that `follows` other boxes is None."""
@@ -41,23 +82,23 @@ class Page(gr.Blocks):
         return info
 
 
-def _number(box: gr.Slider, preprocess, payload):
-    if payload is None and getattr(box, "follows", False):
-        return None
-    if payload is None:
-        raise gr.Error(f"{box.label} is empty: put a number there.", title="Please check the input")
-    return preprocess(payload)
+def refusal(message: str) -> gr.Error:
+    """A message about wrong input. It is shown as HTML, so what it quotes is escaped."""
+    text = html.escape(html.unescape(message), quote=False)
+    return gr.Error(text, title="Please check the input", print_exception=False)
+
+
+def _asks_to_fetch(value) -> bool:
+    """Whether a file in a value is an address, which gradio would fetch."""
+    if isinstance(value, dict):
+        path = str(value.get("path")).strip().lower()
+        return path.startswith(("http:", "https:")) or any(map(_asks_to_fetch, value.values()))
+    return isinstance(value, list) and any(map(_asks_to_fetch, value))
 
 
 def free(box):
     """Let ``box`` take any name, which the handler checks: the page shows one data set's choices, a program may want another's."""
-
-    def preprocess(payload):
-        if payload is not None and not isinstance(payload, str):
-            raise gr.Error(f"{str(payload)[:40]} is no name of a choice.", title="Please check the input")
-        return payload
-
-    box.preprocess = preprocess
+    box.free = True
     box.api_info_as_input = lambda: {"type": "string"}
     return box
 
@@ -100,6 +141,24 @@ def seed_box(label: str, value: int) -> tuple[gr.Number, gr.Number]:
 def stop_button(**options) -> gr.Button:
     """The button that ends a run."""
     return gr.Button("Stop", variant="stop", min_width=80, **options)
+
+
+def _bounded(accept):
+    """A canvas keeps what is painted until a run takes it: not the layers of any number that a program may send without a run."""
+
+    @functools.wraps(accept)
+    def accept_blobs(self, data):
+        if str(data.data.get("index") or 0) not in ("0", "null"):
+            raise ValueError("the canvas has one layer")
+        while len(self.blob_storage) >= 16:  # each some 100 kB, there for the moment between two requests
+            del self.blob_storage[next(iter(self.blob_storage))]
+        return accept(self, data)
+
+    return accept_blobs
+
+
+# In the class: a session makes new boxes of it. Of a class of our own gradio would write a .pyi beside this file.
+gr.ImageEditor.accept_blobs = _bounded(gr.ImageEditor.accept_blobs)
 
 
 def canvas(label: str, elem_id: str, side: int, height: int, brush: gr.Brush) -> gr.ImageEditor:

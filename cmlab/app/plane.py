@@ -18,7 +18,7 @@ from ..noise import sampling_sigmas, seeds_from
 from ..samplers import heun, initial_noise, plan
 from ..training.presets import Preset, get_preset, run
 from .paint import paint_of
-from .view import DRAWN, figure_pixels, label_of, trail
+from .view import DRAWN, drawn, label_of, trail
 
 
 def drawing_points(editor: dict | None, limit: int = 400) -> list[tuple[float, float]]:
@@ -48,9 +48,9 @@ def exact_flow(data: MixtureData, count: int, steps: int, noise_level: float, se
     clean = data.batch(1500, torch.Generator().manual_seed(seed))[0]
     start = clean[:100].double() + initial_noise((2,), seeds_from(seed, 100), noise_level)
     end = data.oracle.consistency(start, torch.tensor(noise_level, dtype=torch.float64))
-    paths = plots.plot_trajectories(path, sigmas, data=clean)
-    arrows = plots.plot_consistency(start, end, f"f(x, σ) at σ = {noise_level:g}", clean)
-    return figure_pixels(paths), figure_pixels(arrows), plots.trajectories_3d(path, sigmas)
+    paths = drawn(plots.plot_trajectories, path, sigmas, data=clean)
+    arrows = drawn(plots.plot_consistency, start, end, f"f(x, σ) at σ = {noise_level:g}", clean)
+    return paths, arrows, plots.trajectories_3d(path, sigmas)
 
 
 def live_preset(method: str, steps: int, batch: int, seed: int, init: str = "") -> Preset:
@@ -96,8 +96,8 @@ def train_live(
         chosen = plan(state.ema, about=own)
         *_, (last, _) = trail(state.ema, (2,), seeds_from(0, n), chosen.sampler, chosen.sigmas, None, device)
         made = last.x.cpu()
-        samples = plots.plot_points({"data": truth, f"{label_of(method)}, {last.nfe} NFE": made}, size=3.4)
-        curve = figure_pixels(plots.plot_curves({"loss": losses}, "training step", "loss"))
+        samples = drawn(plots.plot_points, {"data": truth, f"{label_of(method)}, {last.nfe} NFE": made}, size=3.4)
+        curve = drawn(plots.plot_curves, {"loss": losses}, "training step", "loss")
         now = time.monotonic()
         text = (
             f"**{label_of(method)}**, step {state.step} of {steps}{f' (N = {chosen.steps})' if own else ''}"
@@ -105,7 +105,7 @@ def train_live(
             f" · sliced Wasserstein distance {sliced_wasserstein(made, truth):.3f} · training alone: {state.images_per_s:,.0f}"
             f" samples/s · {now - begun:.1f} s in all, with pictures · {origin}"
         )
-        yield figure_pixels(samples), curve, text
+        yield samples, curve, text
         drawn_at = time.monotonic()
         pause = max(0.3, 2 * (drawn_at - clock))  # on a slow machine too, most of the time goes into learning
 

@@ -35,4 +35,4 @@ def look() -> dict:
     """Options for launch(): the system's fonts (nothing is fetched) and the blue of Okabe and Ito's colour-blind-safe palette."""
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue")
     theme.set(button_primary_background_fill="#0072B2", button_primary_background_fill_hover="#005A8C")
-    return {"theme": theme, "css": CSS, "run_history": False, "footer_links": ["api", "settings"], "max_file_size": "20mb"}
+    return {"theme": theme, "css": CSS, "run_history": False, "footer_links": ["api", "settings"]}

@@ -9,7 +9,7 @@ from ..base.text import markdown
 from ..formats.checkpoints import pretrained_names
 from ..theory.experiments import Measured, distributions
 from ..training.presets import PRESETS
-from .view import figure_pixels
+from .view import drawn
 
 EXPERIMENTS = {record.name: record.label for record in RECORDS.records()}
 HELP = {name: inspect.getdoc(RECORDS[name]) for name in EXPERIMENTS}
@@ -51,7 +51,7 @@ def experiment(
 
 
 def figure_of(found: Measured) -> np.ndarray:
-    return figure_pixels(found.figure())
+    return drawn(found.figure)
 
 
 def table_of(found: Measured) -> str:

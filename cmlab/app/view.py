@@ -6,9 +6,11 @@ Every refusal is a ValueError whose text can be shown to the user as it stands.
 import inspect
 import io
 import math
+import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -241,14 +243,14 @@ def timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """``value`` as an int in [low, high]; raises ValueError for anything else, NaN and infinity included."""
     if not _is_number(value) or value != int(value) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_short(value)}.")
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {short(value)}.")
     return int(value)
 
 
 def real(name: str, value: Any, low: float, high: float) -> float:
     """``value`` as a float in [low, high]; raises ValueError for anything else, NaN and infinity included."""
     if not _is_number(value) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low} to {high}, got {_short(value)}.")
+        raise ValueError(f"{name} must be a number from {low} to {high}, got {short(value)}.")
     return float(value)
 
 
@@ -256,7 +258,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300  # False for NaN
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as a message quotes it."""
     text = repr(value)
     return text if len(text) < 40 else text[:37] + "..."
 
@@ -280,7 +283,7 @@ def picture(x: Tensor, columns: int | None = None, size: int = PANEL) -> np.ndar
     from .. import plots
 
     if x.ndim == 2:
-        return figure_pixels(plots.plot_points({"": x}, size=3.6))
+        return drawn(plots.plot_points, {"": x}, size=3.6)
     columns = columns or math.ceil(math.sqrt(len(x)))
     rows = math.ceil(len(x) / columns)
     return plots.image_grid(x, columns, scale=max(1, size // (rows * (x.shape[-2] + 1))))
@@ -294,9 +297,27 @@ def film(steps: Sequence[Step], most: int = 18) -> np.ndarray:
 
     if steps[0].x.ndim == 2:
         path, sigmas = torch.stack([step.x[:24] for step in steps]), torch.tensor([step.sigma_next for step in steps])
-        return figure_pixels(plots.plot_trajectories(path, sigmas))
+        return drawn(plots.plot_trajectories, path, sigmas)
     keep = sorted({round(k * (len(steps) - 1) / max(1, min(most, len(steps)) - 1)) for k in range(min(most, len(steps)))})
     return picture(torch.cat([steps[k].x[:1] for k in keep] + [steps[k].x0_hat[:1] for k in keep]), len(keep), 160)
+
+
+def plain(name: str) -> str:
+    """A name, or a message that quotes one, for a caption: Markdown shows it as it is. In a checkpoint's header stands anything."""
+    return re.sub(r"([\\`*_\[\]<>&!|~$]|:(?=/)|^[#>+-]|(?<=www)\.)", r"\\\1", " ".join(name.split())[:300])
+
+
+def clock(ms: float) -> str:
+    """Milliseconds for a caption, in which the unit stays beside its number."""
+    return f"{ms:.0f}\N{NO-BREAK SPACE}ms"
+
+
+_PAINTER = ThreadPoolExecutor(1, "painter")
+
+
+def drawn(plot: Callable[..., Any], *args: Any, **kwargs: Any) -> np.ndarray:
+    """The figure that ``plot`` makes of the rest, as uint8 (H, W, 3). One thread draws all: matplotlib opens its fonts for each."""
+    return _PAINTER.submit(lambda: figure_pixels(plot(*args, **kwargs))).result()
 
 
 def figure_pixels(figure) -> np.ndarray:

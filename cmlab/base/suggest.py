@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 def nearest(name: str, known: Collection[str]) -> str | None:
     """The one of ``known`` that looks most like ``name``; None where none is like it."""
-    return next(iter(difflib.get_close_matches(name, list(known), 1, 0.5)), None)
+    return next(iter(difflib.get_close_matches(str(name), list(known), 1, 0.5)), None)
 
 
 def check_choice(kind: str, name: str, known: Collection[str]) -> None:

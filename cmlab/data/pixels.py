@@ -95,6 +95,20 @@ def open_picture(data: bytes, name: str, channels: int = 3) -> "tuple[Picture, l
     return flat, notes
 
 
+def only_known_formats() -> None:
+    """From now on Pillow opens only FORMATS and pictures of at most MAX_PIXELS, in all of this process.
+
+    For a server: pictures that other code opens (gradio's own boxes) must not reach another program either.
+    """
+    from PIL import Image
+
+    Image.init()  # all formats: it is not done again
+    for name in set(Image.OPEN) - set(FORMATS) - {"MPO"}:
+        del Image.OPEN[name]
+        Image.ID.remove(name)
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on, and refuses twice as many
+
+
 def flatten(image: "Picture") -> "tuple[Picture, bool]":
     """A picture of any mode with 8 bits, grey or RGB, and whether it may be transparent: there it lies on white."""
     from PIL import Image

@@ -21,6 +21,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from cmlab import samplers  # noqa: E402
 from cmlab.app import handlers, plane, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
+from cmlab.app.server import launch  # noqa: E402
 from cmlab.base.registry import DATASETS, EDITS, EXPERIMENTS, LOSSES, SAMPLERS  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
 from cmlab.data import EXAMPLES  # noqa: E402
@@ -68,8 +69,7 @@ def served(tmp_path_factory) -> Iterator[str]:
         patch.chdir(folder)  # the developer's own runs/ is not part of the test
         untrained(folder / "runs", CIFAR, (3, 32, 32), ("edm", "cd", "ict"), THREE, 3)
         page = app.build_app()
-        _, url, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **app.look())
-        yield url
+        yield launch(page, port=free_port(), quiet=True)
         page.close(verbose=False)
 
 

@@ -14,6 +14,7 @@ from test_app import COLOR, THREE, pixels, untrained  # noqa: E402
 
 from cmlab.app import handlers, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
+from cmlab.app.server import hush  # noqa: E402
 from cmlab.base.files import write_png  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
 from cmlab.data.pixels import to_uint8  # noqa: E402
@@ -68,7 +69,7 @@ def test_torchs_own_deprecation_does_not_reach_the_terminal():
         warnings.simplefilter("error")
         with pytest.raises(FutureWarning):
             torch.jit.script(torch.nn.Identity())
-        app.hush()
+        hush()
         torch.jit.script(torch.nn.Identity())
         with pytest.raises(FutureWarning, match="another"):
             warnings.warn("another", FutureWarning, stacklevel=1)
