@@ -92,6 +92,7 @@ def moment(out: Path, wait: float, writing: bool) -> Callable[[], bool]:
                 saved[0] = now
             elif now - begin > PATIENCE:
                 raise RuntimeError(f"no state in {PATIENCE:.0f} s")
+            time.sleep(0.005)  # to look all the time would slow down what one waits for
             return False
         return now - saved[0] >= wait and (not writing or bool(parts(out)))
 
@@ -105,7 +106,8 @@ def kill_and_resume(folder: Path, kills: int, seed: int, steps: int, progress=la
     if (report.seed, report.steps) != (seed, steps):
         raise ValueError(f"{log} is of --seed {report.seed} --steps {report.steps}: give the same, or another --folder")
     before = report.seconds
-    life(folder / "whole", steps, None)  # does nothing where it is finished
+    if not (folder / "whole" / FILES[0]).is_file():
+        life(folder / "whole", steps, None)
     while report.kills < kills:
         draw = random.Random(f"{seed} {report.kills}")
         if life(out, steps, moment(out, draw.uniform(0, 0.1), report.kills % 5 == 4)):

@@ -143,7 +143,7 @@ def run(folder: Path, package: Path, own: list[str], commands: dict[str, str]) -
 def copy(tmp_path) -> Path:
     """A copy of the package in a folder of its own, without its checkpoints, which are linked."""
     target = tmp_path / "copy" / "cmlab"
-    shutil.copytree(PACKAGE, target, ignore=shutil.ignore_patterns("pretrained", "__pycache__"))
+    shutil.copytree(PACKAGE, target, ignore=shutil.ignore_patterns("pretrained"))
     (target / "pretrained").symlink_to(PACKAGE / "pretrained", target_is_directory=True)
     return target
 

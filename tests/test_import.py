@@ -28,30 +28,61 @@ HEAVY = [
 ]
 
 
-def modules_after(code: str) -> set[str]:
-    """sys.modules after ``code`` in a fresh interpreter."""
-    code += "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
-    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    return set(json.loads(out.stdout.splitlines()[-1]))
+# What one interpreter does in turn.
+STAGES = {
+    "cmlab": "import cmlab; assert cmlab.__version__; assert 'fit' in dir(cmlab)",
+    "lessons": "import cmlab.teach",
+    "measures": "import cmlab.report, cmlab.card",
+    "exports": "from cmlab import *; assert callable(fit)",
+    "figures": "import torch, cmlab.plots as p; p.plot_points({'a': torch.zeros(2, 2)})",
+    "costs": "from cmlab.commands.main import main\n"
+    "for name in ('digits-edm', 'cifar10-ict', 'cifar10-small-edm'): assert main(['train', name, '--help']) == 0",
+}
+
+
+def modules_after(*stages: str) -> list[set[str]]:
+    """sys.modules after each of these pieces of code, run one after the other in a fresh interpreter."""
+    code = "import sys, json; seen = []\n" + "".join(f"{stage}\nseen.append(sorted(sys.modules))\n" for stage in stages)
+    code += "print(json.dumps(seen))"
+    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    return [set(names) for names in json.loads(out.stdout.splitlines()[-1])]
 
 
 @pytest.fixture(scope="module")
-def modules() -> set[str]:
-    """Of all that ``cmlab`` exports."""
-    return modules_after("from cmlab import *; assert callable(fit)")
+def modules() -> dict[str, set[str]]:
+    return dict(zip(STAGES, modules_after(*STAGES.values()), strict=True))
 
 
 @pytest.mark.parametrize("heavy", HEAVY)
 def test_all_exports_do_not_load(heavy, modules):
-    assert heavy not in modules
+    assert heavy not in modules["exports"]
 
 
 def test_exports_load_torch(modules):
-    assert {"torch", "cmlab"} <= modules
+    assert {"torch", "cmlab"} <= modules["exports"]
 
 
-def test_import_alone_loads_neither_torch_nor_anything_heavy():
-    assert not modules_after("import cmlab; assert cmlab.__version__; assert 'fit' in dir(cmlab)") & {"torch", "numpy", *HEAVY}
+def test_import_alone_loads_neither_torch_nor_anything_heavy(modules):
+    assert not modules["cmlab"] & {"torch", "numpy", "cmlab.course.teach", *HEAVY}
+
+
+def test_lessons_begin_light(modules):
+    assert "cmlab.course.teach" in modules["lessons"]
+    assert not modules["lessons"] & {"IPython", "ipywidgets", "matplotlib", "plotly", "PIL"}
+
+
+def test_measures_begin_light(modules):
+    assert "cmlab.evaluation.report" in modules["measures"]
+    assert not modules["measures"] & {"torch_fidelity", "torchvision", "scipy", "sklearn"}
+
+
+def test_figures_leave_pyplot_alone(modules):
+    assert "matplotlib" in modules["figures"] and "matplotlib.pyplot" not in modules["figures"]
+
+
+def test_the_cost_of_a_preset_is_told_without_the_compiler_and_the_data(modules):
+    assert "tyro" in modules["costs"] and not modules["costs"] & {"torch._dynamo", "sklearn"}
 
 
 HELPS = [f"{name} --help" for name in COMMANDS]
@@ -60,16 +91,9 @@ REFUSED = ["smaple", "edit x inpaint --msak left"]
 
 def test_command_line_helps_and_refuses_without_torch():
     lines = ["--help", *HELPS, "train digits-color-chain --help", *REFUSED]
-    loaded = modules_after(f"from cmlab.commands.main import main\nfor line in {lines}: main(line.split())")
+    (loaded,) = modules_after(f"from cmlab.commands.main import main\nfor line in {lines}: main(line.split())")
     assert "tyro" in loaded
     assert "torch" not in loaded
-
-
-def test_the_cost_of_a_preset_is_told_without_the_compiler_and_the_data():
-    lines = ["train digits-edm --help", "train cifar10-ict --help", "train cifar10-small-edm --help"]
-    loaded = modules_after(f"from cmlab.commands.main import main\nfor line in {lines}: assert main(line.split()) == 0")
-    assert "torch" in loaded
-    assert not loaded & {"torch._dynamo", "sklearn"}
 
 
 def test_every_export_is_there():

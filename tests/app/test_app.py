@@ -361,9 +361,9 @@ def test_the_theorems_and_their_choices_are_those_of_the_room_theory():
 
 @pytest.mark.parametrize("method", LOSSES)
 def test_training_streams_pictures_to_its_last_step(client, method):
-    job = client.submit(distribution="two-moons", method=method, steps=30, batch=32, seed=1, api_name="/train_2d")
+    job = client.submit(distribution="two-moons", method=method, steps=10, batch=32, seed=1, api_name="/train_2d")
     points, curve, text, seed = job.result()
-    assert f"**{view.label_of(method)}**, step 30 of 30" in text and "Wasserstein" in text and seed == 1
+    assert f"**{view.label_of(method)}**, step 10 of 10" in text and "Wasserstein" in text and seed == 1
     assert "samples/s" in text and "s in all" in text and ("exact PF-ODE" in text) == LOSSES[method]().needs_teacher
     assert len(job.outputs()) >= 2
     assert pixels(points).shape[2] == pixels(curve).shape[2] == 3

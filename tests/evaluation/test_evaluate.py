@@ -337,7 +337,7 @@ def free_port() -> int:
 
 
 def test_two_processes_give_the_same_figures(tmp_path, monkeypatch):
-    args = ("digits-cd", "--n", "56", "--batch", "16", "--teacher", "digits-edm")
+    args = ("digits-cd", "--n", "28", "--batch", "8", "--teacher", "digits-edm")
     alone = evaluated(tmp_path, *args)
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, "-m", "cmlab", "evaluate", *args, "--json", str(tmp_path / "second.json")]
@@ -489,13 +489,6 @@ def test_wrong_input_is_one_line_that_names_the_way_out(args, wrong, capsys, mon
     else:
         assert code == 1 and err.startswith("cmlab: error: ") and err.count("\n") == 1 and WRONG[args] in err, err
     assert (wrong / "kept.json").read_text() == "precious"
-
-
-def test_import_of_the_measures_is_light():
-    heavy = ("torch_fidelity", "torchvision", "scipy", "sklearn")
-    code = f"import sys, cmlab.report, cmlab.card; print(sorted(set({heavy}) & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
 
 
 def test_pictures_of_any_size_are_measured_at_the_side_behind_their_name(tmp_path, capsys):

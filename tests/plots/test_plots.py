@@ -55,16 +55,6 @@ def test_figure_draws(name):
     assert blank.getvalue().startswith(b"\x89PNG")
 
 
-def test_pyplot_is_left_alone():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, torch, cmlab.plots as p; p.plot_points({'a': torch.zeros(2, 2)}); sys.exit('matplotlib.pyplot' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_3d_paths_leave_out_sigma_zero():
     figure = plots.trajectories_3d(normal(3, 2, 2), torch.tensor([80.0, 1.0, 0.0]))
     paths = figure.to_dict()["data"]

@@ -26,18 +26,6 @@ CLOSE = 1e-6
 RUN = ["--steps", "20", "--batch", "8", "--lr", "1e-3", "--device", "cpu"]
 
 
-def launch(folder: Path, *commands: list[str], world: int = 2) -> list[tuple[int, str]]:
-    """``world`` processes, each of which runs the cmlab commands in turn."""
-    code = (
-        "import torch.distributed as dist; from cmlab.commands.main import main; from cmlab.training.processes import leave\n"
-        "dist.init_process_group('gloo')\n"
-        f"status = [main(words) for words in {list(commands)!r}]\n"
-        "dist.destroy_process_group()\n"
-        "leave(max(status))"
-    )
-    return start(folder, code, world)
-
-
 def start(folder: Path, code: str, world: int = 2) -> list[tuple[int, str]]:
     """Start ``world`` processes as torchrun does, each of which runs the Python ``code``: exit status and stderr."""
     with socket.socket() as free:
@@ -78,39 +66,51 @@ TRAININGS = {
 }
 
 
-def test_two_processes_train_to_the_weights_of_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    commands = {name: ["train", *words, *RUN] for name, words in TRAININGS.items()}
-    ways = {"two": [], "halves": ["--shard"]}  # whole weights in each process, or half of them
-    ended = launch(
-        tmp_path, *([*words, "--out", f"{n}/{name}", *way] for name, words in commands.items() for n, way in ways.items())
-    )
+COMMANDS = {name: ["train", *words, *RUN] for name, words in TRAININGS.items()}
+WAYS = {"two": [], "halves": ["--shard"]}  # whole weights in each process, or half of them
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> Path:
+    """Where two processes have run all that is compared below with one: to start them costs more than what they do."""
+    folder = tmp_path_factory.mktemp("together")
+    commands = [[*words, "--out", f"{n}/{name}", *way] for name, words in COMMANDS.items() for n, way in WAYS.items()]
+    ended = start(folder, f"commands = {commands!r}\n{TOGETHER}")
     assert [code for code, _ in ended] == [0, 0], ended
-    for name, words in commands.items():
-        assert main([*words, "--out", f"one/{name}"]) == 0
-        assert main([*words, "--lr", "0", "--out", f"start/{name}"]) == 0
-        first, one, *both = (next((tmp_path / n / name).glob("*.safetensors")) for n in ("start", "one", *ways))
-        moved = (weights(one) - weights(first)).abs().max().item()
-        for two in both:
-            difference = (weights(one) - weights(two)).abs().max().item()
-            assert difference < CLOSE, f"{two}: {difference}"
-            assert moved > 1e3 * difference and moved > 1e-4, f"{name}: {moved}"
-            assert checkpoints.read_meta(two)["about"]["processes"] == 2
-            assert [p.name for p in two.parent.iterdir()] == [two.name]
+    return folder
 
 
-# Two processes, each with half of every weight: save in the middle, go on from there, and compare with not having stopped.
-DIVIDED = """
+@pytest.mark.parametrize("name", COMMANDS)
+def test_two_processes_train_to_the_weights_of_one(name, together, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = COMMANDS[name]
+    assert main([*words, "--out", "one"]) == 0
+    assert main([*words, "--lr", "0", "--out", "start"]) == 0
+    first, one = (next((tmp_path / n).glob("*.safetensors")) for n in ("start", "one"))
+    moved = (weights(one) - weights(first)).abs().max().item()
+    for n in WAYS:
+        (two,) = (together / n / name).iterdir()
+        difference = (weights(one) - weights(two)).abs().max().item()
+        assert difference < CLOSE, f"{two}: {difference}"
+        assert moved > 1e3 * difference and moved > 1e-4, f"{name}: {moved}"
+        assert checkpoints.read_meta(two)["about"]["processes"] == 2
+
+
+# Two processes run the commands. Then, each with half of every weight, they save in the middle of a training, go on from there, and
+# compare with not having stopped.
+TOGETHER = """
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from test_distributed import divided
 
+from cmlab.commands.main import main
 from cmlab.training.processes import Processes, leave
 from cmlab.training.states import RunFolder, read_state
 
 dist.init_process_group("gloo")
+assert {main(words) for words in commands} == {0}
 team = Processes(dist.get_rank(), 2, shard=True)
 for state in divided(team):
     if state.step == 3:
@@ -135,10 +135,8 @@ def divided(team: Processes, resume: Snapshot | None = None):
     return fit(tiny(), MixtureData(soft3()), ct(2, 9, 0.5), **options, processes=team, resume=resume)  # type: ignore[arg-type]
 
 
-def test_processes_that_each_hold_half_of_the_weights_save_and_go_on(tmp_path):
-    ended = start(tmp_path, DIVIDED)
-    assert [code for code, _ in ended] == [0, 0], ended
-    saved = read_state(tmp_path / "state-00000003.safetensors")
+def test_processes_that_each_hold_half_of_the_weights_save_and_go_on(together):
+    saved = read_state(together / "state-00000003.safetensors")
     at = {state.step: {k: v.clone() for k, v in state.snapshot().tensors.items()} for state in divided(ALONE)}
     assert saved.tensors.keys() == at[3].keys()
     assert max((v - at[3][k]).abs().max().item() for k, v in saved.tensors.items()) < CLOSE

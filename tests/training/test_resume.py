@@ -463,9 +463,11 @@ def test_kills_at_any_instant(tmp_path):
     # The short form of benchmarks/kills.py.
     sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
     try:
-        from kills import kill_and_resume  # type: ignore[import-not-found]
+        from kills import command, kill_and_resume  # type: ignore[import-not-found]
     finally:
         sys.path.pop(0)
+    _, _, _, *words = command(tmp_path / "whole", 300)
+    assert main(words) == 0
     report = kill_and_resume(tmp_path, kills=2, seed=0, steps=300)
     assert report.kills == 2 and report.unreadable == 0
     assert report.equal, report
