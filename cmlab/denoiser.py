@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from .base.registry import PRECONDS
 from .noise import SIGMA_DATA, SIGMA_MIN, expand
 
+Label = Tensor | None  # classes (B,) int64, or none
+
 
 class Denoise(Protocol):
     """``denoise(x, sigma, label=None)``: x (B, *S), sigma (B,) or (), label (B,) int or None; returns x0_hat (B, *S)."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor: ...
+    def __call__(self, x: Tensor, sigma: Tensor, label: Label = None, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class Denoiser(nn.Module):
         """The frozen configuration that the network was built from; None for a network of one's own that has none."""
         return getattr(self.net, "config", None)
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, label: Label = None, augment: Tensor | None = None) -> Tensor:
         """``augment`` (B, K) tells a network that takes it what was done to the training images; None is "nothing"."""
         if not isinstance(x, Tensor):
             raise ValueError(f"samples are a tensor, got {type(x).__name__}: torch.as_tensor takes arrays and lists")
@@ -195,7 +197,7 @@ class Denoiser(nn.Module):
         c = self.precond(expand(sigma, x))
         return (c.c_skip * x + c.c_out * self.raw(c.c_in * x, c.c_noise.reshape(-1), label, augment).to(x.dtype)).to(x.dtype)
 
-    def raw(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+    def raw(self, x: Tensor, c_noise: Tensor, label: Label = None, augment: Tensor | None = None) -> Tensor:
         """The network's own answer F to a scaled input (B, *S) and c_noise (B,), in the network's dtype."""
         weight = next(self.net.parameters())
         if weight.device.type != x.device.type:

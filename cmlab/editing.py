@@ -7,7 +7,7 @@ that are kept (0). The sampler is the ordinary multistep sampler with this proje
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .base.registry import EDITS
 from .base.suggest import check_choice
-from .denoiser import Denoise
-from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, state_dtype
-from .samplers import Step, last_state, multistep
+from .denoiser import Denoise, Label
+from .noise import SIGMA_MAX, SIGMA_MIN, Draws, Source, as_draws, state_dtype
+from .samplers import Steps, last_state, multistep
 
 STROKE_SIGMAS = (5.38, 2.24)  # CM, appendix D
 EDIT_STEPS, LAST_SIGMA = 40, 0.05
@@ -176,7 +176,7 @@ def denoise(y: Tensor, sigma: float = 0.5) -> Edit:
     return Edit(y, torch.ones(1), IDENTITY, (float(sigma),), noisy=True)
 
 
-def edit_of(task: str, y: Tensor, noise: "Draws | torch.Generator | Sequence[int]", **options: Any) -> Edit:
+def edit_of(task: str, y: Tensor, noise: Source, **options: Any) -> Edit:
     """The edit ``task``, a name in EDITS, of clean pictures y (B, *S), with ``options`` of its function.
 
     An edit that takes noise away gets y with that noise, drawn from ``noise``. Raises the edit's own ValueErrors.
@@ -188,13 +188,7 @@ def edit_of(task: str, y: Tensor, noise: "Draws | torch.Generator | Sequence[int
 
 
 @torch.no_grad()
-def run_edit(
-    denoiser: Denoise,
-    edit: Edit,
-    noise: "Draws | torch.Generator | Sequence[int]",
-    label: Tensor | None = None,
-    device: torch.device | str = "cpu",
-) -> Iterator[Step]:
+def run_edit(denoiser: Denoise, edit: Edit, noise: Source, label: Label = None, device: torch.device | str = "cpu") -> Steps:
     """Algorithm 4 of CM as a generator of `Step`: the multistep sampler, started at y + sigmas[0] eps, with the edit's projection.
 
     ``noise``: one seed per image, or another source of draws. The last step's ``x`` is the result: kept coordinates equal y's.
@@ -235,7 +229,7 @@ def _mean_of(x: Tensor, n: int) -> Tensor:
     return x.unflatten(0, (n, -1)).mean(0)
 
 
-def apply_edit(denoiser: Denoise, edit: Edit, noise: "Draws | torch.Generator | Sequence[int]", **kwargs) -> Tensor:
+def apply_edit(denoiser: Denoise, edit: Edit, noise: Source, **kwargs) -> Tensor:
     """The result of `run_edit`, (B, *S) float64."""
     return last_state(run_edit(denoiser, edit, noise, **kwargs))
 

@@ -6,7 +6,7 @@ with one number per sample and nothing reduced: whoever loops decides how to ave
 other diffusion models, progressive distillation, and the limits in continuous time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from .base.registry import BRIDGES, LOSSES
 from .base.rng import replay_rng
 from .base.suggest import check_choice
-from .denoiser import Denoise, Precond, Preconditioning
+from .denoiser import Denoise, Label, Precond, Preconditioning
 from .distances import Distance
-from .noise import SIGMA_DATA, SIGMA_MIN, Draws, as_draws, expand
+from .noise import SIGMA_DATA, SIGMA_MIN, Draws, Source, as_draws, expand
 from .samplers import asking
 from .schedules import AdaptiveMu, Density, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, Pairs, ProgressiveN
 
@@ -72,12 +72,12 @@ class Loss:
         self,
         model: Denoise,
         x0: Tensor,
-        label: Tensor | None = None,
+        label: Label = None,
         *,
         progress: float = 0.0,
         target: Denoise | None = None,
         teacher: Denoise | None = None,
-        draws: "Draws | torch.Generator | Sequence[int]",
+        draws: Source,
     ) -> LossOut:
         """The loss of each sample of x0 (B, *S), label (B,). ValueError for models that are missing, or would be ignored."""
         if teacher is None and self.needs_teacher:
@@ -90,7 +90,7 @@ class Loss:
             raise ValueError("this loss has no target: leave target out, or take a consistency loss with target=FixedMu(0.95)")
         return self.of_each(model, x0, label, Given(progress, target, teacher, as_draws(draws)))
 
-    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+    def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         """The loss of each sample, with the models that it needs and no others."""
         raise TypeError(f"{type(self).__name__} says no loss: write its of_each, or its own __call__")
 
@@ -129,7 +129,7 @@ class DenoisingLoss(Loss):
         """The scalings that belong to the density: of its own column in EDM's Table 1."""
         return self.density.precond(self.sigma_data)
 
-    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+    def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         sigma = self.density(len(x0), given.draws).to(x0)
         x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
         weight = WEIGHTS[self.weight](sigma, self.sigma_data)
@@ -195,7 +195,7 @@ class ConsistencyLoss(Loss):
         """mu(k), the decay of the target's moving average after the step at ``progress``."""
         return self.target(progress, self.pairs.n(progress) if isinstance(self.pairs, GridPairs) else 0)
 
-    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+    def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         sigma, sigma_next = (s.to(x0) for s in self.pairs(len(x0), given.progress, given.draws))
         eps = given.draws.normal(x0.shape).to(x0)
         x = x0 + expand(sigma, x0) * eps
@@ -215,7 +215,7 @@ class ConsistencyLoss(Loss):
             weight = WEIGHTS["uniform" if self.weight == "1" else self.weight](sigma, self.sigma_data)
         return LossOut(weight * self.distance(out, goal), sigma, weight)
 
-    def _goal(self, target: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def _goal(self, target: Denoise, x: Tensor, sigma: Tensor, label: Label) -> Tensor:
         if self.pairs.sigma_min > 0:
             return target(x, sigma, label)
         clean = sigma == 0  # ECT's early stages: there x is the data itself, and no network need be asked

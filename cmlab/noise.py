@@ -70,6 +70,9 @@ class Draws(Protocol):
         ...
 
 
+Source = Draws | torch.Generator | Sequence[int]  # whatever `as_draws` takes: ready draws, a generator, or one seed per sample
+
+
 class SampleDraws:
     """One generator per sample, so image k is the same image in every batch, on every device (EDM's StackedRandomGenerator).
 
@@ -120,7 +123,7 @@ class _GeneratorDraws:
         return torch.rand(tuple(shape), generator=self.generator)
 
 
-def as_draws(source: "Draws | torch.Generator | Sequence[int]") -> Draws:
+def as_draws(source: Source) -> Draws:
     """A CPU generator, a list of per-sample seeds, or a ready source, as a source of draws. ValueError for anything else."""
     if isinstance(source, torch.Generator):
         return _GeneratorDraws(source)

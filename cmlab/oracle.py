@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .noise import SIGMA_MIN, Draws, as_draws, expand, state_dtype
+from .denoiser import Label
+from .noise import SIGMA_MIN, Source, as_draws, expand, state_dtype
 
 
 class Oracle(ABC):
@@ -31,10 +32,10 @@ class Oracle(ABC):
         """Natural logarithm of the density of x0 + sigma eps at x, (B,)."""
 
     @abstractmethod
-    def sample(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> Tensor:
+    def sample(self, n: int, source: Source) -> Tensor:
         """``n`` independent draws of x0, (n, *S) float64."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, label: Label = None) -> Tensor:
         if label is not None:
             raise ValueError("an oracle has no classes: call it without a label")
         return self.denoise(x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device))
@@ -69,7 +70,7 @@ class Oracle(ABC):
         assert isinstance(states, Tensor)
         return states[-1]
 
-    def consistency(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, sigma_min: float = SIGMA_MIN) -> Tensor:
+    def consistency(self, x: Tensor, sigma: Tensor, label: Label = None, sigma_min: float = SIGMA_MIN) -> Tensor:
         """The exact consistency function f(x, sigma) = flow(x, sigma, sigma_min) (CM, Definition 1), in the dtype of x."""
         if label is not None:
             raise ValueError("an oracle has no classes: call it without a label")
@@ -147,7 +148,7 @@ class GaussianMixture(Oracle):
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         return self._log_joint(x, sigma)[0].logsumexp(-1).to(x.dtype)
 
-    def sample(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> Tensor:
+    def sample(self, n: int, source: Source) -> Tensor:
         draws = as_draws(source)
         edges = self.weights.cumsum(0)
         k = torch.searchsorted(edges, draws.uniform((n,)).double() * edges[-1]).clamp_max(len(edges) - 1)

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from .base.device import usable_device
 from .base.registry import BRIDGES, SAMPLERS
-from .denoiser import Denoise, Denoiser, traits_of
-from .noise import SIGMA_MAX, SIGMA_MIN, Draws, as_draws, expand, karras_sigmas, sampling_sigmas, state_dtype
+from .denoiser import Denoise, Denoiser, Label, traits_of
+from .noise import SIGMA_MAX, SIGMA_MIN, Draws, Source, as_draws, expand, karras_sigmas, sampling_sigmas, state_dtype
 
-Project = Callable[[Tensor], Tensor]
-Noise = Draws | torch.Generator | Sequence[int] | None
+Hook = Callable[[Tensor], Tensor] | None
+Noise = Source | None
 
 
 class Step(NamedTuple):
@@ -46,6 +46,9 @@ class Step(NamedTuple):
     nfe: int
 
 
+Steps = Iterator[Step]
+
+
 class OdeStep(NamedTuple):
     """One step of a solver: the new state, the first x0_hat and the number of evaluations."""
 
@@ -57,7 +60,7 @@ class OdeStep(NamedTuple):
 OneStep = Callable[[Denoise, Tensor, Tensor, Tensor], OdeStep]
 
 
-def asking(denoise: Denoise, label: Tensor | None = None, project: Project | None = None) -> Denoise:
+def asking(denoise: Denoise, label: Label = None, project: Hook = None) -> Denoise:
     """``denoise`` as the solvers' steps ask it, by x and sigma alone: with this label, its answer mapped by ``project``."""
 
     def estimate(x: Tensor, sigma: Tensor, _: Tensor | None = None, /) -> Tensor:
@@ -171,11 +174,11 @@ def walk(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    label: Tensor | None,
-    project: Project | None,
+    label: Label,
+    project: Hook,
     churn: Churn = NO_CHURN,
     draws: Draws | None = None,
-) -> Iterator[Step]:
+) -> Steps:
     """One step of ``one_step`` from every level to the next, each preceded by ``churn``: the loop of every one-step solver."""
     levels, ask = solver_levels(denoise, x, sigmas), asking(denoise, label, project)
     nfe = 0
@@ -204,9 +207,7 @@ def last_state(steps: Iterable[Step]) -> Tensor:
 
 @SAMPLERS.register("euler", "Euler", "first order, one evaluation a step; the same as DDIM", kind="ode")
 @torch.no_grad()
-def euler(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
-) -> Iterator[Step]:
+def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None) -> Steps:
     """Euler's method (DDIM): first order, one evaluation a step. k + 1 levels give k steps."""
     refuse_noise(noise, "euler")
     yield from walk(euler_step, denoise, x, sigmas, label, project)
@@ -218,15 +219,15 @@ def heun(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    label: Tensor | None = None,
+    label: Label = None,
     *,
     noise: Noise = None,
-    project: Project | None = None,
+    project: Hook = None,
     churn: float = 0.0,
     churn_min: float = 0.0,
     churn_max: float = math.inf,
     churn_noise: float = 1.0,
-) -> Iterator[Step]:
+) -> Steps:
     """Heun's method (EDM, Algorithm 2): second order, two evaluations a step, one in a last step to 0.
 
     ``churn`` > 0 first raises the noise level by min(churn / steps, sqrt(2) - 1) where churn_min <= sigma <= churn_max, adding
@@ -251,15 +252,8 @@ def ancestral_levels(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tup
 @SAMPLERS.register("ancestral", "Ancestral (DDPM)", "each step draws fresh noise", kind="sde")
 @torch.no_grad()
 def ancestral(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    label: Tensor | None = None,
-    *,
-    noise: Noise = None,
-    project: Project | None = None,
-    eta: float = 1.0,
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None, eta: float = 1.0
+) -> Steps:
     """Ancestral sampling (DDPM, Algorithm 2): each step is a draw from q(x_next | x, x0 = D(x)). First order.
 
     ``eta`` scales the noise between DDPM (1) and DDIM (0), where nothing is drawn (DDIM, eq. 16: the same in VP coordinates).
@@ -282,12 +276,12 @@ def multistep(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    label: Tensor | None = None,
+    label: Label = None,
     *,
     noise: Noise = None,
-    project: Project | None = None,
+    project: Hook = None,
     sigma_min: float | None = None,
-) -> Iterator[Step]:
+) -> Steps:
     """Multistep consistency sampling (CM, Algorithm 1): k levels give k steps of one evaluation each.
 
     x0 = f(x, sigmas[0]); then for every further level tau, x0 = f(x0 + sqrt(tau^2 - sigma_min^2) z, tau). With one level this is
@@ -312,8 +306,8 @@ def multistep(
 
 @SAMPLERS.register("onestep", "One step", "a consistency model, asked once", kind="consistency")
 def onestep(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None
+) -> Steps:
     """One evaluation of a consistency model at the single level in ``sigmas``."""
     if len(sigmas) != 1:
         raise ValueError(f"one-step generation takes one noise level, got {len(sigmas)}: use 'multistep' for more")

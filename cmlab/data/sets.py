@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..base.suggest import unknown
-from ..noise import Draws, as_draws
+from ..noise import Draws, Source, as_draws
 from ..oracle import GaussianMixture
 from .pixels import from_pixels
 
@@ -38,7 +38,7 @@ class Data(Protocol):
         """Number of classes, 0 for none."""
         ...
 
-    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+    def batch(self, n: int, source: Source) -> tuple[Tensor, Tensor | None]:
         """``n`` samples (n, *S) float32 (plane: standard deviation 0.5; images: in [-1, 1]) and labels (n,) or None."""
         ...
 
@@ -54,7 +54,7 @@ class MixtureData:
     def shape(self) -> tuple[int, ...]:
         return self.oracle.shape
 
-    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, None]:
+    def batch(self, n: int, source: Source) -> tuple[Tensor, None]:
         return self.oracle.sample(n, source).float(), None
 
 
@@ -108,7 +108,7 @@ class ImageData:
         """The images at ``index`` (n,), never mirrored."""
         return self.x0[index]
 
-    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+    def batch(self, n: int, source: Source) -> tuple[Tensor, Tensor | None]:
         source = as_draws(source)
         i = (source.uniform((n,)).double() * len(self.x0)).long()
         x0 = random_flip(self.x0[i], source) if self.flip else self.x0[i]
@@ -193,7 +193,7 @@ class PixelData:
         """The images at ``index`` (n,), float32 (n, C, H, W) in [-1, 1], never mirrored."""
         return from_pixels(torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])))
 
-    def batch(self, n: int, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor | None]:
+    def batch(self, n: int, source: Source) -> tuple[Tensor, Tensor | None]:
         source = as_draws(source)
         i = random_index(len(self), n, source)
         x0 = self.take(i)

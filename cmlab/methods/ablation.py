@@ -10,16 +10,15 @@ With the state s(t) x and the noise level sigma(t), the PF-ODE is (EDM, eq. 81)
 """
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ..base.suggest import check_choice
-from ..denoiser import Denoise, traits_of
+from ..denoiser import Denoise, Label, traits_of
 from ..noise import RHO, SIGMA_MAX, SIGMA_MIN
-from ..samplers import Churn, Noise, Project, Step, asking, round_level, solver_levels
+from ..samplers import Churn, Hook, Noise, Step, Steps, asking, round_level, solver_levels
 from .sde import SCALINGS, SCHEDULES, TIME_STEPS, VP, Linear, Schedule, vp_range
 
 SOLVERS = ("euler", "heun")
@@ -71,10 +70,10 @@ def ablation(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    label: Tensor | None = None,
+    label: Label = None,
     *,
     noise: Noise = None,
-    project: Project | None = None,
+    project: Hook = None,
     solver: str = "heun",
     alpha: float = 1.0,
     schedule: Schedule = LINEAR,
@@ -83,7 +82,7 @@ def ablation(
     churn_min: float = 0.0,
     churn_max: float = math.inf,
     churn_noise: float = 1.0,
-) -> Iterator[Step]:
+) -> Steps:
     """EDM's generalised sampler (EDM, Algorithms 1 and 3); by default it is `heun`.
 
     x and the states of the steps are x0 + sigma eps, whatever the scaling. Every step is done in t, on s(t) x.

@@ -8,7 +8,6 @@ torch's bilinear ``grid_sample`` alone would blur, and the network would learn t
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ..noise import Draws, as_draws
+from ..noise import Draws, Source, as_draws
 
 # EDM's strengths: the largest whole and the typical fractional shift in widths; standard deviations. Turns are of any angle.
 SHIFT, LOG2_SIZE, LOG2_CONTRAST, LOG2_SATURATION, BRIGHTNESS = 0.125, 0.2, 0.5, 1.0, 0.2
@@ -68,7 +67,7 @@ class Augment:
         """Number of label columns: the ``augment_dim`` of the network."""
         return sum(columns for name, columns in COLUMNS.items() if getattr(self, name))
 
-    def __call__(self, x0: Tensor, source: "Draws | torch.Generator | Sequence[int]") -> tuple[Tensor, Tensor]:
+    def __call__(self, x0: Tensor, source: Source) -> tuple[Tensor, Tensor]:
         """Pictures (B, C, H, W) -> changed ones and what was done, (B, dim) float32 on the device of ``x0``."""
         if x0.ndim != 4 or x0.shape[1] not in (1, 3):
             raise ValueError(f"augmentation changes RGB or grey pictures (B, C, H, W), got {tuple(x0.shape)}")

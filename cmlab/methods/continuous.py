@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..base.registry import LOSSES
 from ..base.suggest import check_choice
-from ..denoiser import Denoise, Denoiser, Precond
+from ..denoiser import Denoise, Denoiser, Label, Precond
 from ..distances import Distance
 from ..losses import Given, Loss, LossOut
 from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, state_dtype
@@ -39,9 +39,7 @@ class KarrasWarp:
         return root**self.rho, self.rho * (top - bottom) * root ** (self.rho - 1)
 
 
-def rate_of_change(
-    model: Denoise, x: Tensor, sigma: Tensor, velocity: Tensor, label: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def rate_of_change(model: Denoise, x: Tensor, sigma: Tensor, velocity: Tensor, label: Label = None) -> tuple[Tensor, Tensor]:
     """f(x, sigma) and its derivative by sigma along dx/dsigma = velocity, both in the shape of x, from one forward pass.
 
     Both can be differentiated by the model's parameters. At an exact consistency function the derivative along the PF-ODE is 0.
@@ -117,7 +115,7 @@ class ContinuousLoss(Loss):
         """The scalings of the models that this loss trains."""
         return Precond(self.sigma_data, self.warp.sigma_min)
 
-    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+    def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         sigma, speed = (t.to(x0) for t in self.warp(given.draws.uniform((len(x0),)).double()))
         eps = given.draws.normal(x0.shape).to(x0)
         x = x0 + expand(sigma, x0) * eps
@@ -195,7 +193,7 @@ class TrigLoss(Loss):
     def needs_uncertainty(self) -> bool:
         return self.adaptive
 
-    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+    def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         sigma = self.density(len(x0), given.draws).to(x0)
         x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
         sine = sigma / (sigma**2 + self.precond.sigma_data**2).sqrt()
@@ -203,7 +201,7 @@ class TrigLoss(Loss):
 
 
 def trig_tangent(
-    model: Denoise, x: Tensor, sigma: Tensor, slope: Tensor, label: Tensor | None = None, warmup: float = 1.0
+    model: Denoise, x: Tensor, sigma: Tensor, slope: Tensor, label: Label = None, warmup: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """F and g = cos(t) df/dt along dx_t/dt = slope, of a model with TrigPrecond (sCM, Algorithm 1 and section 4.1).
 
@@ -294,7 +292,7 @@ class SCMLoss(Loss):
             return g.clamp(-c, c)
         return g
 
-    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+    def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         if getattr(model, "precond", None) != self.precond:
             raise ValueError(f"this loss trains models with {self.precond}: build the model with loss.precond")
         data = self.precond.sigma_data

@@ -18,16 +18,16 @@ The two algorithms of classifier guidance (Dhariwal and Nichol, 2105.05233) in t
   many steps, and nothing in a step to 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoise, Traits, traits_of
+from ..denoiser import Denoise, Label, Traits, traits_of
 from ..noise import expand
-from ..samplers import Noise, Project, Step, ancestral_levels, asking, euler_step, need_noise, solver_levels
+from ..samplers import Hook, Noise, Step, Steps, ancestral_levels, asking, euler_step, need_noise, solver_levels
 
 LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
 """log p(label | x, sigma): x (B, *S), sigma (), label (B,) int64 -> (B,), differentiable in x."""
@@ -43,7 +43,7 @@ def log_prob_gradient(log_prob: LogProb, x: Tensor, sigma: Tensor, label: Tensor
         return torch.autograd.grad(values.sum(), x)[0]
 
 
-def _need_label(label: Tensor | None) -> Tensor:
+def _need_label(label: Label) -> Tensor:
     if label is None:
         raise ValueError("guidance leads to a class: pass label=, one integer per sample")
     return label
@@ -72,7 +72,7 @@ class ClassifierGuidance(_Guided):
     weight: float = 1.0
     conditional: bool = False
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, label: Label = None) -> Tensor:
         label = _need_label(label)
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         pull = log_prob_gradient(self.log_prob, x, sigma, label)
@@ -93,7 +93,7 @@ class ClassifierFree(_Guided):
     weight: float = 2.0
     unconditional: Denoise | None = None
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, label: Label = None) -> Tensor:
         label = _need_label(label)
         free = (self.unconditional or self.denoise)(x, sigma)
         return free + self.weight * (self.denoise(x, sigma, label) - free)
@@ -110,7 +110,7 @@ class AutoGuidance(_Guided):
     weak: Denoise
     weight: float = 2.0
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, label: Label = None) -> Tensor:
         weak = self.weak(x, sigma, label)
         return weak + self.weight * (self.denoise(x, sigma, label) - weak)
 
@@ -120,7 +120,7 @@ class _Conditioned:
         self._denoise, self._label = denoise, label
         self.traits = replace(traits_of(denoise), classes=0)
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, label: Label = None, /) -> Tensor:
         return self._denoise(x, sigma, self._label[: len(x)].to(x.device))
 
 
@@ -137,14 +137,14 @@ def guided_ancestral(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    label: Tensor | None = None,
+    label: Label = None,
     *,
     noise: Noise = None,
-    project: Project | None = None,
+    project: Hook = None,
     log_prob: LogProb,
     weight: float = 1.0,
     conditional: bool = False,
-) -> Iterator[Step]:
+) -> Steps:
     """Classifier guidance as first printed (Algorithm 1): `ancestral`, its mean moved by weight Sigma grad log p in VP coordinates.
 
     Sigma is DDPM's smaller choice, the posterior's variance. ``log_prob`` is called with x = x0 + sigma eps, as everywhere here.

@@ -11,7 +11,7 @@ prior: at sigma_min, not at 0, so for an exact denoiser it is the data's density
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack
 
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..base.suggest import check_choice
-from ..denoiser import Denoise, traits_of
-from ..noise import Draws, as_draws, state_dtype
+from ..denoiser import Denoise, Label, traits_of
+from ..noise import Draws, Source, as_draws, state_dtype
 from ..oracle import Oracle
 from ..samplers import level_range
 
@@ -58,7 +58,7 @@ class Ode(TypedDict, total=False):
     atol: float
 
 
-def encode(denoise: Denoise, x0: Tensor, label: Tensor | None = None, **ode: Unpack[Ode]) -> Tensor:
+def encode(denoise: Denoise, x0: Tensor, label: Label = None, **ode: Unpack[Ode]) -> Tensor:
     """The noise x_T (B, *S), at ``sigma_max``, from which the PF-ODE leads to ``x0`` at ``sigma_min``.
 
     ``sigma_min``, ``sigma_max``, ``rtol`` and ``atol`` are those of `Ode`. Solved by dopri5. The state is float64 (float32 on mps);
@@ -69,7 +69,7 @@ def encode(denoise: Denoise, x0: Tensor, label: Tensor | None = None, **ode: Unp
     return _solve(lambda u, x: x - denoise(x, u.exp(), label), x0, low, high, *tolerances)
 
 
-def decode(denoise: Denoise, latent: Tensor, label: Tensor | None = None, **ode: Unpack[Ode]) -> Tensor:
+def decode(denoise: Denoise, latent: Tensor, label: Label = None, **ode: Unpack[Ode]) -> Tensor:
     """The inverse of `encode`: the PF-ODE from ``latent`` at ``sigma_max`` down to ``sigma_min``, solved adaptively."""
     low, high, *tolerances = _checked(denoise, **ode)
     return _solve(lambda u, x: x - denoise(x, u.exp(), label), latent, high, low, *tolerances)
@@ -78,12 +78,12 @@ def decode(denoise: Denoise, latent: Tensor, label: Tensor | None = None, **ode:
 def log_likelihood(
     denoise: Denoise,
     x0: Tensor,
-    label: Tensor | None = None,
+    label: Label = None,
     *,
     trace: Literal["exact", "hutchinson"] = "exact",
     probes: int = 1,
     probe: Literal["rademacher", "gaussian"] = "rademacher",
-    noise: "Draws | torch.Generator | Sequence[int] | None" = None,
+    noise: Source | None = None,
     bin_width: float | None = None,
     dequantize: bool = False,
     prior: Callable[[Tensor], Tensor] | None = None,

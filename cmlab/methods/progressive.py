@@ -1,6 +1,5 @@
 """Progressive distillation: a student makes in one step what its teacher makes in two, again and again (arXiv 2202.00512)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,19 +8,19 @@ from torch import Tensor
 
 from ..base.registry import LOSSES, SAMPLERS
 from ..base.suggest import check_choice
-from ..denoiser import Denoise, Precond
+from ..denoiser import Denoise, Label, Precond
 from ..distances import Distance
 from ..losses import WEIGHTS, Given, Loss, LossOut, Weight
 from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas
-from ..samplers import Noise, Project, Step, asking, euler_step, refuse_noise, walk
+from ..samplers import Hook, Noise, Steps, asking, euler_step, refuse_noise, walk
 from ..schedules import HalvingN
 
 
 @SAMPLERS.register("progressive", "Progressive", "a progressively distilled student on its own grid", kind="distilled")
 @torch.no_grad()
 def progressive(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None
+) -> Steps:
     """A progressively distilled student walks the very grid that it was distilled on, by Euler's method (PD, Algorithm 2).
 
     It was never taught a step to 0, so the levels must end above 0: k + 1 levels `karras_sigmas(k + 1)` for k steps.
@@ -97,7 +96,7 @@ class ProgressiveLoss(Loss):
         borders = [k for k in range(1, steps) if self.n(k / steps) != self.n((k - 1) / steps)]
         return [range(a, b) for a, b in zip([0, *borders], [*borders, steps], strict=True)]
 
-    def of_each(self, model: Denoise, x0: Tensor, label: Tensor | None, given: Given) -> LossOut:
+    def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         assert given.teacher is not None
         n = self.n(given.progress)
         grid = karras_sigmas(2 * n + 1, self.sigma_min, self.sigma_max, self.rho)

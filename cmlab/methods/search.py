@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, traits_of
+from ..denoiser import Denoiser, Label, traits_of
 from ..noise import SIGMA_MIN, karras_sigmas
 from ..samplers import sample
 
@@ -190,7 +190,7 @@ def sample_score(
     metric: Metric,
     seeds: Sequence[int],
     *,
-    label: Tensor | None = None,
+    label: Label = None,
     batch: int = 4096,
     device: torch.device | str = "cpu",
 ) -> Score:

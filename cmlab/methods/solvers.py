@@ -5,7 +5,6 @@ t' = sigma_next and e = (x - D) / sigma, each approximates x' = x + integral of 
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -15,14 +14,15 @@ from torch import Tensor
 
 from ..base.registry import BRIDGES, SAMPLERS
 from ..base.suggest import check_choice
-from ..denoiser import Denoise
+from ..denoiser import Denoise, Label
 from ..noise import Draws, expand
 from ..samplers import (
     Churn,
+    Hook,
     Noise,
     OdeStep,
-    Project,
     Step,
+    Steps,
     ancestral,
     asking,
     euler_step,
@@ -59,15 +59,8 @@ def midpoint_step(
 
 @SAMPLERS.register("ddim", "DDIM (the same as Euler)", "ancestral sampling without its noise", kind="ode")
 def ddim(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    label: Tensor | None = None,
-    *,
-    noise: Noise = None,
-    project: Project | None = None,
-    eta: float = 0.0,
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None, eta: float = 0.0
+) -> Steps:
     """DDIM: `ancestral` with eta = 0 unless told otherwise, which is Euler's method (DDIM, section 4.3)."""
     return ancestral(denoise, x, sigmas, label, noise=noise, project=project, eta=eta)
 
@@ -78,17 +71,17 @@ def dpm2(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    label: Tensor | None = None,
+    label: Label = None,
     *,
     noise: Noise = None,
-    project: Project | None = None,
+    project: Hook = None,
     r1: float = 0.5,
     rho: float = math.inf,
     churn: float = 0.0,
     churn_min: float = 0.0,
     churn_max: float = math.inf,
     churn_noise: float = 1.0,
-) -> Iterator[Step]:
+) -> Steps:
     """DPM-Solver-2 (2206.00927, Algorithm 1), the midpoint rule for r1 = 1/2: second order, two evaluations a step.
 
     The step to 0 is Euler's. ``rho`` = 3 puts the middle where openai/consistency_models does ("dpm"), also in the step to 0.
@@ -125,8 +118,8 @@ def _solver3_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor
 @SAMPLERS.register("dpm_solver3", "DPM-Solver-3", "third order, three evaluations a step", kind="ode")
 @torch.no_grad()
 def dpm_solver3(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None
+) -> Steps:
     """DPM-Solver-3 (2206.00927, Algorithm 2, r1 = 1/3, r2 = 2/3): third order, three evaluations a step, one in a step to 0."""
     refuse_noise(noise, "dpm_solver3")
     yield from walk(_solver3_step, denoise, x, sigmas, label, project)
@@ -144,8 +137,8 @@ def _solver2s_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tenso
 @SAMPLERS.register("dpmpp_2s", "DPM-Solver++(2S)", "second order, two evaluations a step", kind="ode")
 @torch.no_grad()
 def dpmpp_2s(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Tensor | None = None, *, noise: Noise = None, project: Project | None = None
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None
+) -> Steps:
     """DPM-Solver++(2S) (2211.01095, Algorithm 1): D, not e, is held fixed in between; second order, two evaluations a step."""
     refuse_noise(noise, "dpmpp_2s")
     yield from walk(_solver2s_step, denoise, x, sigmas, label, project)
@@ -154,15 +147,8 @@ def dpmpp_2s(
 @SAMPLERS.register("dpmpp_2m", "DPM-Solver++(2M)", "second order with one evaluation a step", kind="ode")
 @torch.no_grad()
 def dpmpp_2m(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    label: Tensor | None = None,
-    *,
-    noise: Noise = None,
-    project: Project | None = None,
-    order: int = 2,
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None, order: int = 2
+) -> Steps:
     """DPM-Solver++(2M) (2211.01095, Algorithm 2): second order with one evaluation a step, by use of the previous one.
 
     x' = (t'/t) x + (1 - t'/t) ((1 + 1/(2r)) D - 1/(2r) D_before), r = h_before / h. The first step and a step to 0 are Euler's;
@@ -199,15 +185,8 @@ def adams_bashforth(nodes: list[float], start: float, end: float) -> list[float]
 @SAMPLERS.register("deis", "DEIS", "up to fourth order with one evaluation a step", kind="ode")
 @torch.no_grad()
 def deis(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    label: Tensor | None = None,
-    *,
-    noise: Noise = None,
-    project: Project | None = None,
-    order: int = 3,
-) -> Iterator[Step]:
+    denoise: Denoise, x: Tensor, sigmas: Tensor, label: Label = None, *, noise: Noise = None, project: Hook = None, order: int = 3
+) -> Steps:
     """DEIS (2204.13902): the slope as a polynomial in sigma through the last ``order`` + 1 evaluations, integrated exactly.
 
     This is the paper's rho-AB, with rho = sigma. The polynomial of diffusers' DEISMultistepScheduler is one in ln sigma, so its
@@ -239,17 +218,17 @@ def predictor_corrector(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    label: Tensor | None = None,
+    label: Label = None,
     *,
     noise: Noise = None,
-    project: Project | None = None,
+    project: Hook = None,
     sde: str = "ve",
     predictor: str = "reverse_diffusion",
     corrections: int = 1,
     snr: float = 0.16,
     corrector_first: bool = False,
     batch_norms: bool = False,
-) -> Iterator[Step]:
+) -> Steps:
     """Score SDE's predictor-corrector (2011.13456, Algorithms 1 and 2): a step of the reverse SDE, then Langevin steps at its end.
 
     With s the score, b = 1 - (1 + t'^2) / (1 + t^2) the beta of the step, and y = x / sqrt(1 + sigma^2) the VP state:
