@@ -49,6 +49,7 @@ class Loss:
     needs_teacher: bool = False  # whether it distils: ``teacher`` is a diffusion model or an oracle
     needs_target: bool = False  # whether ``target`` is a moving average of the model
     needs_uncertainty: bool = False  # whether it learns its weights (`continuous.attach_uncertainty`)
+    scheduled: bool = True  # whether the objective changes with ``progress``: its steps then depend on how long the training is
     differentiates_forwards: bool = False  # in forward mode, which torch neither compiles nor divides over processes
     precond: Preconditioning  # the scalings of the models that it trains; a property, or a field
 
@@ -120,6 +121,7 @@ class DenoisingLoss(Loss):
     density: Density = field(default_factory=LogNormal)
     weight: Weight = "karras"
     sigma_data: float = SIGMA_DATA
+    scheduled = False
 
     def __post_init__(self):
         check_choice("weight", self.weight, WEIGHTS)
@@ -178,6 +180,10 @@ class ConsistencyLoss(Loss):
     @property
     def needs_teacher(self) -> bool:
         return self.bridge != "noise"
+
+    @property
+    def scheduled(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.pairs.scheduled
 
     @property
     def needs_target(self) -> bool:

@@ -45,6 +45,11 @@ class Pairs(ABC):
 
     sigma_min: float
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether they change with ``progress``."""
+        return True
+
     @abstractmethod
     def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
         """sigma and the lower sigma_next, two float64 tensors (count,), at this part of the training."""
@@ -169,6 +174,10 @@ class GridPairs(Pairs):
     def __post_init__(self):
         check_choice("density", self.density, ("uniform", "lognormal"))
 
+    @property
+    def scheduled(self) -> bool:
+        return not isinstance(self.n, FixedN)
+
     def __call__(self, count: int, progress: float, draws: Draws) -> tuple[Tensor, Tensor]:
         """Two float64 tensors (count,): sigma and the next lower level. Raises ValueError for a grid of fewer than two."""
         n = self.n(progress)
@@ -212,6 +221,10 @@ class EctPairs(Pairs):
             raise ValueError(f"need 0 <= sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
         if not 0 <= self.closest < 1:
             raise ValueError(f"closest must lie in [0, 1), got {self.closest}")
+
+    @property
+    def scheduled(self) -> bool:
+        return self.stages > 1
 
     def stage(self, progress: float) -> int:
         """The stage, 0 to stages - 1, at this part of the training."""

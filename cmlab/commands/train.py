@@ -1,13 +1,18 @@
 """'cmlab train': train a preset, a chain of them, or a classifier."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..base.presets import CHAINS, presets_by_data
 from ..base.registry import CLASSIFIER_PRESETS
 from ..base.suggest import unknown
+from ..formats.checkpoints import CheckpointError
+from ..training.settings import as_words, read_config, said
+from ..training.states import RunFolder, flatten, read_facts
 from .options import TrainCommand, parse
 
-_USAGE = """usage: cmlab train PRESET [--out DIR] [--overwrite] [--device D] [--threads N] [--network NAME] [--FIELD VALUE ...]
+_USAGE = """usage: cmlab train PRESET [--out DIR] [--name NAME] [--resume] [--network NAME] [--FIELD VALUE ...]
+       cmlab train --config FILE [--FIELD VALUE ...]
 
 PRESET, with what 'cmlab train PRESET --help' explains and lets you change, is one of:"""
 
@@ -22,7 +27,7 @@ def train(words: list[str]) -> None:
         if not words:
             raise ValueError("name a preset to train")
         return
-    name, rest = words[0], words[1:]
+    name, *rest = _with_file(words)
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
     if name.endswith("-chain"):
@@ -38,7 +43,7 @@ def train(words: list[str]) -> None:
         from ..training.options import ClassifierOptions
 
         both = TrainCommand(ClassifierOptions(), classifier_training.get_classifier_preset(name))
-        command = parse(TrainCommand, rest, f"cmlab train {name}", both)
+        command = continued(name, both, rest, lambda given: parse(TrainCommand, given, f"cmlab train {name}", both))
         classifier_training.run(name, command.preset, command.run, choose_device(command.run.device), words)
     else:
         if name in presets.PRESETS and any(word in ("-h", "--help") for word in rest):
@@ -46,8 +51,47 @@ def train(words: list[str]) -> None:
 
             about = [f"{name}: {presets.ABOUT[name]}"] if name in presets.ABOUT else []
             print(*about, cost(presets.PRESETS[name]), "", sep="\n")
-        command = preset_command(name, rest)
+        given = TrainCommand(None, presets.PRESETS.get(name))
+        command = continued(name, given, rest, lambda words: preset_command(name, words))
         session.train(name, command.preset, command.run, choose_device(command.run.device), words)
+
+
+def _with_file(words: list[str]) -> list[str]:
+    """``words`` with those of the file that --config names in front of the other options."""
+    left, rest, preset, file = iter(words), [], "", None
+    for word in left:
+        option, given, name = word.partition("=")
+        if option == "--config":
+            file = name if given else next(left, "")
+            preset, of_file = read_config(file)
+        else:
+            rest.append(word)
+    if file is None:
+        return rest
+    if rest and not rest[0].startswith("-"):
+        named = rest.pop(0)
+        if preset not in ("", named):
+            raise ValueError(f"{file} is of the preset {preset}, not of {named}: leave one of them out")
+        preset = named
+    if not preset:
+        raise ValueError(f'{file} names no preset: add a line such as preset = "digits-edm"')
+    return [preset, *of_file, *rest]
+
+
+def continued(name: str, default: TrainCommand, words: list[str], read: Callable[[list[str]], TrainCommand]) -> TrainCommand:
+    """What ``read`` makes of ``words``. A run that is resumed keeps the options that it was saved with, unless they say others."""
+    command = read(words)
+    if not command.run.resume:
+        return command
+    for path in RunFolder(command.run.out / (command.run.name or name)).states():
+        try:
+            facts = read_facts(path)
+        except CheckpointError:  # of which the run itself will tell
+            continue
+        if facts.get("made_by", name) != name:
+            return command
+        return read([*as_words(said(facts["preset"], flatten(default.preset))), *words])
+    return command
 
 
 def preset_command(name: str, words: list[str]) -> TrainCommand:

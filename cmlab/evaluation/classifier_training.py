@@ -266,7 +266,7 @@ class _ClassifierRun(Run):
         about = {k: v for k, v in options.items() if not k.startswith("network")}
         about |= {k: round(v, 1) for k, v in self.spent().items()}
         about |= {"command": command_line("train", *self.args), "machine": machine(self.device), "device": str(self.device)}
-        about |= {"threads": self.options.threads, "preset": self.name, "options": options}
+        about |= {"threads": self.options.threads, "preset": self.made_by, "options": options, "started": self.begun}
         about["class_names"] = list(self.images[0].data.class_names)
         model = state.model.cpu()
         stored = rounded(model)  # to half precision, as it is written: its accuracy is the one that counts

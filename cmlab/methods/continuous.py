@@ -87,6 +87,7 @@ class ContinuousLoss(Loss):
     warp: KarrasWarp = field(default_factory=KarrasWarp)
     sigma_data: float = SIGMA_DATA
     differentiates_forwards = True
+    scheduled = False
 
     def __post_init__(self):
         check_choice("bridge", self.bridge, ("noise", "teacher"))
@@ -184,6 +185,7 @@ class TrigLoss(Loss):
     density: LogNormal = field(default_factory=lambda: LogNormal(-1.0, 1.4))
     adaptive: bool = False
     precond: TrigPrecond = field(default_factory=TrigPrecond)
+    scheduled = False
 
     def __post_init__(self):
         if self.precond.consistency:
@@ -278,6 +280,10 @@ class SCMLoss(Loss):
     @property
     def needs_teacher(self) -> bool:
         return self.bridge == "teacher"
+
+    @property
+    def scheduled(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.warmup > 0
 
     @property
     def needs_uncertainty(self) -> bool:

@@ -126,6 +126,12 @@ class TrainConfig:
                 raise TypeError(unknown("training option", name, known))
         return replace(self, **changes)
 
+    @property
+    def steady(self) -> int:
+        """Steps from the first one on that do not depend on how many there are: all at a constant rate, with "wsd" those before it
+        falls, else none. A loss may depend on it nevertheless (`Loss.scheduled`)."""
+        return {"constant": self.steps, "wsd": min(self.steps, self.steps * 4 // 5 + 1)}.get(self.lr_schedule, 0)
+
     def lr_at(self, step: int, stage: range) -> float:
         """The learning rate of ``step``, one of the steps of ``stage``."""
         done = step - stage.start

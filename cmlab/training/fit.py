@@ -86,7 +86,8 @@ def fit(
         config: steps, batch, optimizer, learning rate and all else that decides the training; by default that of `TrainConfig`.
         teacher: the diffusion model of a distilling loss; progressive distillation replaces it at the end of each stage.
         every: yield after every so many steps, or after those that it says, and after the last.
-        resume: what `TrainState.snapshot` gave after some step of the same training, which continues from there.
+        resume: what `TrainState.snapshot` gave after some step of the same training, which continues from there. Values that do
+            not change what a step draws may be others now: a longer training, a lower rate.
         processes: those that train together: each takes its rows of every batch, so that their number changes nothing but rounding
             and dropout.
         compile: see `Trainer`.
@@ -118,12 +119,13 @@ def fit(
         if isinstance(network, nn.Module):
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     trainer = Trainer(model, loss, config, teacher=teacher, compile=compile, processes=processes)
-    run, first = {"steps": steps, "batch": batch, "seed": seed}, 0
+    run, first = {"batch": batch, "seed": seed}, 0
     if resume is not None:
         if changed := [f"{k} {resume.facts.get(k)}" for k in run if resume.facts.get(k) != run[k]]:
             raise ValueError(f"the saved state is of a training of {', '.join(changed)}: resume with the same")
+        if (first := resume.facts["step"]) > steps:
+            raise ValueError(f"the saved state is of step {first}: resume with at least so many steps, not {steps}")
         trainer.restore(resume)
-        first = resume.facts["step"]
     stages = loss.stages(steps) if isinstance(loss, ProgressiveLoss) else [range(steps)]
 
     def draws(step: int, stream: int, start: int = rows.start, stop: int = rows.stop) -> BatchDraws:

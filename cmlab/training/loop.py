@@ -3,13 +3,15 @@
 What is trained is said by a subclass of `Run`: for models in session.py, for classifiers in evaluation/classifier_training.py.
 """
 
+import math
 import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from ..formats.checkpoints import SUFFIX, CheckpointError
 from .config import Precision
 from .options import RunOptions, at_least_one
 from .processes import ALONE, Processes, joined
-from .states import RunFolder, check_finished, check_unchanged, flatten, read_state, resumed
+from .settings import FILE, said, write_config
+from .states import RunFolder, changes, check_finished, flatten, read_state, resumed, step_of
 from .trainer import Snapshot, has_bf16, usable_precision
 
 LOOK = 2.0  # seconds between looks at a training that runs in one process
@@ -47,11 +50,11 @@ class Stop:
 
 
 class Run(ABC):
-    """One run of the preset ``name``, which makes ``targets``, the first of them ``options.out``/NAME.safetensors.
+    """One run of a preset, which makes ``targets``, the first of them ``options.out``/NAME.safetensors.
 
     Args:
-        name: what the command line calls it.
-        preset: what decides the result; a state of other values is refused.
+        made_by: what the command line calls the preset. It is the run's name too, where ``options.name`` is none.
+        preset: what decides the result; a state of other values is refused, but for those of ``changeable`` options.
         options: where the run writes and when it saves.
         device: where it computes.
         args: the command line's, after 'cmlab train'.
@@ -60,10 +63,11 @@ class Run(ABC):
     """
 
     next_command = "cmlab sample {}"  # for its result
+    changeable: Collection[str] = ()
 
     def __init__(
         self,
-        name: str,
+        made_by: str,
         preset: Any,
         options: RunOptions,
         device: torch.device,
@@ -73,11 +77,18 @@ class Run(ABC):
     ):
         options.check()
         at_least_one(preset, ("steps", "batch"))
-        self.name, self.preset, self.options, self.device, self.args = name, preset, options, device, args
-        self.processes, self.stop, self.folder = processes, Stop(), RunFolder(options.out / name, options.keep)
+        self.made_by, self.preset, self.options, self.device, self.args = made_by, preset, options, device, args
+        self.name = name = options.name or made_by
+        self.history: list[dict[str, Any]] = []
+        self.processes, self.stop, self.folder = (
+            processes,
+            Stop(),
+            RunFolder(options.out / name, max(1, options.keep), self.steady(preset)),
+        )
         self.target = options.out / f"{name}{SUFFIX}"
         self.targets = [self.target, *(options.out / f"{name}{tail}{SUFFIX}" for tail in beside)]
         self.clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+        self.begun = datetime.now().isoformat(timespec="seconds")
         self.started = {name: clock() for name, clock in self.clocks.items()}
         self.saved = self.seen = time.monotonic()
 
@@ -98,6 +109,10 @@ class Run(ABC):
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[Any]:
         """Train, and yield a state after each step that is due and after the last. It has step, loss and snapshot()."""
 
+    def steady(self, preset: Any) -> int:
+        """How many steps of ``preset`` would be the same if it had more of them."""
+        return 0
+
     def look_at(self, state: Any) -> dict[str, str]:
         """What progress shows; also a place to draw and measure."""
         return {"loss": f"{state.loss:.4g}"}
@@ -108,6 +123,14 @@ class Run(ABC):
 
     def recall(self, facts: dict[str, Any]) -> None:  # noqa: B027 (most have nothing to recall)
         """Take back what a saved state says."""
+
+    def sound(self, state: Any) -> bool:
+        """Whether ``state`` is worth going on from: only such states are saved."""
+        return True
+
+    def advice(self, state: Any) -> str:
+        """What to do with the result, in words."""
+        return f"Next: {self.next_command.format(self.target)}"
 
     @abstractmethod
     def finish(self, state: Any) -> str:
@@ -131,9 +154,14 @@ class Run(ABC):
             # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
             self.preset = replace(self.preset, precision=self._precision(self.preset.precision))
             self.build()
-            if resume is None and self.processes.is_main_process:
-                self.folder.clear()
-            state = self._loop(resume)
+            if self.processes.is_main_process:
+                if resume is None:
+                    self.folder.clear()
+                self._write_config()
+            try:
+                state = self._loop(resume)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}. {self._way_back()}") from error
             try:
                 said = self.finish(state)
             except (OSError, CheckpointError) as error:
@@ -145,8 +173,15 @@ class Run(ABC):
                     "it with --resume"
                 ) from error
             if self.processes.is_main_process:
-                self.folder.clear()
-            self.say(f"{said}. Next: {self.next_command.format(self.target)}")
+                self.folder.prune(min(1, self.options.keep))
+            self.say(f"{said}. {self.advice(state)}")
+
+    def _write_config(self) -> None:
+        """Write what was resolved, to be given again."""
+        asked = {
+            k: v for k, v in vars(self.options).items() if k not in ("resume", "overwrite") and v != getattr(type(self.options), k)
+        }
+        write_config(self.folder.path / FILE, self.made_by, asked | said(flatten(self.preset), {}, every=True))
 
     def say(self, text: str) -> None:
         """Print a line, once for all processes."""
@@ -184,17 +219,24 @@ class Run(ABC):
         """Raises ValueError where neither --resume nor --overwrite says what to do."""
         states, o = self.folder.states(), self.options
         if o.resume and states:
+            snapshot, path, wrong = self.folder.newest()
+            facts, steps = snapshot.facts, snapshot.facts["preset"]["steps"]
+            finished = facts["step"] == steps == self.preset.steps and self.target.is_file()
+            if finished and self.header().get("started") == facts.get("started"):
+                check_finished(self.header(), self.made_by, self.preset, self.target)
+                return "finished"
             new_file(self.target, overwrite=True)
-            _, path, wrong = self.folder.newest()
+            if any(step_of(state) <= self._same_until(steps) for state in states):
+                _, path, wrong = self.folder.newest(self._same_until(steps))
             for line in wrong:
                 print(f"cmlab: {line}: taking the one before", file=sys.stderr)
             return str(path)
         if o.resume and self.target.is_file():
-            check_finished(self.header(), self.name, self.preset, self.target)
+            check_finished(self.header(), self.made_by, self.preset, self.target)
             return "finished"
-        if states and not o.overwrite:
+        if states and not o.overwrite and not self.target.is_file():
             raise ValueError(
-                f"{self.folder.path} holds an unfinished run, saved at step {int(states[0].stem.rpartition('-')[2])}: "
+                f"{self.folder.path} holds an unfinished run, saved at step {step_of(states[0])}: "
                 "pass --resume to continue it, or --overwrite to start anew"
             )
         for target in self.targets:
@@ -203,12 +245,18 @@ class Run(ABC):
             self.say(f"there is no run to resume in {self.folder.path}: it begins")
         return ""
 
+    def _same_until(self, saved_steps: int) -> float:
+        """The last step that is the same in this run and in one of ``saved_steps``."""
+        if saved_steps == self.preset.steps:
+            return math.inf
+        return min(self.steady(self.preset), self.steady(replace(self.preset, steps=saved_steps)))
+
     def _resume(self, path: Path) -> Snapshot:
         if not path.is_file():
             raise CheckpointError(f"{path} is not to be seen from this host: give --out a folder that all hosts share")
         snapshot = read_state(path)
-        facts, saved = snapshot.facts, dict(snapshot.facts["preset"])
-        check_unchanged(saved, now := resumed(flatten(self.preset), saved), path)
+        facts, saved, step = snapshot.facts, dict(snapshot.facts["preset"]), snapshot.facts["step"]
+        found = changes(saved, now := resumed(flatten(self.preset), saved), path, self.changeable)
         self.preset = replace(self.preset, precision=now["precision"])
         for what, value in self.same.items():
             if facts.get(what, value) != value:  # states of earlier versions do not tell of all
@@ -223,8 +271,17 @@ class Run(ABC):
             self.say(f"it began with --threads {threads}: with {self.options.threads} the last bits differ")
         before = facts.get("spent", facts)  # so classifiers of earlier versions have it
         self.started = {name: start - before.get(name, 0.0) for name, start in self.started.items()}
+        self.begun, self.history = facts.get("started", self.begun), facts.get("history", [])
         self.recall(facts)
-        self.say(f"continuing at step {facts['step']} of {self.preset.steps}, from {path}")
+        self.say(f"continuing at step {step} of {self.preset.steps}, from {path}")
+        if found:
+            self.history = [*self.history, {"step": step, **found}]
+            self.say(f"from here on {', '.join(f'--{name} {new} (it was {old})' for name, (old, new) in found.items())}")
+        if "steps" in found and step > self._same_until(saved["steps"]):
+            self.say(
+                f"it is not the same run as one that began with --steps {self.preset.steps}: what it did so far depended on "
+                f"--steps {saved['steps']}"
+            )
         return snapshot
 
     # --- while it runs ---------------------------------------------------------------------------------------------------
@@ -233,7 +290,7 @@ class Run(ABC):
         """Whether to look at the training after this step. With several processes the step alone decides, so that all agree."""
         alone, save_every = self.processes.world_size == 1, self.options.save_every
         every = max(1, min(50 if alone else 10, self.preset.steps // 20))
-        if step % every == 0 or (save_every and step % save_every == 0):
+        if step % every == 0 or step == self.folder.spare or (save_every and step % save_every == 0):
             return True
         return alone and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
 
@@ -260,7 +317,9 @@ class Run(ABC):
         self.seen, o, last = time.monotonic(), self.options, state.step == self.preset.steps
         late = o.save_minutes > 0 and self.seen - self.saved > 60 * o.save_minutes
         stopping, late = self.processes.any([self.stop.number > 0, late], self.device)
-        if last or stopping or late or (o.save_every and state.step % o.save_every == 0):
+        due = last or stopping or late or state.step == self.folder.spare or (o.save_every and state.step % o.save_every == 0)
+        sound = self.sound(state)
+        if due and sound:
             try:
                 self._save(state)
             except (OSError, CheckpointError) as error:
@@ -269,17 +328,28 @@ class Run(ABC):
                 print(f"cmlab: {error}", file=sys.stderr)  # the result is smaller, and what counts
             self.saved = time.monotonic()
         if stopping and not last:
-            number, args = self.stop.number or signal.SIGTERM, [a for a in self.args if a not in ("--overwrite", "--resume")]
-            raise Interrupted(
-                128 + number,
-                f"stopped by {signal.Signals(number).name} after step {state.step} of {self.preset.steps}, state saved in "
-                f"{self.folder.path}. Continue with: {command_line('train', *args, '--resume')}",
-            )
+            number, where = self.stop.number or signal.SIGTERM, f"step {state.step} of {self.preset.steps}"
+            way = f"state saved in {self.folder.path}. Continue with: {self._command('--resume')}"
+            if not sound:
+                way = f"which is not worth saving. {self._way_back()}"
+            raise Interrupted(128 + number, f"stopped by {signal.Signals(number).name} after {where}, {way}")
+
+    def _command(self, *more: str) -> str:
+        """The command line of this run with ``more`` behind it."""
+        return command_line("train", *(a for a in self.args if a not in ("--overwrite", "--resume")), *more)
+
+    def _way_back(self) -> str:
+        """What to do about a training that went astray, in words."""
+        states, lower = self.folder.states(), ("--lr", f"{self.preset.lr / 2:g}")
+        if not states:
+            return f"No state was saved before: begin again with a lower rate, such as {self._command(*lower)}"
+        return f"The state of step {step_of(states[0])} is sound. Continue with: {self._command('--resume', *lower)}"
 
     def _save(self, state: Any) -> None:
         if not self.processes.is_main_process and not self.processes.shard:
             return
         tensors, facts = state.snapshot()  # divided weights are gathered by all processes together
         facts |= {"preset": flatten(self.preset), **self.same, "threads": self.options.threads, "cmlab": __version__}
+        facts |= {"made_by": self.made_by, "started": self.begun, "history": self.history}
         if self.processes.is_main_process:
             self.folder.save(Snapshot(tensors, facts | self.spent() | self.facts()))

@@ -13,17 +13,20 @@ class RunOptions:
     """Where a run writes, when it saves, and on what it computes.
 
     Args:
-        out: folder for the result, and for a folder PRESET with the states of a run that is not finished.
+        out: folder for the result, and for a folder of the run's name with its states, its options and its log.
+        name: what the run and its result are called; the preset's name where nothing is said.
         overwrite: replace a result of the same name, or the states of an unfinished run.
-        resume: continue an unfinished run, to the same bits on a CPU with as many threads; where there is none, begin.
+        resume: continue a run, to the same bits on a CPU with as many threads; where there is none, begin. It keeps its options,
+            but --steps, --lr, --clip and --accumulate can be others from here on, also of a run that is finished.
         save_every: save the state after every so many steps; 0 by time alone.
         save_minutes: save the state when so many minutes have passed; 0 by steps alone. SIGTERM and Ctrl-C always save it.
-        keep: number of states that are kept.
+        keep: number of states that are kept, of a finished run the last; 0 keeps none of a finished run.
         device: "auto" takes a GPU where there is one.
         threads: CPU threads; 1 is the fastest for the small models.
     """
 
     out: Path = RUNS
+    name: str = ""
     overwrite: bool = False
     resume: bool = False
     save_every: int = 0
@@ -34,7 +37,11 @@ class RunOptions:
 
     def check(self) -> None:
         """Raises ValueError for values that cannot be."""
-        at_least_one(self, ("keep", "threads"))
+        at_least_one(self, ("threads",))
+        if self.keep < 0:
+            raise ValueError(f"--keep is at least 0, got {self.keep}")
+        if self.name.startswith((".", "-")) or set(self.name) & set('/\\:*?"<>|'):
+            raise ValueError(f"--name {self.name}: give a plain name, and the folder with --out")
         pauses = [field.name for field in fields(self) if field.name.endswith(("_every", "_minutes"))]
         if min(getattr(self, name) for name in pauses) < 0:
             names = ["--" + name.replace("_", "-") for name in pauses]

@@ -1,11 +1,13 @@
 """Training of models by 'cmlab train': a preset as a `Run`, with pictures and distances while it trains, and a log of them."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from tqdm import tqdm
 
 from ..base.device import machine
 from ..base.files import write_png
@@ -23,7 +25,8 @@ from .loop import Run
 from .options import TrainOptions, at_least_one
 from .presets import Preset
 from .processes import from_environment
-from .states import Curves, flatten
+from .settings import LOG, Log
+from .states import CHANGEABLE, Curves, flatten
 from .trainer import Snapshot
 
 GRID = 64  # pictures, or points times 16, that --grid-every draws
@@ -46,6 +49,7 @@ def run_facts(preset: Preset, device: torch.device) -> dict[str, Any]:
 
 
 class _ModelRun(Run):
+    changeable = CHANGEABLE
     preset: Preset
     options: TrainOptions
 
@@ -53,7 +57,7 @@ class _ModelRun(Run):
         processes, beside = from_environment(options.shard), [f"-ema-{decay}" for decay in preset.emas]
         super().__init__(name, preset, options, device, args, processes, beside)
         processes.rows(preset.batch)
-        self.curves, self.log = Curves(preset.steps), None
+        self.curves, self.astray, self.log = Curves(preset.steps), False, None
 
     def header(self) -> dict[str, Any]:
         return checkpoints.read_meta(self.target).get("about") or {}
@@ -69,6 +73,17 @@ class _ModelRun(Run):
         if text := memory(self.model, self.preset, self.processes):
             self.say(text)
 
+    def steady(self, preset: Preset) -> int:
+        return 0 if preset.loss.scheduled else preset.steady
+
+    def sound(self, state: TrainState) -> bool:
+        return state.trainer.in_a_row == 0 and not self.curves.astray(state.loss)
+
+    def advice(self, state: TrainState) -> str:
+        if times := self.curves.astray(state.loss):
+            return f"Its loss is {times:.0f} times what it was at first. {self._way_back()}"
+        return super().advice(state)
+
     def due(self, step: int) -> bool:
         asked = (self.options.grid_every, self.options.fd_every)
         return self.curves.due(step) or any(n and step % n == 0 for n in asked) or super().due(step)
@@ -76,6 +91,8 @@ class _ModelRun(Run):
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[TrainState]:
         own = {"model": self.model, "teacher": self.teacher, "data": self.data}
         how = {"compile": self.options.compile, "max_skipped": self.options.max_skipped, "processes": self.processes}
+        if self.processes.is_main_process:
+            self.table = Log(self.folder.path / LOG, resume.facts["step"] if resume else 0)
         made = presets.run(self.preset, due, self.device, **own, **how, resume=resume)
         if not self.options.tensorboard or not self.processes.is_main_process:
             return made
@@ -95,14 +112,22 @@ class _ModelRun(Run):
 
     def look_at(self, state: TrainState) -> dict[str, str]:
         self.curves.see(state.step, state.loss, state.skipped)
+        times = self.curves.astray(state.loss)
+        if times and not self.astray and self.processes.is_main_process:
+            text = f"step {state.step}: the loss is {times:.0f} times what it was at first; no state is saved while it is so"
+            tqdm.write(text, file=sys.stderr)
+        self.astray = times > 0
         grid, fd = (n > 0 and state.step % n == 0 for n in (self.options.grid_every, self.options.fd_every))
         model = state.trainer.whole(state.ema) if grid or fd else None
+        measured = None
         if self.processes.is_main_process and isinstance(model, Denoiser):
             model = model.to(self.device)
             if grid:
                 self._draw(state.step, model)
-            if fd:
-                self._measure(state.step, model)
+            measured = self._measure(state.step, model) if fd else None
+        if self.processes.is_main_process:
+            lr = state.trainer.optimizer.param_groups[0]["lr"]
+            self.table.add(state.step, state.loss, lr, state.images_per_s, state.skipped, measured)
         numbers = {"loss": f"{state.loss:.4g}", "per_s": f"{state.images_per_s:.0f}"}
         return numbers | ({"skipped": str(state.skipped)} if state.skipped else {})
 
@@ -117,9 +142,7 @@ class _ModelRun(Run):
         if self.log and grid is not None:
             self.log.add_image("samples", grid, step, dataformats="HWC" if grid.ndim == 3 else "HW")
 
-    def _measure(self, step: int, model: Denoiser) -> None:
-        from tqdm import tqdm
-
+    def _measure(self, step: int, model: Denoiser) -> float:
         from ..evaluation.report import quick_fd
 
         sampler, steps = self._plan(step, model)
@@ -128,13 +151,14 @@ class _ModelRun(Run):
         if self.log:
             self.log.add_scalar("FD-cls", fd, step)
         tqdm.write(f"step {step}: FD-cls {fd:.4g} of {FD_SAMPLES} samples, {sampler} with {count(steps, 'step')}")
+        return fd
 
     def facts(self) -> dict[str, Any]:
         return {"curves": self.curves.facts()}
 
     def recall(self, facts: dict[str, Any]) -> None:
         if curves := facts.get("curves"):  # states of earlier versions have none
-            self.curves = Curves(**curves)
+            self.curves = Curves(**curves | {"steps": self.preset.steps})
 
     def finish(self, state: TrainState) -> str:
         averages = [state.trainer.whole(ema) for ema in state.emas]
@@ -142,12 +166,13 @@ class _ModelRun(Run):
             return ""
         preset, seconds, model = self.preset, self.spent()["seconds"], cast(Denoiser, averages[0])
         about: dict[str, Any] = {
-            "preset": self.name,
+            "preset": self.made_by,
             "data": preset.data_name,
             "seconds": round(seconds, 2),
             "command": command_line("train", *self.args),
             "device": str(self.device),
             "options": flatten(preset),
+            "started": self.begun,
             **run_facts(preset, self.device),
         }
         about |= preset.loss.sampled((state.step - 1) / preset.steps)
@@ -155,6 +180,8 @@ class _ModelRun(Run):
             about["threads"] = self.options.threads
         if self.processes.world_size > 1:
             about["processes"] = self.processes.world_size
+        if self.history:
+            about["history"] = self.history
         if state.skipped:
             about["skipped"] = state.skipped
         if model.classes:

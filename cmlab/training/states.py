@@ -7,7 +7,7 @@ process dies, every state under its own name is whole.
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -16,11 +16,15 @@ from typing import Any
 from ..base.files import PART, beside, existing, locked
 from ..formats.checkpoints import SUFFIX, CheckpointError, one_line
 from ..formats.header import parse, read_text
+from .settings import FILE, LOG
 from .trainer import Snapshot
 
 FORMAT = 1
 _KEY = "cmlab-state"
 POINTS = 200  # of a loss curve, at most
+FAR = 10  # times its first value: a loss above that has gone astray
+# Options that a run may go on with other values of; all others decide what it has become already.
+CHANGEABLE = ("steps", "lr", "clip", "accumulate")
 
 
 def write_state(path: Path, snapshot: Snapshot) -> None:
@@ -38,27 +42,36 @@ def write_state(path: Path, snapshot: Snapshot) -> None:
         ) from error
 
 
-def read_state(path: Path) -> Snapshot:
-    """Raises CheckpointError for a file that is damaged, cut short or no state of this cmlab."""
-    from safetensors import SafetensorError, safe_open
-
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a state says beside its tensors. Raises CheckpointError for a file that is damaged or no state of this cmlab."""
     try:
         facts = parse(read_text(path, _KEY) or "")
-        with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no state of a run ({one_line(error)})") from error
     if facts.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path} has another format than this cmlab's {FORMAT}: finish the run with the cmlab that began it")
-    return Snapshot(tensors, facts)
+    return facts
+
+
+def read_state(path: Path) -> Snapshot:
+    """Raises CheckpointError as `read_facts` does, and for a file that is cut short."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    facts = read_facts(path)
+    try:
+        return Snapshot(load_file(path), facts)
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no state of a run ({one_line(error)})") from error
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The states of one run, the last ``keep`` of which are kept."""
+    """The states of one run, of which the last ``keep`` and that of step ``spare`` are kept."""
 
     path: Path
     keep: int = 2
+    spare: int = -1
 
     def states(self) -> list[Path]:
         """Newest first."""
@@ -68,20 +81,30 @@ class RunFolder:
         """Write the state, then remove those that are no longer kept, and what a killed process left of one."""
         path = self.path / f"state-{snapshot.facts['step']:08d}{SUFFIX}"
         write_state(path, snapshot)
-        for old in [*self.states()[self.keep :], *self._parts()]:
-            old.unlink(missing_ok=True)
+        for later in self.states():  # of the way that was left when the run went back to an earlier state
+            if step_of(later) > step_of(path):
+                later.unlink(missing_ok=True)
+        self.prune(self.keep)
         return path
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest ``keep`` states and, where any stay, the one from which a longer training goes on exactly."""
+        for old in self.states()[keep:]:
+            if keep == 0 or step_of(old) != self.spare:
+                old.unlink(missing_ok=True)
+        for part in self._parts():
+            part.unlink(missing_ok=True)
 
     def _parts(self) -> list[Path]:
         return list(self.path.glob(f"state-*{PART}"))
 
-    def newest(self) -> tuple[Snapshot, Path, list[str]]:
-        """The newest readable state, its file, and a line for each newer one that is not.
+    def newest(self, most: float = math.inf) -> tuple[Snapshot, Path, list[str]]:
+        """The newest readable state of at most ``most`` steps, its file, and a line for each newer one that is not readable.
 
         Raises CheckpointError where there is none.
         """
         wrong: list[str] = []
-        for path in self.states():
+        for path in [path for path in self.states() if step_of(path) <= most]:
             try:
                 return read_state(path), path, wrong
             except CheckpointError as error:
@@ -108,11 +131,17 @@ class RunFolder:
                     self.path.parent.rmdir()
 
     def clear(self) -> None:
-        """Remove all states, and the folder if nothing else is in it."""
-        for path in [*self.states(), *self._parts()]:
-            path.unlink(missing_ok=True)
+        """Remove what a run has left, and the folder if nothing else is in it."""
+        self.prune(0)
+        for name in (FILE, LOG):
+            (self.path / name).unlink(missing_ok=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
+
+
+def step_of(path: Path) -> int:
+    """The step that a state's file name says."""
+    return int(path.stem.rpartition("-")[2])
 
 
 @dataclass
@@ -144,6 +173,11 @@ class Curves:
         if self.due(step) and self.made:
             self.loss.append([step, _short(self.total / self.made)])
             self.total, self.made = 0.0, 0
+
+    def astray(self, loss: float) -> float:
+        """How many times its first value ``loss`` is, where that is more than FAR; else 0."""
+        first = self.loss[0][1] if self.loss else math.inf
+        return loss / first if first > 0 and loss > FAR * first else 0.0
 
     def measured(self, step: int, fd: float) -> None:
         """A Frechet distance after ``step`` steps."""
@@ -177,12 +211,12 @@ def _leaves(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def check_finished(about: dict[str, Any], name: str, options: Any, path: Path) -> None:
-    """Raises CheckpointError unless ``path``, whose header says ``about``, is what a run ``name`` with these options has made."""
-    if about.get("preset", name) != name:
-        raise CheckpointError(f"{path} is {about['preset']}, not {name}: choose another --out, or pass --overwrite")
+def check_finished(about: dict[str, Any], preset: str, options: Any, path: Path) -> None:
+    """Raises CheckpointError unless ``path``, whose header says ``about``, is what ``preset`` with these options has made."""
+    if about.get("preset", preset) != preset:
+        raise CheckpointError(f"{path} is {about['preset']}, not {preset}: choose another --out or --name, or pass --overwrite")
     if "options" in about:  # files of earlier versions do not tell
-        check_unchanged(about["options"], resumed(flatten(options), about["options"]), path)
+        changes(about["options"], resumed(flatten(options), about["options"]), path)
 
 
 def resumed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
@@ -190,15 +224,16 @@ def resumed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
     return now | {"precision": saved["precision"]} if now.get("precision") == "auto" and "precision" in saved else now
 
 
-def check_unchanged(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
-    """Raises CheckpointError that names the first option in which a run differs from its saved state."""
-    for name in dict.fromkeys([*now, *saved]):
-        if saved.get(name) == now.get(name):
-            continue
-        before, option = saved.get(name), "--" + name.replace("_", "-")
-        if isinstance(before, list):
-            before = " ".join(map(str, before))
-        raise CheckpointError(
-            f"{where} was saved with {option} {before}, not {now.get(name)}: resume with {option} {before}, "
-            "or pass --overwrite to start anew"
-        )
+def changes(saved: dict[str, Any], now: dict[str, Any], where: Path, allowed: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The options that have other values ``now`` than in the state ``where``: {name: [before, now]}.
+
+    Raises CheckpointError for the first of them that is not ``allowed``.
+    """
+    found = {k: [saved.get(k), now.get(k)] for k in dict.fromkeys([*now, *saved]) if saved.get(k) != now.get(k)}
+    for name, (before, value) in found.items():
+        if name not in allowed:
+            said = f"--{name.replace('_', '-')} {' '.join(map(str, before)) if isinstance(before, list) else before}"
+            raise CheckpointError(
+                f"{where} was saved with {said}, not {value}: resume with {said}, or pass --overwrite to start anew"
+            )
+    return found

@@ -56,7 +56,6 @@ def test_one_command_makes_models_figures_and_cards(finished):
         model, meta = checkpoints.load(finished / f"{name}.safetensors")
         about = meta["about"]
         assert about["images"] == 4 * (3 if name.endswith("edm") else 2) and about["machine"]
-        assert not (finished / name).exists()  # no states are left
         if name.endswith("edm"):
             assert (found := find_figures(finished / f"{name}.safetensors", plan(model, "heun", 5), 12))
             assert find_figures(finished / f"{name}.safetensors", plan(model, "heun", 5), 12, found["features"]) == found

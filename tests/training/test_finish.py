@@ -47,17 +47,16 @@ def test_a_result_that_cannot_be_written_loses_no_step(monkeypatch, capsys):
     assert main(["train", *SMALL, "--resume"]) == 0
     assert same(weights(), weights(f"whole/{RESULT}"))
     assert about(f"runs/{RESULT}")["loss_curve"] == about(f"whole/{RESULT}")["loss_curve"]
-    assert os.listdir("runs") == [RESULT]
 
 
 def test_a_last_state_that_cannot_be_written_does_not_keep_the_result_back(monkeypatch, capsys):
     full_disk_for("state-00000040.safetensors", monkeypatch)
     assert main(["train", *SMALL]) == 0
     assert "No space left" in capsys.readouterr().err
-    assert os.listdir("runs") == [RESULT]
+    assert not RunFolder(Path("runs/8gaussians-edm")).states()
 
 
-@pytest.mark.parametrize(("words", "said"), [(["--lr", "5"], "--lr 0.002, not 5.0"), (["--steps", "60"], "--steps 40, not 60")])
+@pytest.mark.parametrize(("words", "said"), [(["--lr", "5"], "--lr 0.002, not 5.0"), (["--seed", "6"], "--seed 0, not 6")])
 def test_finished_is_said_of_the_same_options_alone(words, said, capsys):
     assert main(["train", *SMALL]) == 0
     assert main(["train", *SMALL, "--resume"]) == 0
@@ -207,7 +206,6 @@ def test_a_classifiers_run_ends_and_begins_again_likewise(monkeypatch, capsys):
         assert main(["train", *CLASSIFIER]) == 1
     assert os.listdir("runs") == ["digits-classifier"]
     assert main(["train", *CLASSIFIER, "--resume"]) == 0
-    assert os.listdir("runs") == ["digits-classifier.safetensors"]
     one, other = (checkpoints_of(f"{side}/digits-classifier.safetensors") for side in ("runs", "whole"))
     assert same(one, other)
     capsys.readouterr()

@@ -26,7 +26,7 @@ from cmlab.methods.progressive import HalvingN, ProgressiveLoss
 from cmlab.networks import MLPConfig
 from cmlab.training import Snapshot, Trainer, TrainState, fit
 from cmlab.training.presets import get_preset
-from cmlab.training.states import Curves, RunFolder, check_unchanged, flatten, read_state, write_state
+from cmlab.training.states import Curves, RunFolder, changes, flatten, read_state, write_state
 from cmlab.training.trainer import HalfLife
 
 POINTS = MixtureData(soft3())
@@ -117,7 +117,7 @@ def test_a_finished_training_resumes_to_its_end(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("edm", {"steps": 11}, "a training of steps 10"),
+        ("edm", {"steps": 0}, "steps.*at least 1"),
         ("edm", {"seed": 1}, "a training of seed 0"),
         ("edm", {"ema": (0.9, 0.8)}, "nothing for ema1"),
         ("ct", {}, "nothing for target"),
@@ -243,9 +243,9 @@ def test_a_state_of_another_format_is_refused(tmp_path, monkeypatch):
 def test_a_changed_preset_is_named(change, message):
     preset = get_preset("8gaussians-edm")
     saved = json.loads(json.dumps(flatten(preset)))
-    check_unchanged(saved, flatten(preset), Path("x"))
+    assert not changes(saved, flatten(preset), Path("x"))
     with pytest.raises(checkpoints.CheckpointError, match=message) as error:
-        check_unchanged(saved, flatten(replace(preset, **change)), Path("x"))
+        changes(saved, flatten(replace(preset, **change)), Path("x"))
     assert "--overwrite to start anew" in str(error.value)
 
 
@@ -285,15 +285,16 @@ def test_a_signal_saves_and_the_run_goes_on(number, code, folder, monkeypatch, c
     assert stopped_after(13, monkeypatch, number) == code
     err = capsys.readouterr().err
     assert "after step 13 of 40" in err and "Continue with: cmlab train 8gaussians-edm" in err and err.rstrip().endswith("--resume")
-    assert [p.name for p in (folder / "runs/8gaussians-edm").iterdir()] == ["state-00000013.safetensors"]
+    left = {"config.toml", "log.csv"}
+    assert {p.name for p in (folder / "runs/8gaussians-edm").iterdir()} == left | {"state-00000013.safetensors"}
     assert main(["train", *SMALL]) == 1
     err = capsys.readouterr().err
     assert "unfinished run, saved at step 13" in err and "--resume" in err and "--overwrite" in err
-    assert main(["train", *SMALL, "--lr", "1e-4", "--resume"]) == 1
-    assert "--lr 0.002" in capsys.readouterr().err
+    assert main(["train", *SMALL, "--beta2", "0.9", "--resume"]) == 1
+    assert "--beta2 0.999" in capsys.readouterr().err
     assert main(["train", *SMALL, "--resume"]) == 0
     assert same(weights(), weights("whole/8gaussians-edm.safetensors"))
-    assert [p.name for p in (folder / "runs").iterdir()] == ["8gaussians-edm.safetensors"]
+    assert {p.name for p in (folder / "runs/8gaussians-edm").iterdir()} == left | {"state-00000040.safetensors"}
     capsys.readouterr()
     assert main(["train", *SMALL, "--resume"]) == 0  # a script that asks again
     assert "finished" in capsys.readouterr().out
@@ -303,7 +304,7 @@ def test_a_signal_saves_and_the_run_goes_on(number, code, folder, monkeypatch, c
 def test_overwrite_starts_anew(monkeypatch):
     stopped_after(5, monkeypatch)
     assert main(["train", *SMALL, "--overwrite", "--seed", "1"]) == 0
-    assert not Path("runs/8gaussians-edm").exists()
+    assert [p.name for p in RunFolder(Path("runs/8gaussians-edm")).states()] == ["state-00000040.safetensors"]
     one = weights()
     assert main(["train", *SMALL, "--seed", "1", "--out", "other"]) == 0
     assert same(one, weights("other/8gaussians-edm.safetensors"))
@@ -348,14 +349,15 @@ def test_another_teacher_is_not_the_same_run(monkeypatch, capsys):
 @pytest.mark.usefixtures("folder")
 def test_grids_from_the_same_seeds():
     assert main(["train", *SMALL, "--grid-every", "20"]) == 0
-    assert sorted(p.name for p in Path("runs/8gaussians-edm").iterdir()) == ["samples-00000020.png", "samples-00000040.png"]
+    assert sorted(p.name for p in Path("runs/8gaussians-edm").glob("*.png")) == ["samples-00000020.png", "samples-00000040.png"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--resume", "--overwrite"], "choose one"),
-        (["--keep", "0"], "--keep must be at least 1"),
+        (["--keep", "-1"], "--keep is at least 0"),
+        (["--name", "../x"], "a plain name"),
         (["--save-every", "-1"], "cannot be negative"),
         (["--fd-every", "5"], "none knows 8gaussians"),
         (["--halflife", "0.5"], "two ways to say one thing"),
