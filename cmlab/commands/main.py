@@ -101,9 +101,10 @@ def _execute(command: Callable[[Any], None], options: Any) -> int:
     except Interrupted as stop:
         print(f"cmlab: {stop}", file=sys.stderr)
         return stop.code
-    except RuntimeError as error:
-        torch = sys.modules.get("torch")  # without it no device was used
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as error:
+        # torch's own error is that of a GPU; of a CPU it says which allocator gave nothing.
+        full = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
+        if type(error).__name__ not in full and "DefaultCPUAllocator" not in str(error):
             raise
         hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
         raise ValueError(f"the memory of the device is full: {hint}") from error

@@ -6,9 +6,6 @@ from dataclasses import replace
 from ..base.presets import CHAINS, presets_by_data
 from ..base.registry import CLASSIFIER_PRESETS
 from ..base.suggest import unknown
-from ..formats.checkpoints import CheckpointError
-from ..training.settings import as_words, read_config, said
-from ..training.states import RunFolder, flatten, read_facts
 from .options import TrainCommand, parse
 
 _USAGE = """usage: cmlab train PRESET [--out DIR] [--name NAME] [--resume] [--network NAME] [--FIELD VALUE ...]
@@ -27,7 +24,7 @@ def train(words: list[str]) -> None:
         if not words:
             raise ValueError("name a preset to train")
         return
-    name, *rest = _with_file(words)
+    name, *rest = _with_file(words) if any(word.startswith("--config") for word in words) else words
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
     if name.endswith("-chain"):
@@ -58,7 +55,9 @@ def train(words: list[str]) -> None:
 
 def _with_file(words: list[str]) -> list[str]:
     """``words`` with those of the file that --config names in front of the other options."""
-    left, rest, preset, file = iter(words), [], "", None
+    from ..training.settings import read_config
+
+    left, rest, preset, file = iter(words), [], "", ""
     for word in left:
         option, given, name = word.partition("=")
         if option == "--config":
@@ -66,8 +65,6 @@ def _with_file(words: list[str]) -> list[str]:
             preset, of_file = read_config(file)
         else:
             rest.append(word)
-    if file is None:
-        return rest
     if rest and not rest[0].startswith("-"):
         named = rest.pop(0)
         if preset not in ("", named):
@@ -80,6 +77,10 @@ def _with_file(words: list[str]) -> list[str]:
 
 def continued(name: str, default: TrainCommand, words: list[str], read: Callable[[list[str]], TrainCommand]) -> TrainCommand:
     """What ``read`` makes of ``words``. A run that is resumed keeps the options that it was saved with, unless they say others."""
+    from ..formats.checkpoints import CheckpointError
+    from ..training.settings import as_words, said
+    from ..training.states import RunFolder, flatten, read_facts
+
     command = read(words)
     if not command.run.resume:
         return command

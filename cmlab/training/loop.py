@@ -226,8 +226,10 @@ class Run(ABC):
                 check_finished(self.header(), self.made_by, self.preset, self.target)
                 return "finished"
             new_file(self.target, overwrite=True)
-            if any(step_of(state) <= self._same_until(steps) for state in states):
-                _, path, wrong = self.folder.newest(self._same_until(steps))
+            if step_of(states[-1]) > self.preset.steps:
+                raise ValueError(f"{states[-1]} is of a later step than --steps {self.preset.steps}: give at least as many")
+            most = min(self._same_until(steps), self.preset.steps)
+            _, path, wrong = self.folder.newest(most if step_of(states[-1]) <= most else self.preset.steps)
             for line in wrong:
                 print(f"cmlab: {line}: taking the one before", file=sys.stderr)
             return str(path)

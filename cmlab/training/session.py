@@ -67,6 +67,8 @@ class _ModelRun(Run):
         return {"teacher": _digest(self.preset.teacher), "data": fingerprint(self.data)}
 
     def build(self) -> None:
+        if self.name in checkpoints.pretrained_names() and self.preset.data_name != presets.get_preset(self.made_by).data_name:
+            self.say(f"{self.target} will stand before the bundled model of that name: --name gives it one of its own")
         self.model = presets.build_model(self.preset)
         if self.options.fd_every:
             _check_fd(self.preset.data_name, self.model.shape)

@@ -56,7 +56,7 @@ def write_config(path: Path, preset: str, options: Mapping[str, Any]) -> None:
             where, last = "network", "type"
         tables.setdefault(where, {})[last] = value
     lines = ["# This run again: cmlab train --config FILE. Options of the command line win."]
-    for where, values in tables.items():
+    for where, values in sorted(tables.items()):  # a part before its own parts
         lines += ["", f"[{where}]"] if where else []
         lines += [f"{name} = {_toml(value)}" for name, value in values.items()]
     write_whole(path, ("\n".join(lines) + "\n").encode())
