@@ -44,9 +44,11 @@ def write_state(path: Path, snapshot: Snapshot) -> None:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What a state says beside its tensors. Raises CheckpointError for a file that is damaged or no state of this cmlab."""
+    from safetensors import SafetensorError
+
     try:
         facts = parse(read_text(path, _KEY) or "")
-    except (OSError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no state of a run ({one_line(error)})") from error
     if facts.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path} has another format than this cmlab's {FORMAT}: finish the run with the cmlab that began it")
