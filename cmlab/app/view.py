@@ -343,7 +343,9 @@ def examples(group: Group) -> tuple[Tensor, list[str | None]]:
             x0, known = x0[keep], [known[k] for k in keep]
             break
     else:
-        x0, names = _examples("digits" if group.shape[0] == 1 else "digits-color" if group.shape[1] < 16 else "cifar10-examples")
+        small = group.shape[1] < 16
+        grey, colours = ("digits", "digits-color") if small else ("mnist-examples", "cifar10-examples")
+        x0, names = _examples(grey if group.shape[0] == 1 else colours)
         known += [None] * len(names)
     return torch.nn.functional.adaptive_avg_pool2d(x0, (group.shape[1], group.shape[2])), known
 

@@ -6,6 +6,7 @@ from ..base.registry import DATASETS
 from ..editing import LUMA, luma
 from .cifar10 import EXAMPLES, cifar10_examples
 from .load import load_data, load_images, load_toy
+from .mnist import mnist_examples
 from .scikit_digits import digits, digits_color, held_out
 from .sets import Data, ImageData, MixtureData, PixelData, fingerprint, keep_classes, kept_rows
 from .toys import drawn_points, mixture_from
@@ -13,7 +14,7 @@ from .toys import drawn_points, mixture_from
 __all__ = [
     "DATASETS", "Data", "EXAMPLES", "FILE_DATASETS", "ImageData", "LUMA", "MixtureData", "PixelData", "TOYS", "cifar10_examples",
     "digits", "digits_color", "drawn_points", "fingerprint", "held_out", "keep_classes", "kept_rows", "load_data", "load_images",
-    "load_toy", "luma", "mixture_from",
+    "load_toy", "luma", "mixture_from", "mnist_examples",
 ]  # fmt: skip
 
 TOYS: tuple[str, ...]  # the names of the 2D sets

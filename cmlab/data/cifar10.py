@@ -117,12 +117,12 @@ def _load(path: Path, split: str, _stamp: int) -> PixelData:
         pixels = [content[name][b"data"].array().reshape(-1, 3, 32, 32) for name in BATCHES[split]]
         labels = torch.tensor([label for name in BATCHES[split] for label in content[name][b"labels"]], dtype=torch.int64)
         class_names = tuple(name.decode() for name in content["batches.meta"][b"label_names"])
-        whole = PixelData(np.concatenate(pixels), labels, class_names)
+        whole = np.concatenate(pixels)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} does not hold CIFAR-10's python version: {error!r}") from error
     if len(whole) != len(labels) or not bool(((labels >= 0) & (labels < len(class_names))).all()):
         raise ValueError(f"{path} does not pair every image with a class: {len(whole)} images, {len(labels)} labels")
-    return whole
+    return PixelData(whole, labels, class_names)
 
 
 def _read(path: Path) -> bytes:

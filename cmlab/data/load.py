@@ -10,7 +10,7 @@ from ..base.files import user_path
 from ..base.registry import DATASETS
 from ..base.suggest import unknown
 from .cifar10 import is_cifar10, load_cifar10
-from .names import split_name, split_side
+from .names import split_format, split_name
 from .pictures import SUFFIXES, Labels, Resize, load_npz, load_pictures
 from .sets import ImageData, MixtureData, NoSplit, PixelData, keep_classes
 
@@ -29,9 +29,9 @@ def load_data(
     """A data set by its name in DATASETS, or by the path of its files.
 
     A path may be a folder of pictures, a .zip or .tar(.gz, .xz) of one, LSUN's lmdb folder, an .npz of openai's sampler, or
-    CIFAR-10's archive or unpacked folder. PATH@64 says ``resolution`` in the name. NAME:CLASS,CLASS keeps only those classes of a
-    set, see `keep_classes`. ``flip`` mirrors half of the images of each batch; the other options belong to pictures, see
-    `pictures.load_pictures`. Raises ValueError with the nearest name for an unknown one, for a file that cannot be used, and for
+    CIFAR-10's archive or unpacked folder. PATH@64 says ``resolution`` in the name, PATH@grey ``channels`` = 1, PATH@64grey both.
+    NAME:CLASS,CLASS keeps only those classes of a set, see `keep_classes`. ``flip`` mirrors half of the images of each batch; the
+    other options belong to pictures, see `pictures.load_pictures`. Raises ValueError with the nearest name for an unknown one, for a file that cannot be used, and for
     an option that the set has no use for; FileNotFoundError for a named set whose file is absent.
     """
     given = {"split": split, "resolution": resolution, "resize": resize, "channels": channels, "labels": labels, "cache": cache}
@@ -39,12 +39,12 @@ def load_data(
     whole, kept = split_name(name)
     if kept is not None:
         return keep_classes(load_data(whole, flip=flip, **options), kept, whole)
-    whole, side = split_side(whole)
-    if side is not None:
-        if resolution not in (None, side):
-            raise ValueError(f"{name} says the resolution {side}: leave out resolution={resolution}")
-        options["resolution"] = side
-        return load_data(whole, flip=flip, **options)
+    bare, *sizes = split_format(whole)
+    said = {key: value for key, value in zip(("resolution", "channels"), sizes, strict=True) if value is not None}
+    if said:
+        if other := next((key for key in said if options.get(key, said[key]) != said[key]), None):
+            raise ValueError(f"{name} says the {other} {said[other]}: leave out {other}={options[other]}")
+        return load_data(bare, flip=flip, **{**options, **said})
     path = user_path(name)
     if name in DATASETS:
         load = DATASETS[str(name)]

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from ..base.registry import DATASETS
-from .pictures import data_folder
+from .cifar10 import EXAMPLES
+from .pictures import data_folder, load_pictures
 from .scikit_digits import DIGIT_NAMES
-from .sets import PixelData
+from .sets import ImageData, PixelData
 from .sources import MAX_BYTES
 
 SHAPE = (1, 28, 28)
@@ -111,3 +112,11 @@ def mnist(*, split: Literal["train", "test"] | None = None) -> PixelData:
 def fashion_mnist(*, split: Literal["train", "test"] | None = None) -> PixelData:
     """Fashion-MNIST in MNIST's place: as many images, of as many classes, in files of the same names. Errors as `mnist`."""
     return _load("fashion-mnist", split)
+
+
+@DATASETS.register("mnist-examples", help="24 test images of MNIST, to edit", kind="images")
+@lru_cache(maxsize=1)
+def mnist_examples() -> ImageData:
+    """24 test images of MNIST, at least two of each digit: (24, 1, 28, 28). To edit, too few to train on."""
+    data = load_pictures(EXAMPLES / "mnist", channels=1, cache=False)
+    return ImageData(data.x0, data.label, data.class_names)

@@ -1,4 +1,4 @@
-"""How data sets are called: with the classes that are kept, with a resolution, and what a card says of them."""
+"""How data sets are called: with the classes that are kept, with a size of pictures, and what a card says of them."""
 
 import re
 from pathlib import Path
@@ -25,28 +25,37 @@ def split_name(name: str | Path) -> tuple[str, tuple[str, ...] | None]:
     return whole, tuple(words.split(","))
 
 
-def split_side(name: str | Path) -> tuple[str, int | None]:
-    """A data set's name without the resolution behind its last @, and that: None where it says none.
+def split_format(name: str | Path) -> tuple[str, int | None, int | None]:
+    """A data set's name without what stands behind its last @, and that: side and channels of its pictures, None for their own.
 
-    >>> split_side("faces.zip@64"), split_side("digits")
-    (('faces.zip', 64), ('digits', None))
+    >>> split_format("faces.zip@64"), split_format("faces@32grey"), split_format("faces@grey"), split_format("digits")
+    (('faces.zip', 64, None), ('faces', 32, 1), ('faces', None, 1), ('digits', None, None))
     """
-    match = re.fullmatch(r"(.+)@(\d+)", str(name))
+    match = re.fullmatch(r"(.+)@(?=.)(\d*)(grey)?", str(name))
     if not match or user_path(name).exists():
-        return str(name), None
-    return match[1], int(match[2])
+        return str(name), None, None
+    return match[1], int(match[2]) if match[2] else None, 1 if match[3] else None
 
 
-def sized(name: str, resolution: int) -> str:
-    """The name of the set ``name`` at ``resolution``, for `load_data`; 0 is the set as it is.
+def split_side(name: str | Path) -> tuple[str, int | None]:
+    """`split_format` without the channels."""
+    return split_format(name)[:2]
 
-    >>> sized("faces", 64), sized("faces:cat,dog", 64), sized("imagenet64", 64), sized("digits", 0)
-    ('faces@64', 'faces@64:cat,dog', 'imagenet64', 'digits')
+
+def sized(name: str, resolution: int, channels: int | None = None) -> str:
+    """The name of the set ``name`` at ``resolution`` and with 1 channel, for `load_data`; 0 and None are the set as it is.
+
+    >>> sized("faces", 64), sized("faces:cat,dog", 64, 1), sized("imagenet64", 64), sized("digits", 0)
+    ('faces@64', 'faces@64grey:cat,dog', 'imagenet64', 'digits')
     """
     whole, kept = split_name(name)
-    if not resolution or split_side(whole)[1] == resolution or fact(whole, "shape", (0,))[-1] == resolution:
+    bare, side, known = split_format(whole)
+    resolution = 0 if fact(bare, "shape", (0,))[-1] == resolution else resolution
+    channels = known or channels
+    end = f"{resolution or side or ''}{'grey' * (channels == 1)}"
+    if end == f"{side or ''}{'grey' * (known == 1)}":
         return name
-    return f"{whole}@{resolution}" + ("" if kept is None else f":{','.join(kept)}")
+    return f"{bare}@{end}" + ("" if kept is None else f":{','.join(kept)}")
 
 
 def class_names_of(about: dict[str, Any], classes: int, data: str | Path) -> tuple[str, ...]:

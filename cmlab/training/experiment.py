@@ -1,6 +1,7 @@
 """What an experiment is: data, objective, network, and how they are trained, in one frozen dataclass."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..data.names import sized
 from ..losses import Loss
@@ -34,6 +35,7 @@ class Preset(TrainConfig, _Subject):
         labels: whether the model is told the classes, where the data have them.
         flip: mirror half of the images.
         resolution: side that pictures from files are brought to; 0 for their own.
+        channels: 1 makes grey of pictures from files, 3 colours of grey ones, which is what None does too.
         half: store the weights in half precision.
     """
 
@@ -47,12 +49,13 @@ class Preset(TrainConfig, _Subject):
     labels: bool = True
     flip: bool = False
     resolution: int = 0
+    channels: Literal[1, 3] | None = None
     half: bool = True
 
     @property
     def data_name(self) -> str:
-        """The data with their resolution, as `load_data` takes them."""
-        return sized(self.data, self.resolution)
+        """The data with their resolution and channels, as `load_data` takes them."""
+        return sized(self.data, self.resolution, self.channels)
 
     @property
     def consistency(self) -> bool:

@@ -29,7 +29,7 @@ __all__ = ["ABOUT", "PRESETS", "Preset", "build_model", "find", "get_preset", "l
 
 def training_data(preset: Preset) -> Data:
     """The preset's data set, as it is trained on; raises what `load_data` raises, with the way out for one that is absent."""
-    data = load_data(preset.data, flip=preset.flip, resolution=preset.resolution or None)
+    data = load_data(preset.data, flip=preset.flip, resolution=preset.resolution or None, channels=preset.channels)
     if not isinstance(data, MixtureData) and len(data) < 2:
         held = count(len(data), "picture")
         raise ValueError(f"the data set {preset.data} holds {held}: to train takes at least 2, and hundreds to learn from")

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from cmlab.data.pictures import load_pictures
 from cmlab.data.pixels import RESIZE, decode
 from cmlab.data.sets import LazyPixels, PixelData, random_index
 from cmlab.noise import SampleDraws
+from cmlab.training.presets import build_model, get_preset, training_data
 
 
 @pytest.fixture(autouse=True)
@@ -474,7 +476,12 @@ def test_unknown_names_and_files_say_what_there_is(tmp_path):
     with pytest.raises(ValueError, match=r"unknown data set ''"):
         load_data("")
     with pytest.raises(ValueError, match=r"8gaussians.*cifar10.*lsun-cat \(nor is there a file"):
-        load_data(str(tmp_path / "nowhere"))
+        load_data("qqqqqq")
+    for nowhere in (str(tmp_path / "nowhere"), "~/no/faces", "faces.zip", "nowhere/faces@32"):
+        with pytest.raises(
+            ValueError, match=r"no file or folder at [^~]*: check the path, or name a data set \('cmlab info' lists them\)$"
+        ):
+            load_data(nowhere)
     (tmp_path / "a.txt").write_text("hello")
     with pytest.raises(ValueError, match=r"a\.txt is no data set: name a folder of pictures"):
         load_data(tmp_path / "a.txt")
@@ -679,3 +686,18 @@ def test_a_download_that_fails_says_what_to_put_where(tmp_path, monkeypatch, fau
     for part in (cifar10.URL, f"put it in {tmp_path}", "cifar-10-python.tar.gz", "CMLAB_DATA"):
         assert part in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_become_grey_by_the_name_of_their_set_and_by_a_preset(tmp_path):
+    for k, colour in enumerate(("red", "white", "black")):
+        Image.new("RGB", (8, 6), colour).save(tmp_path / f"{k}.png")
+    named = load_data(f"{tmp_path}@4grey")
+    assert named.shape == (1, 4, 4) and named.pixels[:, 0, 0, 0].tolist() == [76, 255, 0]  # the luma of red
+    assert load_data(f"{tmp_path}@grey").shape == (1, 6, 8)
+    preset = replace(get_preset("digits-edm"), data=str(tmp_path), resolution=4, channels=1, labels=False)
+    assert preset.data_name == f"{tmp_path}@4grey" and build_model(preset).shape == (1, 4, 4)
+    assert torch.equal(training_data(preset).batch(3, [0, 1, 2])[0], load_data(preset.data_name).batch(3, [0, 1, 2])[0])
+    with pytest.raises(ValueError, match="says the channels 1: leave out channels=3"):
+        load_data(f"{tmp_path}@grey", channels=3)
+    with pytest.raises(ValueError, match="has no use for channels"):
+        load_data("digits", channels=1)

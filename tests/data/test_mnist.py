@@ -1,6 +1,7 @@
 """MNIST and Fashion-MNIST by name: where their files may lie, and one line for whatever can be wrong with them."""
 
 import gzip
+import hashlib
 import struct
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cmlab.data import DATASETS, load_data, load_images, mnist
+from cmlab.data import DATASETS, EXAMPLES, load_data, load_images, mnist
 from cmlab.data.mnist import FILES
+from cmlab.data.pixels import to_pixels
 
 NAMES = ("mnist", "fashion-mnist")
 
@@ -119,8 +121,6 @@ def test_a_missing_file_is_named_with_the_way_out(folder, lost):
 
 
 def test_mnists_own_files_are_not_taken_for_clothes(folder, monkeypatch):
-    import hashlib
-
     write(folder)
     monkeypatch.setattr(mnist, "MNIST_PIXELS", (hashlib.md5(CONTENT[TRAIN].tobytes()).hexdigest(),))
     assert len(load_images("mnist")) == 5
@@ -128,3 +128,13 @@ def test_mnists_own_files_are_not_taken_for_clothes(folder, monkeypatch):
         ValueError, match=f"{TRAIN} holds MNIST's digits: put fashion-mnist's own files in {folder / 'fashion-mnist'}"
     ):
         load_data("fashion-mnist")
+
+
+def test_examples_ship_at_least_two_of_each_digit():
+    data = load_data("mnist-examples")
+    assert data.shape == (1, 28, 28) and len(data) == 24 and data.class_names == tuple("0123456789")
+    assert torch.bincount(data.label).tolist() == [3, 3, 3, 3, 2, 2, 2, 2, 2, 2]
+    files = sorted((EXAMPLES / "mnist").rglob("*.png"))
+    assert len({file.read_bytes() for file in files}) == 24 and sum(file.stat().st_size for file in files) < 10_000
+    digest = hashlib.sha256(to_pixels(data.x0).numpy().tobytes()).hexdigest()
+    assert digest.startswith("155c0ece11627813")
