@@ -183,8 +183,7 @@ def walk(
     levels, ask = solver_levels(denoise, x, sigmas), asking(denoise, label, project)
     nfe = 0
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        gamma = churn.gamma(sigma, len(levels) - 1)
-        if gamma > 0:
+        if (gamma := churn.gamma(sigma, len(levels) - 1)) > 0:
             assert draws is not None
             raised = round_level(denoise, sigma * (1 + gamma))
             x = x + (raised**2 - sigma**2).clamp_min(0).sqrt() * churn.noise * draws.normal(x.shape).to(x)
@@ -244,9 +243,8 @@ def ancestral_levels(sigma: Tensor, sigma_next: Tensor, eta: float = 1.0) -> tup
     """
     ratio = sigma_next / sigma
     # sigma_down^2 = sigma_next^2 - sigma_up^2, written without the difference, which rounding can turn negative.
-    return sigma_next * (1 - eta**2 + eta**2 * ratio**2).sqrt(), eta * sigma_next * (
-        (sigma - sigma_next) / sigma * (1 + ratio)
-    ).sqrt()
+    up = eta * sigma_next * ((sigma - sigma_next) / sigma * (1 + ratio)).sqrt()
+    return sigma_next * (1 - eta**2 + eta**2 * ratio**2).sqrt(), up
 
 
 @SAMPLERS.register("ancestral", "Ancestral (DDPM)", "each step draws fresh noise", kind="sde")
