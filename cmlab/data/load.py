@@ -31,8 +31,9 @@ def load_data(
     A path may be a folder of pictures, a .zip or .tar(.gz, .xz) of one, LSUN's lmdb folder, an .npz of openai's sampler, or
     CIFAR-10's archive or unpacked folder. PATH@64 says ``resolution`` in the name, PATH@grey ``channels`` = 1, PATH@64grey both.
     NAME:CLASS,CLASS keeps only those classes of a set, see `keep_classes`. ``flip`` mirrors half of the images of each batch; the
-    other options belong to pictures, see `pictures.load_pictures`. Raises ValueError with the nearest name for an unknown one, for a file that cannot be used, and for
-    an option that the set has no use for; FileNotFoundError for a named set whose file is absent.
+    other options belong to pictures, see `pictures.load_pictures`. Raises ValueError with the nearest name for an unknown one, for
+    a file that cannot be used, and for an option that the set has no use for; FileNotFoundError for a named set whose file is
+    absent.
     """
     given = {"split": split, "resolution": resolution, "resize": resize, "channels": channels, "labels": labels, "cache": cache}
     options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}

@@ -5,12 +5,14 @@ import hashlib
 import math
 import zlib
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
+from ..base.files import user_path
 from ..base.registry import DATASETS
 from .cifar10 import EXAMPLES
 from .pictures import data_folder, load_pictures
@@ -24,6 +26,8 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+ALL_FILES = sum(FILES.values(), ())
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # its classes and their folders
 # md5 of MNIST's pixels, training and test: Fashion-MNIST's files have the same names.
 MNIST_PIXELS = ("6510e85a72c3e9475c492d559d3770d2", "240610fa99e73bfa49df8e7fc24d3206")
 
@@ -54,15 +58,37 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
     return np.frombuffer(values, np.uint8).reshape(sizes)
 
 
+def download(name: Literal["mnist", "fashion-mnist"] = "mnist", folder: str | Path | None = None) -> Path:
+    """Fetch the four files of a set (11 or 30 MB) into ``folder``, by default `data_folder`, by torchvision, which knows mirrors and
+    checksums; returns the folder that they are in.
+
+    Raises ImportError where torchvision is not installed, OSError that says what to put where when they cannot be fetched.
+    """
+    try:
+        from torchvision import datasets  # an extra
+    except ImportError as error:
+        raise ImportError("torchvision fetches MNIST: pip install torchvision") from error
+    root = user_path(folder or data_folder())
+    try:
+        getattr(datasets, TORCHVISION[name])(root, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise OSError(
+            f"{DATASETS.record(name).label} could not be fetched ({error}): put its four official files ({', '.join(ALL_FILES)}) "
+            f"in {root / name}, plain or .gz"
+        ) from error
+    return root / TORCHVISION[name] / "raw"
+
+
 def _find(name: str, file: str) -> Path:
-    """One file of a set, plain or packed, in a folder of the set's name or beside it."""
-    places = [data_folder() / name, data_folder()]
+    """One file of a set, plain or packed, in a folder of the set's name, where torchvision keeps it, or in the data folder."""
+    places = [data_folder() / name, data_folder() / TORCHVISION[name] / "raw", data_folder()]
     for path in (folder / f"{file}{suffix}" for folder in places for suffix in ("", ".gz")):
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"{DATASETS.record(name).label} has no {file}, plain or .gz, in {places[0]} or {places[1]}: put the four official files "
-        f"({', '.join(sum(FILES.values(), ()))}) there, or name the folder that has them with CMLAB_DATA"
+        f"{DATASETS.record(name).label} has no {file}, plain or .gz, in {places[0]} or {places[-1]}: put the four official files "
+        f"({', '.join(ALL_FILES)}) there (python -c 'import cmlab.data.mnist as m; m.download(\"{name}\")' does), or name the "
+        "folder that has them with CMLAB_DATA"
     )
 
 

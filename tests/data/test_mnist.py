@@ -2,7 +2,10 @@
 
 import gzip
 import hashlib
+import http.server
 import struct
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +141,38 @@ def test_examples_ship_at_least_two_of_each_digit():
     assert len({file.read_bytes() for file in files}) == 24 and sum(file.stat().st_size for file in files) < 10_000
     digest = hashlib.sha256(to_pixels(data.x0).numpy().tobytes()).hexdigest()
     assert digest.startswith("155c0ece11627813")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The address of a server of ``tmp_path``."""
+    monkeypatch.setenv("no_proxy", "*")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_files_are_fetched_with_checksums(tmp_path, monkeypatch, server, name):
+    datasets = pytest.importorskip("torchvision.datasets")
+    there, here = tmp_path / "mirror", tmp_path / "here"
+    there.mkdir()
+    write(there, packed=True)
+    monkeypatch.setenv("CMLAB_DATA", str(here))
+    kind = getattr(datasets, mnist.TORCHVISION[name])
+    packed = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in there.iterdir()]
+    monkeypatch.setattr(kind, "resources", packed)
+    monkeypatch.setattr(kind, "mirrors", [f"{server}/gone/"])
+    with pytest.raises(OSError, match=f"put its four official files .* in {here / name}, plain or .gz"):
+        mnist.download(name)
+    monkeypatch.setattr(kind, "mirrors", [f"{server}/mirror/"])
+    monkeypatch.setattr(kind, "resources", [(file, "0" * 32) for file, _ in packed])
+    with pytest.raises(OSError, match="could not be fetched"):
+        mnist.download(name)
+    monkeypatch.setattr(kind, "resources", packed)
+    assert {path.name for path in mnist.download(name).iterdir()} >= {TRAIN}
+    assert len(load_data(name)) == 5
