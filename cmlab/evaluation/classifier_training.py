@@ -289,6 +289,16 @@ CLASSIFIER_PRESETS.register("cifar10-fast-classifier")(
     )
 )  # fmt: skip
 
+CLASSIFIER_PRESETS.register("mnist-classifier")(
+    ClassifierPreset(("mnist",), ClassifierConfig((24, 48, 96), 1), 4000, shift=2, smoothing=0.1, precision="auto")
+)
+CLASSIFIER_PRESETS.register("mnist-fast-classifier")(
+    ClassifierPreset(
+        ("mnist",), ClassifierConfig((24, 64, 128), kind="fast"), 1000, 512, "sgd", 0.75, 0.002 / 1.5, shift=2, smoothing=0.2,
+        precision="auto",
+    )
+)  # fmt: skip
+
 
 def get_classifier_preset(name: str) -> ClassifierPreset:
     """The preset ``name``; raises ValueError with the nearest name for an unknown one."""
