@@ -154,10 +154,8 @@ class Run(ABC):
             # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
             self.preset = replace(self.preset, precision=self._precision(self.preset.precision))
             self.build()
-            if self.processes.is_main_process:
-                if resume is None:
-                    self.folder.clear()
-                self._write_config()
+            if resume is None and self.processes.is_main_process:
+                self.folder.clear()
             try:
                 state = self._loop(resume)
             except FloatingPointError as error:
@@ -176,8 +174,8 @@ class Run(ABC):
                 self.folder.prune(min(1, self.options.keep))
             self.say(f"{said}. {self.advice(state)}")
 
-    def _write_config(self) -> None:
-        """Write what was resolved, to be given again."""
+    def begin(self, step: int) -> None:
+        """The main process, once steps after ``step`` are made: what was resolved is kept, to be given again."""
         asked = {
             k: v for k, v in vars(self.options).items() if k not in ("resume", "overwrite") and v != getattr(type(self.options), k)
         }
@@ -299,11 +297,14 @@ class Run(ABC):
     def _loop(self, resume: Snapshot | None) -> Any:
         from tqdm import tqdm
 
-        first, steps, state = resume.facts["step"] if resume else 0, self.preset.steps, None
+        first, steps, state, begun = resume.facts["step"] if resume else 0, self.preset.steps, None, False
         started = told = time.monotonic()
         hidden = None if self.processes.is_main_process else True
         with tqdm(total=steps, initial=first, unit="step", desc=self.name, disable=hidden) as bar:
             for state in self.states(self.due, resume):
+                if self.processes.is_main_process and not begun:
+                    self.begin(first)
+                begun = True
                 numbers = self.look_at(state)
                 bar.update(state.step - bar.n)
                 bar.set_postfix(numbers)

@@ -90,11 +90,13 @@ class _ModelRun(Run):
         asked = (self.options.grid_every, self.options.fd_every)
         return self.curves.due(step) or any(n and step % n == 0 for n in asked) or super().due(step)
 
+    def begin(self, step: int) -> None:
+        super().begin(step)
+        self.table = Log(self.folder.path / LOG, step)
+
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[TrainState]:
         own = {"model": self.model, "teacher": self.teacher, "data": self.data}
         how = {"compile": self.options.compile, "max_skipped": self.options.max_skipped, "processes": self.processes}
-        if self.processes.is_main_process:
-            self.table = Log(self.folder.path / LOG, resume.facts["step"] if resume else 0)
         made = presets.run(self.preset, due, self.device, **own, **how, resume=resume)
         if not self.options.tensorboard or not self.processes.is_main_process:
             return made
