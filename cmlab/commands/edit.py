@@ -79,12 +79,13 @@ def edit(o: EditOptions) -> None:
     else:
         original, label = read_image(o.image, channels, size), None
     asked = class_number(o.label, model, meta)
+    label = label if asked is None else asked
     if label is None and model.classes:
         label = int(likeliest_label(model, original, model.classes))
     if "free" in arguments:
         arguments["free"] = _mask(arguments["free"], size, o.seed)
     task = edit_of(o.task, original, torch.Generator().manual_seed(o.seed), **arguments)
-    label = labels(model, label if asked is None else asked, 0, 1)
+    label = labels(model, label, 0, 1)
     target = new_file(o.out, o.overwrite)
     result = apply_edit(model, task, [o.seed], label=label)
     write_png(target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0])))

@@ -82,14 +82,11 @@ def sample(o: SampleOptions) -> None:
         write_whole(target, lambda file: _write_npz(file, o, model, chosen_class, batches()))
         seconds = time.perf_counter() - started
     else:
-        from ..plots.figures import image_grid, plot_points
+        from ..plots.figures import picture_of
 
         x = torch.cat(list(batches()))
         seconds = time.perf_counter() - started
-        if len(model.shape) == 1:
-            write_png(target, plot_points({o.checkpoint: x}, size=4))
-        else:
-            write_png(target, image_grid(x, scale=max(1, 64 // model.shape[-1])))
+        write_png(target, picture_of(x, o.checkpoint))
     at = "" if not chosen else f" at the levels {text.levels(levels.tolist())}"
     print(f"{target}: {o.n} samples, {sampler} with {text.count(steps, 'step')}{at}, {seconds:.2f} s")
 

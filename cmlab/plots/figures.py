@@ -320,3 +320,8 @@ def plot_orders(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], tit
     ax.grid(True, alpha=0.3)
     ax.legend(fontsize=8)
     return figure
+
+
+def picture_of(x: Tensor, title: str) -> Any:
+    """Samples as `write_png` takes them: pictures (N, C, H, W) as a grid, points (N, 2) as a scatter plot under ``title``."""
+    return plot_points({title: x}, size=4) if x.ndim == 2 else image_grid(x, scale=max(1, 64 // x.shape[-1]))

@@ -217,16 +217,13 @@ def _check_fd(data: str, shape: tuple[int, ...]) -> None:
 
 def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.device, title: str) -> Any:
     """Samples from seeds that stay the same, into ``path``; returns the grid of those that are pictures."""
-    from ..plots.figures import image_grid, plot_points
+    from ..plots.figures import picture_of
     from ..samplers import sample
 
     picture = len(model.shape) == 3
     n = GRID if picture else 16 * GRID
     label = classes_in_turn(model.classes, n, device=device)
     x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
-    if picture:
-        grid = image_grid(x, scale=max(1, 64 // model.shape[-1]))
-        write_png(path, grid)
-        return grid
-    write_png(path, plot_points({title: x}, size=4))
-    return None
+    shown = picture_of(x, title)
+    write_png(path, shown)
+    return shown if picture else None
