@@ -13,6 +13,7 @@ import torch
 
 from ..base.device import choose_device
 from ..base.files import write_whole
+from ..base.presets import CHAINS as CHAINS  # read here before
 from ..base.signals import Interrupted
 from ..base.text import count
 from ..denoiser import Denoiser
