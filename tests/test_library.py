@@ -1,5 +1,8 @@
 """What users of the library pass at its doors: a wrong thing gets words that say what is meant, a right one works."""
 
+# pyright: reportArgumentType=false
+# Wrong types are what is tried here.
+
 import logging
 import subprocess
 import sys

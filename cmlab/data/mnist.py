@@ -59,8 +59,9 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
 
 
 def download(name: Literal["mnist", "fashion-mnist"] = "mnist", folder: str | Path | None = None) -> Path:
-    """Fetch the four files of a set (11 or 30 MB) into ``folder``, by default `data_folder`, by torchvision, which knows mirrors and
-    checksums; returns the folder that they are in.
+    """Fetch the four files of a set (11 or 30 MB) into ``folder``, by default `data_folder`; returns the folder that they are in.
+
+    torchvision does it, which knows mirrors and checksums.
 
     Raises ImportError where torchvision is not installed, OSError that says what to put where when they cannot be fetched.
     """
