@@ -176,11 +176,11 @@ def stop(port: int) -> None:
                 time.sleep(moment)
             clock = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            process.wait(120)
+            status = process.wait(120)
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", port))
-            print(f"SIGTERM, {moment}: ended, port free, after {time.monotonic() - clock:.1f} s")
+            print(f"SIGTERM, {moment}: status {status}, port free, after {time.monotonic() - clock:.2f} s")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ CSS = r"""
   .panel .icon-button-wrapper { opacity: 0; }
   .panel:hover .icon-button-wrapper, .panel .icon-button-wrapper:focus-within { opacity: 1; }
 }
+/* "random" stands inside of its panel, as the numbers of the sliders do. */
+.icon-button-wrapper.top-panel:has(> .custom-button) {
+  top: 10px !important; right: 12px !important;
+  border: 1px solid var(--border-color-primary) !important; border-radius: 4px !important;
+}
 /* A number is not cut in two: a table that is too wide can be moved. */
 .numbers table { display: block; overflow-x: auto; contain: inline-size; width: 100%; }
 .numbers th, .numbers td { white-space: nowrap; word-break: normal; overflow-wrap: normal; }
@@ -34,5 +39,6 @@ CSS = r"""
 def look() -> dict:
     """Options for launch(): the system's fonts (nothing is fetched) and the blue of Okabe and Ito's colour-blind-safe palette."""
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue")
-    theme.set(button_primary_background_fill="#0072B2", button_primary_background_fill_hover="#005A8C")
+    blue = {"button_primary_background_fill": "#0072B2", "button_primary_background_fill_hover": "#005A8C"}
+    theme.set(**blue, **{f"{name}_dark": colour for name, colour in blue.items()})
     return {"theme": theme, "css": CSS, "run_history": False, "footer_links": ["api", "settings"]}
