@@ -201,8 +201,10 @@ def _looked_at(path: Path, *_stamp: int) -> dict[str, Any] | None:
     try:
         meta = read_meta(path)
         with safe_open(path, framework="pt") as file:
-            sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        weights = {name: torch.empty(size, device="meta") for name, size in sizes.items()}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        if wrong := [name for name, part in slices.items() if not part.get_dtype().startswith(("F", "BF"))]:
+            raise WeightsError(f"{some(wrong)}: numbers of the kind {slices[wrong[0]].get_dtype()}")
+        weights = {name: torch.empty(part.get_shape(), device="meta") for name, part in slices.items()}
         _check_fit(weights, _described(meta)[0], meta["shape"], meta["classes"])
         return meta
     except _WRONG as error:

@@ -129,6 +129,12 @@ def test_a_menu_leaves_out_what_is_no_model_and_the_log_says_so_once(tmp_path, c
     assert [record.getMessage().startswith(f"{bad} is left out") for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("name", ["whole numbers", "complex numbers", "a hole of 50 GB", "a text of 80 MB", "a million lists"])
+def test_a_menu_leaves_out_what_the_header_tells(tmp_path, name):
+    write(tmp_path / "a.safetensors", FILES[name]())
+    assert not list(usable([tmp_path / "a.safetensors"]))
+
+
 def test_a_broken_run_does_not_take_the_place_of_the_bundled_model_of_its_name(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
