@@ -23,6 +23,7 @@ class Chain:
 
 CHAINS = {
     "cifar10-small-chain": Chain("cifar10-small-edm", ("cifar10-small-cd", "cifar10-small-ict")),
+    "mnist-chain": Chain("mnist-edm", ("mnist-cd", "mnist-ict")),
     "digits-color-chain": Chain("digits-color-edm", ("digits-color-cd", "digits-color-ict")),
 }
 IMAGES = ("digits", "digits-color")  # sets of images that every loss for images has a preset of

@@ -326,7 +326,7 @@ def classifier_names() -> list[str]:
 
 
 # Which classifier knows which data set.
-CLASSIFIERS = {"digits": "digits", "digits-color": "digits", "cifar10": "cifar10"}
+CLASSIFIERS = {"digits": "digits", "digits-color": "digits", "cifar10": "cifar10", "mnist": "mnist"}
 
 
 def classifier_for(data: str) -> str | None:

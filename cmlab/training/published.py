@@ -72,6 +72,9 @@ _SMALL_STUDENT = replace(
     init="cifar10-small-edm",
 )  # fmt: skip
 _MNIST = replace(_SMALL, data="mnist", steps=24_000, batch=64, optimizer="muon", lr=0.02, flip=False)
+_MNIST_STUDENT = replace(
+    _MNIST, steps=4000, lr=5e-3, lr_schedule="cosine", rampup=0.0, ema=0.998, halflife=0.0, init="mnist-edm"
+)  # fmt: skip
 
 # --- ImageNet 64 x 64 and LSUN 256 x 256 -----------------------------------------------------------------------------------
 
@@ -174,6 +177,12 @@ PUBLISHED.register(
     help="A diffusion model of MNIST for 1.5 million images, made for one core of a CPU: 2 x 2 patches, Muon. What came out is on "
     "its card.",
 )(_MNIST)
+PUBLISHED.register("mnist-cd", help="CD of mnist-edm: pseudo-Huber, Heun, N = 40, Muon. What came out is on its card.")(
+    replace(_MNIST_STUDENT, loss=cd(40), teacher="mnist-edm")
+)
+PUBLISHED.register(
+    "mnist-ict", help="iCT from mnist-edm: its pairs uniform on the grid, N - 1 doubling from 10 to 160, Muon. Not trained yet."
+)(replace(_MNIST_STUDENT, loss=ict(10, 160, "uniform")))
 PUBLISHED.register(
     "imagenet64-edm",
     help="EDM teacher of the paper (launch.sh, first command: lognormal, dropout 0.1, fp16; CM's code takes RAdam without EDM's "
