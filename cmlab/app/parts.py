@@ -19,7 +19,7 @@ class Page(gr.Blocks):
 
     def validate_inputs(self, block_fn, inputs):
         if len(inputs) < len(block_fn.inputs):
-            needs = [box.label for box in block_fn.inputs if not box.skip_api]
+            needs = [getattr(box, "label", "") for box in block_fn.inputs if not box.skip_api]
             raise refusal(f"{len(inputs)} values are too few: {len(needs)} are needed, for {', '.join(map(str, needs))}.")
 
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
@@ -29,7 +29,7 @@ class Page(gr.Blocks):
             if getattr(box, "follows", False) and value is None:
                 values.append(None)
                 continue
-            one = copy(block_fn)
+            one, label = copy(block_fn), getattr(box, "label", "")
             one.inputs, one.component_prop_inputs = [box], []
             try:
                 if getattr(box, "free", False):  # any name, which the handler checks: its menu shows only one data set's
@@ -38,19 +38,19 @@ class Page(gr.Blocks):
                     values.append(value)
                     continue
                 if _asks_to_fetch(value):
-                    raise refusal(f"{box.label} takes files that were uploaded, not addresses.")
+                    raise refusal(f"{label} takes files that were uploaded, not addresses.")
                 if isinstance(box, gr.Dropdown) and isinstance(value, list):  # gradio takes several for one that offers one
-                    raise refusal(f"{box.label} takes one choice, not {view.short(value)}.")
+                    raise refusal(f"{label} takes one choice, not {view.short(value)}.")
                 if isinstance(box, gr.Radio) and value is None:
-                    raise refusal(f"{box.label} is empty: choose one.")
+                    raise refusal(f"{label} is empty: choose one.")
                 if isinstance(box, gr.Markdown) and not isinstance(value, str | None):
-                    raise refusal(f"{box.label} is a text, not {view.short(value)}.")
+                    raise refusal(f"{label} is a text, not {view.short(value)}.")
                 values += await super().preprocess_data(one, [value], state, explicit_call)
             except gr.Error as error:
                 raise refusal(error.message) from error
             except Exception as error:  # TypeErrors, pydantic's, Pillow's: a value that is not of this box's kind
-                empty = f"{box.label} is empty: put a {'number' if isinstance(box, (gr.Slider, gr.Number)) else 'value'} there."
-                raise refusal(empty if value is None else f"{box.label} cannot take {view.short(value)}.") from error
+                empty = f"{label} is empty: put a {'number' if isinstance(box, (gr.Slider, gr.Number)) else 'value'} there."
+                raise refusal(empty if value is None else f"{label} cannot take {view.short(value)}.") from error
         return values
 
     async def process_api(self, block_fn, inputs, *args, event_data=None, **kwargs):
