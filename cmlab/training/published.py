@@ -73,7 +73,7 @@ _SMALL_STUDENT = replace(
 )  # fmt: skip
 _MNIST = replace(_SMALL, data="mnist", steps=24_000, batch=64, optimizer="muon", lr=0.02, flip=False)
 _MNIST_STUDENT = replace(
-    _MNIST, steps=4000, lr=5e-3, lr_schedule="cosine", rampup=0.0, ema=0.998, halflife=0.0, init="mnist-edm"
+    _MNIST, steps=3500, lr=0.01, lr_schedule="cosine", rampup=0.0, ema=0.998, halflife=0.0, init="mnist-edm"
 )  # fmt: skip
 
 # --- ImageNet 64 x 64 and LSUN 256 x 256 -----------------------------------------------------------------------------------
