@@ -1,6 +1,7 @@
 """What moves the weights: torch's optimizers, RAdam with safe first steps, and Muon."""
 
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,16 +79,15 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    rate, direction = self._matrix(p) if p.ndim > 1 else self._vector(p, *group["betas"])
+                    rate, direction = self._matrix(p, p.grad) if p.ndim > 1 else self._vector(p, p.grad, *group["betas"])
                     p.mul_(1 - group["lr"] * rate * group["weight_decay"])
                     p.add_(direction, alpha=-group["lr"] * rate)
         return loss
 
-    def _matrix(self, p: nn.Parameter) -> tuple[float, Tensor]:
-        state, grad = self.state[p], p.grad
-        momentum = state.setdefault("momentum", torch.zeros_like(p)).lerp_(grad, 1 - MOMENTUM)
+    def _matrix(self, p: nn.Parameter, grad: Tensor) -> tuple[float, Tensor]:
+        momentum = self.state[p].setdefault("momentum", torch.zeros_like(p)).lerp_(grad, 1 - MOMENTUM)
         ahead = grad.lerp(momentum, MOMENTUM)
-        whole = ahead.full_tensor() if hasattr(ahead, "full_tensor") else ahead
+        whole = cast(Any, ahead).full_tensor() if hasattr(ahead, "full_tensor") else ahead
         matrix = orthogonal(whole.flatten(1)).view(whole.shape)
         if whole is not ahead:
             from .sharding import part_of
@@ -96,8 +96,8 @@ class Muon(torch.optim.Optimizer):
         rows, columns = p.shape[0], p[0].numel()
         return 1.0, matrix.mul_(max(1.0, rows / columns) ** 0.5)
 
-    def _vector(self, p: nn.Parameter, beta1: float, beta2: float) -> tuple[float, Tensor]:
-        state, grad = self.state[p], p.grad
+    def _vector(self, p: nn.Parameter, grad: Tensor, beta1: float, beta2: float) -> tuple[float, Tensor]:
+        state = self.state[p]
         if not state:
             state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         state["step"] += 1

@@ -6,6 +6,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -348,8 +349,9 @@ def test_theorems_are_those_of_the_command(client, monkeypatch, options, says, r
     lines = table.splitlines()
     assert len(lines) == 5 and lines[-1].startswith(f"| {row} |")
     names = {"distribution": "data", "model": "checkpoint"}
-    asked = {names.get(k, k): v for k, v in options.items() if k != "experiment"}
-    direct = EXPERIMENTS[options["experiment"]]({"seed": 2, "sizes": (4, 8, 16), "points": 4}, **asked)
+    asked: dict[str, Any] = {names.get(str(k), str(k)): v for k, v in options.items() if k != "experiment"}
+    sizes: dict[str, Any] = {"seed": 2, "sizes": (4, 8, 16), "points": 4}
+    direct = EXPERIMENTS[options["experiment"]](sizes, **asked)
     assert table == theory.table_of(direct)
 
 

@@ -44,13 +44,13 @@ def gradients(of: list[nn.Parameter], steps: int = 4, scale: float = 1.0) -> lis
 
 
 def test_muon_is_torchs_for_matrices_and_adam_for_the_rest():
-    shapes, options = ((12, 5), (5, 12), (7,), ()), {"weight_decay": 0.1}
+    shapes = (12, 5), (5, 12), (7,), ()
     ours, torchs = parameters(*shapes), parameters(*shapes)
     given = gradients(ours)
-    moved(Muon(ours, lr=0.02, **options), ours, given)
+    moved(Muon(ours, lr=0.02, weight_decay=0.1), ours, given)
     matrices = torch.optim.Muon(torchs[:2], lr=0.02, momentum=0.95, adjust_lr_fn="original", weight_decay=0.1)
     moved(matrices, torchs[:2], [step[:2] for step in given])
-    moved(torch.optim.AdamW(torchs[2:], lr=0.02 * ADAM, **options), torchs[2:], [step[2:] for step in given])
+    moved(torch.optim.AdamW(torchs[2:], lr=0.02 * ADAM, weight_decay=0.1), torchs[2:], [step[2:] for step in given])
     for a, b in zip(ours[:2], torchs[:2], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-3)  # torch iterates in bfloat16
     for a, b in zip(ours[2:], torchs[2:], strict=True):
