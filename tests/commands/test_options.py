@@ -43,7 +43,8 @@ def other(kind: Any, value: Any) -> tuple[list[str], Any]:
     elif str(value).isdecimal():  # a number that the environment may say: a port
         new = kind(int(value) + 1)
     else:
-        new = kind("elsewhere.png") if str(value) != "elsewhere.png" else kind("there.png")
+        first, second = kind("else:where.png"), kind("the:re.png")  # with colons, as a name and a password
+        new = first if value != first else second
     return [str(new)], new
 
 

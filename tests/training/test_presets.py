@@ -43,7 +43,7 @@ SMALL = {
 BUNDLED = [name for name in PRESETS if name not in PUBLISHED]
 
 
-def stand_in(name: str, *, flip: bool = False, resolution: int | None = None):
+def stand_in(name: str, *, flip: bool = False, resolution: int | None = None, channels: int | None = None):
     """Eight small pictures of three classes in place of a large data set."""
     if name in PRESETS_DATA:
         return load_data(name)
@@ -194,7 +194,7 @@ CHANGES = {
     "precision": "bf16",
 }
 # They have tests of their own; half and emas are for whoever saves, channels_last changes speed alone.
-ELSEWHERE = {"init", "teacher", "accumulate", "label_dropout", "halflife", "labels", "flip", "resolution", "augment"}
+ELSEWHERE = {"init", "teacher", "accumulate", "label_dropout", "halflife", "labels", "flip", "resolution", "channels", "augment"}
 
 
 @pytest.mark.parametrize("field", CHANGES)
