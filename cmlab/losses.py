@@ -65,6 +65,10 @@ class Loss:
         """
         return {}
 
+    def stages(self, steps: int) -> list[range]:
+        """The steps 0 ... steps - 1 of a training, cut where a student becomes the teacher of the next."""
+        return [range(steps)]
+
     def target_decay(self, progress: float) -> float:
         """mu(k), the decay of the target's moving average after the step at ``progress``: where there is a target."""
         return 0.0

@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -65,5 +67,6 @@ def _told(error: Exception) -> str:
 
 
 def command_line(*words: str) -> str:
-    """'cmlab WORDS', with the modules of one's own that this process was told to import."""
-    return " ".join(["cmlab", *(word for name in IMPORTED for word in ("--import", name)), *words])
+    """'cmlab WORDS' as a shell takes it, with the modules of one's own that this process was told to import."""
+    join = shlex.join if os.name == "posix" else subprocess.list2cmdline
+    return join(["cmlab", *(word for name in IMPORTED for word in ("--import", name)), *words])

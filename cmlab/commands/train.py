@@ -24,7 +24,7 @@ def train(words: list[str]) -> None:
         if not words:
             raise ValueError("name a preset to train")
         return
-    name, *rest = _with_file(words) if any(word.startswith("--config") for word in words) else words
+    name, *rest = _with_file(words) if any(_is(word, "--config") for word in words) else words
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
     if name.endswith("-chain"):
@@ -53,6 +53,10 @@ def train(words: list[str]) -> None:
         session.train(name, command.preset, command.run, choose_device(command.run.device), words)
 
 
+def _is(word: str, option: str) -> bool:
+    return word.partition("=")[0] == option
+
+
 def _with_file(words: list[str]) -> list[str]:
     """``words`` with those of the file that --config names in front of the other options."""
     from ..training.settings import read_config
@@ -61,7 +65,10 @@ def _with_file(words: list[str]) -> list[str]:
     for word in left:
         option, given, name = word.partition("=")
         if option == "--config":
-            file = name if given else next(left, "")
+            if file:
+                raise ValueError("--config names one file: put the options of both into one")
+            if not (file := name if given else next(left, "")):
+                raise ValueError("--config needs the name of a file, such as runs/NAME/config.toml")
             preset, of_file = read_config(file)
         else:
             rest.append(word)
@@ -77,22 +84,19 @@ def _with_file(words: list[str]) -> list[str]:
 
 def continued(name: str, default: TrainCommand, words: list[str], read: Callable[[list[str]], TrainCommand]) -> TrainCommand:
     """What ``read`` makes of ``words``. A run that is resumed keeps the options that it was saved with, unless they say others."""
-    from ..formats.checkpoints import CheckpointError
     from ..training.settings import as_words, said
-    from ..training.states import RunFolder, flatten, read_facts
+    from ..training.states import flatten, saved_options
 
     command = read(words)
     if not command.run.resume:
         return command
-    for path in RunFolder(command.run.out / (command.run.name or name)).states():
-        try:
-            facts = read_facts(path)
-        except CheckpointError:  # of which the run itself will tell
-            continue
-        if facts.get("made_by", name) != name:
-            return command
-        return read([*as_words(said(facts["preset"], flatten(default.preset))), *words])
-    return command
+    made_by, preset, how = saved_options(command.run.out, command.run.name or name)
+    if made_by != name:
+        return command
+    if any(_is(word, "--network") for word in words) and type(command.preset.network).__name__ != preset.get("network"):
+        # It is refused later; the options of one network mean nothing to another.
+        preset = {k: v for k, v in preset.items() if k.partition(".")[0] != "network"}
+    return read([*as_words(how | said(preset, flatten(default.preset))), *words])
 
 
 def preset_command(name: str, words: list[str]) -> TrainCommand:

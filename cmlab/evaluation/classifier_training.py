@@ -246,7 +246,7 @@ def run(name: str, preset: ClassifierPreset, options: ClassifierOptions, device:
 
 class _ClassifierRun(Run):
     preset: ClassifierPreset
-    next_command = "cmlab evaluate SOURCE --features {}"
+    next_command = "evaluate SOURCE --features {}"
 
     def header(self) -> dict[str, Any]:
         return load_classifier(self.target).about

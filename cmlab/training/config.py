@@ -99,6 +99,8 @@ class TrainConfig:
         for field, kind in (("optimizer", Optimizer), ("lr_schedule", LrSchedule), ("precision", Precision)):
             if (value := getattr(self, field)) not in get_args(kind):
                 raise ValueError(f"unknown {field} {value!r}: choose one of {', '.join(get_args(kind))}")
+        if not 0 <= self.lr < math.inf:
+            raise ValueError(f"the learning rate, lr, is a number of at least 0: got {self.lr}")
         if self.rampup < 0:
             raise ValueError(f"rampup is in million images, at least 0: got {self.rampup}")
         if not 0 <= self.beta2 < 1 or self.clip < 0:

@@ -62,7 +62,7 @@ class Run(ABC):
         beside: how the names of further targets end, before the suffix.
     """
 
-    next_command = "cmlab sample {}"  # for its result
+    next_command = "sample {}"  # for its result
     changeable: Collection[str] = ()
 
     def __init__(
@@ -103,11 +103,14 @@ class Run(ABC):
         """Load the data and what else the training needs; returns what has to be the same where it resumes: "data", "teacher"."""
 
     def build(self) -> None:  # noqa: B027 (most have nothing to prepare)
-        """Prepare the training, whose precision is known now; raises for what cannot be, before anything is removed or written."""
+        """Prepare the training, whose precision is known now; raises for what cannot be."""
 
     @abstractmethod
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[Any]:
-        """Train, and yield a state after each step that is due and after the last. It has step, loss and snapshot()."""
+        """Train, and yield a state after each step that is due and after the last. It has step, loss and snapshot().
+
+        What cannot be is refused when this is called, before anything is removed or written.
+        """
 
     def steady(self, preset: Any) -> int:
         """How many steps of ``preset`` would be the same if it had more of them."""
@@ -130,7 +133,7 @@ class Run(ABC):
 
     def advice(self, state: Any) -> str:
         """What to do with the result, in words."""
-        return f"Next: {self.next_command.format(self.target)}"
+        return f"Next: {self._next()}"
 
     @abstractmethod
     def finish(self, state: Any) -> str:
@@ -148,16 +151,19 @@ class Run(ABC):
         with joined(self.processes, self.device), self.stop.watching(), ExitStack() as stack:
             start = self._start(stack)
             if start == "finished":
-                return self.say(f"{self.target}: this run is finished. Next: {self.next_command.format(self.target)}")
+                return self.say(f"{self.target}: this run is finished. Next: {self._next()}")
             self.same = self.load()
             resume = self._resume(Path(start)) if start else None
             # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
             self.preset = replace(self.preset, precision=self._precision(self.preset.precision))
             self.build()
-            if resume is None and self.processes.is_main_process:
-                self.folder.clear()
+            states = self.states(self.due, resume)
+            if self.processes.is_main_process:
+                if resume is None:
+                    self.folder.clear()
+                self.begin(resume.facts["step"] if resume else 0)
             try:
-                state = self._loop(resume)
+                state = self._loop(states, resume)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}. {self._way_back()}") from error
             try:
@@ -171,15 +177,13 @@ class Run(ABC):
                     "it with --resume"
                 ) from error
             if self.processes.is_main_process:
-                self.folder.prune(min(1, self.options.keep))
+                # The last state is for a run that goes on longer.
+                self.folder.prune(min(1, self.options.keep) if "steps" in self.changeable else 0)
             self.say(f"{said}. {self.advice(state)}")
 
     def begin(self, step: int) -> None:
-        """The main process, once steps after ``step`` are made: what was resolved is kept, to be given again."""
-        asked = {
-            k: v for k, v in vars(self.options).items() if k not in ("resume", "overwrite") and v != getattr(type(self.options), k)
-        }
-        write_config(self.folder.path / FILE, self.made_by, asked | said(flatten(self.preset), {}, every=True))
+        """The main process, before steps after ``step`` are made: what was resolved is kept, to be given again."""
+        write_config(self.folder.path / FILE, self.made_by, self.options.said() | said(flatten(self.preset), {}, every=True))
 
     def say(self, text: str) -> None:
         """Print a line, once for all processes."""
@@ -221,7 +225,7 @@ class Run(ABC):
             facts, steps = snapshot.facts, snapshot.facts["preset"]["steps"]
             finished = facts["step"] == steps == self.preset.steps and self.target.is_file()
             if finished and self.header().get("started") == facts.get("started"):
-                check_finished(self.header(), self.made_by, self.preset, self.target)
+                self._check_finished(f"give more than --steps {steps} as well")
                 return "finished"
             new_file(self.target, overwrite=True)
             if step_of(states[-1]) > self.preset.steps:
@@ -232,7 +236,7 @@ class Run(ABC):
                 print(f"cmlab: {line}: taking the one before", file=sys.stderr)
             return str(path)
         if o.resume and self.target.is_file():
-            check_finished(self.header(), self.made_by, self.preset, self.target)
+            self._check_finished("none of its states is there to go on from, pass --overwrite to start anew")
             return "finished"
         if states and not o.overwrite and not self.target.is_file():
             raise ValueError(
@@ -244,6 +248,11 @@ class Run(ABC):
         if o.resume:
             self.say(f"there is no run to resume in {self.folder.path}: it begins")
         return ""
+
+    def _check_finished(self, way_out: str) -> None:
+        if found := check_finished(self.header(), self.made_by, self.preset, self.target, self.changeable):
+            other = " and ".join(f"--{name} {before}, not {now}" for name, (before, now) in found.items())
+            raise ValueError(f"{self.target} was finished with {other}: {way_out}")
 
     def _same_until(self, saved_steps: int) -> float:
         """The last step that is the same in this run and in one of ``saved_steps``."""
@@ -294,17 +303,14 @@ class Run(ABC):
             return True
         return alone and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
 
-    def _loop(self, resume: Snapshot | None) -> Any:
+    def _loop(self, states: Iterator[Any], resume: Snapshot | None) -> Any:
         from tqdm import tqdm
 
-        first, steps, state, begun = resume.facts["step"] if resume else 0, self.preset.steps, None, False
+        first, steps, state = resume.facts["step"] if resume else 0, self.preset.steps, None
         started = told = time.monotonic()
         hidden = None if self.processes.is_main_process else True
         with tqdm(total=steps, initial=first, unit="step", desc=self.name, disable=hidden) as bar:
-            for state in self.states(self.due, resume):
-                if self.processes.is_main_process and not begun:
-                    self.begin(first)
-                begun = True
+            for state in states:
                 numbers = self.look_at(state)
                 bar.update(state.step - bar.n)
                 bar.set_postfix(numbers)
@@ -341,11 +347,15 @@ class Run(ABC):
         """The command line of this run with ``more`` behind it."""
         return command_line("train", *(a for a in self.args if a not in ("--overwrite", "--resume")), *more)
 
+    def _next(self) -> str:
+        return command_line(*(str(self.target) if word == "{}" else word for word in self.next_command.split()))
+
     def _way_back(self) -> str:
         """What to do about a training that went astray, in words."""
         states, lower = self.folder.states(), ("--lr", f"{self.preset.lr / 2:g}")
         if not states:
-            return f"No state was saved before: begin again with a lower rate, such as {self._command(*lower)}"
+            over = ["--overwrite"] if self.target.is_file() else []
+            return f"No state was saved before: begin again with a lower rate, such as {self._command(*lower, *over)}"
         return f"The state of step {step_of(states[0])} is sound. Continue with: {self._command('--resume', *lower)}"
 
     def _save(self, state: Any) -> None:
@@ -353,6 +363,6 @@ class Run(ABC):
             return
         tensors, facts = state.snapshot()  # divided weights are gathered by all processes together
         facts |= {"preset": flatten(self.preset), **self.same, "threads": self.options.threads, "cmlab": __version__}
-        facts |= {"made_by": self.made_by, "started": self.begun, "history": self.history}
+        facts |= {"made_by": self.made_by, "started": self.begun, "history": self.history, "run": self.options.kept()}
         if self.processes.is_main_process:
             self.folder.save(Snapshot(tensors, facts | self.spent() | self.facts()))

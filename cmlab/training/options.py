@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..base.files import RUNS
+from ..base.files import RUNS, SUFFIX
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,24 @@ class RunOptions:
         at_least_one(self, ("threads",))
         if self.keep < 0:
             raise ValueError(f"--keep is at least 0, got {self.keep}")
-        if self.name.startswith((".", "-")) or set(self.name) & set('/\\:*?"<>|'):
-            raise ValueError(f"--name {self.name}: give a plain name, and the folder with --out")
+        odd = self.name != self.name.strip() or not self.name.isprintable() or set(self.name) & set('/\\:*?"<>|')
+        if odd or self.name.startswith((".", "-")) or self.name.endswith(SUFFIX):
+            raise ValueError(f"--name {self.name!r}: give a plain name without {SUFFIX}, and the folder with --out")
         pauses = [field.name for field in fields(self) if field.name.endswith(("_every", "_minutes"))]
         if min(getattr(self, name) for name in pauses) < 0:
             names = ["--" + name.replace("_", "-") for name in pauses]
             raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} cannot be negative; 0 turns them off")
         if self.resume and self.overwrite:
             raise ValueError("--resume continues a run and --overwrite starts it anew: choose one")
+
+    def said(self) -> dict[str, Any]:
+        """Those with other values than by default, but for what one start of a run decides for itself."""
+        changed = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default}
+        return {name: value for name, value in changed.items() if name not in ("resume", "overwrite")}
+
+    def kept(self) -> dict[str, Any]:
+        """Those of them that a run keeps when it goes on, in whatever folder and on whatever device."""
+        return {name: value for name, value in self.said().items() if name not in ("out", "name", "device")}
 
 
 @dataclass(frozen=True)

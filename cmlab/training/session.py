@@ -58,6 +58,7 @@ class _ModelRun(Run):
         super().__init__(name, preset, options, device, args, processes, beside)
         processes.rows(preset.batch)
         self.curves, self.astray, self.log = Curves(preset.steps), False, None
+        self.starts = {stage.start for stage in preset.loss.stages(preset.steps)}
 
     def header(self) -> dict[str, Any]:
         return checkpoints.read_meta(self.target).get("about") or {}
@@ -67,7 +68,8 @@ class _ModelRun(Run):
         return {"teacher": _digest(self.preset.teacher), "data": fingerprint(self.data)}
 
     def build(self) -> None:
-        if self.name in checkpoints.pretrained_names() and self.preset.data_name != presets.get_preset(self.made_by).data_name:
+        usual = self.name == self.made_by and self.preset.data_name == presets.get_preset(self.made_by).data_name
+        if self.name in checkpoints.pretrained_names() and not usual:
             self.say(f"{self.target} will stand before the bundled model of that name: --name gives it one of its own")
         self.model = presets.build_model(self.preset)
         if self.options.fd_every:
@@ -84,11 +86,14 @@ class _ModelRun(Run):
     def advice(self, state: TrainState) -> str:
         if times := self.curves.astray(state.loss):
             return f"Its loss is {times:.0f} times what it was at first. {self._way_back()}"
+        if wrong := state.trainer.in_a_row:
+            return f"The last {count(wrong, 'step')} had no finite loss or gradient. {self._way_back()}"
         return super().advice(state)
 
     def due(self, step: int) -> bool:
         asked = (self.options.grid_every, self.options.fd_every)
-        return self.curves.due(step) or any(n and step % n == 0 for n in asked) or super().due(step)
+        first = step - 1 in self.starts or step in self.starts  # of a stage, and before it, so that no mean is of two
+        return first or self.curves.due(step) or any(n and step % n == 0 for n in asked) or super().due(step)
 
     def begin(self, step: int) -> None:
         super().begin(step)
@@ -97,25 +102,20 @@ class _ModelRun(Run):
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[TrainState]:
         own = {"model": self.model, "teacher": self.teacher, "data": self.data}
         how = {"compile": self.options.compile, "max_skipped": self.options.max_skipped, "processes": self.processes}
+        writer = _writer() if self.options.tensorboard and self.processes.is_main_process else None
         made = presets.run(self.preset, due, self.device, **own, **how, resume=resume)
-        if not self.options.tensorboard or not self.processes.is_main_process:
-            return made
-        return self._logged(made, resume.facts["step"] + 1 if resume else None)
+        return self._logged(made, writer, resume.facts["step"] + 1 if resume else None) if writer else made
 
-    def _logged(self, states: Iterator[TrainState], first: int | None) -> Iterator[TrainState]:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError("--tensorboard needs the package: pip install tensorboard, or leave it out") from error
+    def _logged(self, states: Iterator[TrainState], writer: Any, first: int | None) -> Iterator[TrainState]:
         # What a killed run logged after its last state is logged again.
-        with SummaryWriter(str(self.folder.path), purge_step=first) as self.log:
+        with writer(str(self.folder.path), purge_step=first) as self.log:
             for state in states:
                 for key in ("loss", "images_per_s", "skipped"):
                     self.log.add_scalar(key, getattr(state, key), state.step)
                 yield state
 
     def look_at(self, state: TrainState) -> dict[str, str]:
-        self.curves.see(state.step, state.loss, state.skipped)
+        self.curves.see(state.step, state.loss, state.skipped, state.trainer.stage)
         times = self.curves.astray(state.loss)
         if times and not self.astray and self.processes.is_main_process:
             text = f"step {state.step}: the loss is {times:.0f} times what it was at first; no state is saved while it is so"
@@ -195,6 +195,14 @@ class _ModelRun(Run):
             checkpoints.save(path, cast(Denoiser, ema), about, torch.float16 if preset.half else None)
         skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
         return f"{self.target}: {preset.steps} steps in {seconds:.0f} s, last loss {state.loss:.4g}{skipped}"
+
+
+def _writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the package: pip install tensorboard, or leave it out") from error
+    return SummaryWriter
 
 
 def _digest(name: str) -> str:

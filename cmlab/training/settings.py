@@ -72,7 +72,7 @@ def read_config(name: str) -> tuple[str, list[str]]:
     """The preset that a file names, "" where it does not, and its options as words. Raises ValueError for what is no TOML."""
     path = user_path(name, "file", what="file of options", way_out="a finished run has one, runs/NAME/config.toml")
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
+        given = tomllib.loads(path.read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     preset = given.pop("preset", "")
@@ -98,11 +98,14 @@ class Log:
     def __init__(self, path: Path, step: int):
         self.path = path
         rows = list(csv.reader(path.read_text("utf-8").splitlines())) if path.is_file() else []
-        kept = [row for row in rows[1:] if len(row) == len(COLUMNS) and int(row[0]) <= step]
+        kept = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[0].isdecimal() and int(row[0]) <= step]
+        self.step = step
         write_whole(path, "".join(f"{','.join(row)}\n" for row in [COLUMNS, *kept]).encode())
 
-    def add(self, *values: float | None) -> None:
-        """A row, in the order of COLUMNS; None is an empty field."""
-        row = ("" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value) for value in values)
+    def add(self, step: int, *values: float | None) -> None:
+        """A row, in the order of COLUMNS; None is an empty field. Of a step that had one before there is no other."""
+        if step <= self.step:
+            return
+        row = ("" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value) for value in (step, *values))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(",".join(row) + "\n")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import PART, beside, existing, locked
-from ..formats.checkpoints import SUFFIX, CheckpointError, one_line
+from ..base.registry import NETWORKS
+from ..formats.checkpoints import SUFFIX, CheckpointError, one_line, read_meta
 from ..formats.header import parse, read_text
 from .settings import FILE, LOG
 from .trainer import Snapshot
@@ -161,16 +162,20 @@ class Curves:
     skipped: int = 0
     total: float = 0.0
     made: int = 0
+    stage: int = -1
+    first: float = 0.0  # the loss of the first step, to which the others are compared: of all stages so far the largest
 
     def due(self, step: int) -> bool:
         """Whether a pair of losses ends at this step."""
         return step % math.ceil(self.steps / POINTS) == 0 or step == self.steps
 
-    def see(self, step: int, loss: float, skipped: int) -> None:
-        """``loss``: mean since the last call; ``skipped``: steps so far that were not made."""
+    def see(self, step: int, loss: float, skipped: int, stage: int = 0) -> None:
+        """``loss``: mean since the last call; ``skipped``: steps so far that were not made; ``stage``: of a distillation."""
         made = step - self.step - (skipped - self.skipped)
         self.step, self.skipped = step, skipped
         if made:
+            if stage != self.stage:
+                self.first, self.stage = max(self.first, loss), stage
             self.total, self.made = self.total + made * loss, self.made + made
         if self.due(step) and self.made:
             self.loss.append([step, _short(self.total / self.made)])
@@ -178,8 +183,7 @@ class Curves:
 
     def astray(self, loss: float) -> float:
         """How many times its first value ``loss`` is, where that is more than FAR; else 0."""
-        first = self.loss[0][1] if self.loss else math.inf
-        return loss / first if first > 0 and loss > FAR * first else 0.0
+        return loss / self.first if self.first > 0 and loss > FAR * self.first else 0.0
 
     def measured(self, step: int, fd: float) -> None:
         """A Frechet distance after ``step`` steps."""
@@ -213,12 +217,33 @@ def _leaves(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def check_finished(about: dict[str, Any], preset: str, options: Any, path: Path) -> None:
-    """Raises CheckpointError unless ``path``, whose header says ``about``, is what ``preset`` with these options has made."""
+def check_finished(
+    about: dict[str, Any], preset: str, options: Any, path: Path, allowed: Collection[str] = ()
+) -> dict[str, list[Any]]:
+    """Raises CheckpointError unless ``path``, whose header says ``about``, is what ``preset`` with these options has made.
+
+    Returns those of the ``allowed`` ones that are others, as `changes` does.
+    """
     if about.get("preset", preset) != preset:
         raise CheckpointError(f"{path} is {about['preset']}, not {preset}: choose another --out or --name, or pass --overwrite")
-    if "options" in about:  # files of earlier versions do not tell
-        changes(about["options"], resumed(flatten(options), about["options"]), path)
+    if "options" not in about:  # files of earlier versions do not tell
+        return {}
+    return changes(about["options"], resumed(flatten(options), about["options"]), path, allowed)
+
+
+def saved_options(out: Path, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Of the run ``name`` in ``out``: the preset's name, its options as `flatten` makes them, and `RunOptions.kept`.
+
+    Of a finished run without states the result tells. All is empty where there is nothing that can be read.
+    """
+    for path in RunFolder(out / name).states():
+        with suppress(CheckpointError):  # of which the run itself will tell
+            facts = read_facts(path)
+            return facts.get("made_by", name), facts["preset"], facts.get("run", {})
+    with suppress(CheckpointError, OSError):
+        about = read_meta(out / f"{name}{SUFFIX}").get("about") or {}
+        return about.get("preset", ""), about.get("options", {}), {}
+    return "", {}, {}
 
 
 def resumed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
@@ -232,8 +257,11 @@ def changes(saved: dict[str, Any], now: dict[str, Any], where: Path, allowed: Co
     Raises CheckpointError for the first of them that is not ``allowed``.
     """
     found = {k: [saved.get(k), now.get(k)] for k in dict.fromkeys([*now, *saved]) if saved.get(k) != now.get(k)}
+    networks = {record.facts["config"].__name__: record.name for record in NETWORKS.records()}
     for name, (before, value) in found.items():
         if name not in allowed:
+            if name == "network":
+                before, value = (networks.get(kind, kind) for kind in (before, value))
             said = f"--{name.replace('_', '-')} {' '.join(map(str, before)) if isinstance(before, list) else before}"
             raise CheckpointError(
                 f"{where} was saved with {said}, not {value}: resume with {said}, or pass --overwrite to start anew"

@@ -140,7 +140,7 @@ class Trainer:
         self.model, self.loss, self.teacher, self.processes = model, loss, teacher, processes
         self.rates, self.compile = config.averages, compile
         if not self.rates or not all(isinstance(rate, HalfLife) or 0 <= rate <= 1 for rate in self.rates):
-            raise ValueError(f"ema must be one or more decays in [0, 1] or half-lives, got {config.ema}")
+            raise ValueError(f"ema must be one or more decays in [0, 1] or half-lives, got {', '.join(map(str, self.rates))}")
         self.shards = None
         if processes.shard:
             from .sharding import Shards

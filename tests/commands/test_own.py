@@ -90,3 +90,8 @@ def test_parameters_that_no_option_names_are_set_by_name(tmp_path, capsys):
     assert main([*words, f"{tmp_path}/a.png"]) == 0
     assert main([*words, f"{tmp_path}/b.png", "--set", "fill=-1"]) == 0
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_an_advised_command_is_one_that_a_shell_takes(monkeypatch):
+    monkeypatch.setattr(own, "IMPORTED", [])
+    assert own.command_line("train", "--name", "my run", "--init=", "x[1]") == "cmlab train --name 'my run' --init= 'x[1]'"

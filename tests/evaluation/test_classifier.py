@@ -153,7 +153,10 @@ def test_the_command_stops_goes_on_and_is_used_by_evaluate(tmp_path, monkeypatch
     assert main([*WORDS, "--resume"]) == 0
     one, two = (load_classifier(Path(folder) / "digits-classifier.safetensors") for folder in ("whole", "runs"))
     assert torch.equal(everything(one.model), everything(two.model))
-    assert [p.name for p in Path("runs").glob("*.safetensors")] == ["digits-classifier.safetensors"]
+    assert sorted(map(str, Path("runs").rglob("*.*"))) == [
+        "runs/digits-classifier.safetensors",
+        "runs/digits-classifier/config.toml",  # its states are gone: it cannot go on longer
+    ]
     assert main([*WORDS, "--resume"]) == 0 and "this run is finished" in capsys.readouterr().out
     assert main(WORDS) == 1 and "--overwrite" in capsys.readouterr().err
     assert set(two.about["accuracy"]) == {"digits", "digits-color"}

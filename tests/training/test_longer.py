@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shlex
 import tomllib
 from pathlib import Path
@@ -115,14 +116,77 @@ def test_what_a_run_has_become_cannot_change(option, value, capsys):
     assert f"was saved with {option} " in err and "pass --overwrite" in err
 
 
+def test_a_finished_run_says_what_another_rate_takes(capsys):
+    assert train(*EDM, "--steps", "4") == 0
+    assert train("8gaussians-edm", "--resume", "--lr", "1e-4") == 1
+    assert "was finished with --lr 0.002, not 0.0001: give more than --steps 4 as well" in capsys.readouterr().err
+
+
+def test_without_states_a_finished_run_is_known_by_its_result(capsys):
+    assert train(*EDM, "--steps", "4", "--keep", "0") == 0
+    assert train("8gaussians-edm", "--resume") == 0  # its batch and width are those of the result
+    assert "this run is finished" in capsys.readouterr().out
+    assert train("8gaussians-edm", "--resume", "--steps", "8") == 1
+    assert "with --steps 4, not 8: none of its states is there to go on from" in capsys.readouterr().err
+
+
+def test_another_network_is_refused_by_its_name(capsys):
+    assert train(*EDM, "--steps", "4") == 0
+    assert train("8gaussians-edm", "--resume", "--steps", "8", "--network", "unet") == 1
+    assert "was saved with --network mlp, not unet" in capsys.readouterr().err
+
+
+def test_a_progressive_distillation_ends_where_its_stages_do(capsys):
+    pd = ["two-moons-pd", "--init=", "--teacher", "oracle", "--batch", "8", "--network.width", "8"]
+    assert train(*pd, "--steps", "14") == 0
+    assert train("two-moons-pd", "--resume", "--steps", "28") == 1
+    assert "of 28 steps is in stage 5 at step 14, this one in stage 7" in capsys.readouterr().err
+    assert states("two-moons-pd") == [14]
+
+
+def test_how_a_run_is_looked_after_goes_on_too():
+    assert train(*EDM, "--steps", "4", "--save-every", "3", "--grid-every", "4", "--keep", "5") == 0
+    assert train("8gaussians-edm", "--resume", "--steps", "8", "--grid-every", "0") == 0
+    config = tomllib.loads(Path("runs/8gaussians-edm/config.toml").read_text())
+    assert (config["save_every"], config["keep"], config.get("grid_every")) == (3, 5, None)
+    assert [p.name for p in Path("runs/8gaussians-edm").glob("*.png")] == ["samples-00000004.png"]
+
+
+@pytest.mark.parametrize("words", [["--accumulate", "3"], ["--augment", "0.1"], ["--channels-last"], ["--label-dropout", "0.1"]])
+def test_what_is_refused_overwrites_nothing(words):
+    assert train(*EDM, "--steps", "4") == 0
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    assert train(*EDM, "--steps", "4", "--overwrite", *words) == 1
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
+
+
 # --- astray ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_loss_is_astray_far_above_its_first_value():
-    curves = Curves(10)
+    curves = Curves(5000)  # whose first pair comes after 25 steps
     assert curves.astray(1e9) == 0  # nothing to compare with yet
     curves.see(1, 2.0, 0)
+    curves.see(2, 1e6, 0)
     assert curves.astray(2.0 * FAR) == 0 and curves.astray(2.1 * FAR) == pytest.approx(1.05 * FAR)
+
+
+def test_a_stage_has_another_first_loss():
+    curves = Curves(100)
+    for step, loss, stage in ((1, 0.001, 0), (2, 0.0005, 0), (3, 0.2, 1), (4, 0.1, 2), (5, math.nan, 2)):
+        curves.see(step, loss, int(step == 5), stage)
+    assert curves.first == 0.2 and curves.astray(1.9) == 0 and curves.astray(2.1) == pytest.approx(10.5)
+    again = Curves(**curves.facts())
+    again.see(6, 0.3, 1, 2)
+    assert again.first == 0.2
+
+
+def test_the_stages_of_a_distillation_are_not_astray(capsys):
+    # One step of the last student is harder than 64 of the first by far more than ten times.
+    assert train("digits-pd", "--batch", "16", "--steps", "42") == 0
+    said = capsys.readouterr()
+    assert "Next: cmlab sample" in said.out and "times what" not in said.err and states("digits-pd") == [42]
+    assert float(table("digits-pd")[-1]["loss"]) > FAR * float(table("digits-pd")[0]["loss"])
 
 
 def test_a_run_that_goes_astray_is_told_of_and_its_states_are_not_saved(capsys):
@@ -152,6 +216,26 @@ def test_without_a_sound_state_the_way_is_to_begin_again(capsys):
     assert states() == []
 
 
+def test_the_first_step_counts_also_of_a_long_run(capsys):
+    assert train(*EDM, "--steps", "3000", "--lr", "1e30", "--optimizer", "adam") == 1
+    assert table()[0]["step"] == "1" and states() == []
+
+
+def test_the_way_back_of_a_finished_run_works(capsys):
+    words = ["--name", "my run", "--steps", "30", "--optimizer", "adam", "--lr-schedule", "constant"]
+    assert train(*EDM, *words, "--lr", "5") == 0
+    command = shlex.split(capsys.readouterr().out.partition("such as cmlab ")[2])
+    assert command[-3:] == ["--lr", "2.5", "--overwrite"]
+    assert main([*command[:-2], "2e-3", "--overwrite"]) == 0
+    assert "Next: cmlab sample 'runs/my run.safetensors'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lr", ["inf", "nan", "-1"])
+def test_a_rate_that_is_none_is_refused(lr, capsys):
+    assert train(*EDM, f"--lr={lr}") == 1
+    assert f"lr, is a number of at least 0: got {float(lr)}" in capsys.readouterr().err
+
+
 # --- names, options as a file, the log -------------------------------------------------------------------------------------
 
 
@@ -166,6 +250,18 @@ def test_a_run_has_a_name_of_its_own(capsys):
     assert main(["sample", "mine", "--n", "2", "--steps", "2", "--out", "a.png"]) == 0
     assert train("two-moons-edm", "--name", "mine", "--resume") == 1
     assert "mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [" ", "a ", "a\nb", "a/b", ".a", "-a", "a.safetensors"])
+def test_a_name_is_plain(name, capsys):
+    assert train(*EDM, f"--name={name}") == 1
+    assert "give a plain name without .safetensors" in capsys.readouterr().err and not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("preset", "name", "told"), [("rings-edm", "digits-edm", True), ("two-moons-edm", "two-moons-edm", False)])
+def test_a_name_of_a_bundled_model_is_told(preset, name, told, capsys):
+    assert train(preset, *EDM[1:], "--steps", "2", "--name", name) == 0
+    assert ("will stand before the bundled model" in capsys.readouterr().out) == told
 
 
 def test_the_options_that_were_resolved_are_the_same_run():
@@ -231,6 +327,33 @@ def test_a_file_of_options_that_is_none(text, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--configs", "c.toml"], 2, "--configs"),
+        (["--config", "c.toml", "--config=d.toml"], 1, "--config names one file"),
+        (["--config="], 1, "--config needs the name of a file"),
+        (["--config"], 1, "--config needs the name of a file"),
+    ],
+)
+def test_one_file_of_options_is_named(words, status, message, capsys):
+    Path("c.toml").write_text("steps = 2")
+    assert train("8gaussians-edm", *words) == status
+    said = capsys.readouterr()
+    assert message in said.out + said.err
+
+
+def test_a_file_of_options_may_begin_with_a_mark():
+    Path("c.toml").write_bytes(b'\xef\xbb\xbfpreset = "8gaussians-edm"\nsteps = 2\nbatch = 2\n')
+    assert train("--config", "c.toml") == 0
+
+
+def test_the_file_of_a_run_that_fails_is_there_again():
+    assert train(*EDM, "--steps", "1000", "--lr", "1e30", "--optimizer", "adam", "--max-skipped", "1") == 1
+    for _ in range(2):
+        assert train("--config", "runs/8gaussians-edm/config.toml", "--overwrite") == 1
+
+
 def test_an_unknown_option_of_a_file_is_named(capsys):
     Path("c.toml").write_text('preset = "8gaussians-edm"\nstepps = 3\n')
     assert train("--config", "c.toml") == 2
@@ -248,3 +371,12 @@ def test_the_log_is_a_table_that_goes_on_where_its_run_does():
     assert all(float(row["images_per_s"]) > 0 and row["skipped"] == "0" and row["fd"] == "" for row in rows)
     assert train("8gaussians-edm", "--resume", "--steps", "40") == 0
     assert [int(row["step"]) for row in table()] == list(range(1, 41))
+
+
+def test_the_log_has_each_step_once(capsys):
+    assert train(*EDM, "--steps", "4") == 0
+    log = Path("runs/8gaussians-edm/log.csv")
+    Path("runs/8gaussians-edm.safetensors").unlink()
+    log.write_text(log.read_text() + "note,,,,,\n5,1")  # written by hand, and cut short
+    assert train("8gaussians-edm", "--resume") == 0
+    assert [row["step"] for row in table()] == ["1", "2", "3", "4"]
