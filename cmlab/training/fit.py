@@ -94,15 +94,14 @@ def fit(
         max_skipped: steps whose loss or gradient is not finite are left out; after this many in a row training stops.
         changes: values of the configuration, by name.
 
-    Raises ValueError at once for options that do not fit together; while it trains, FloatingPointError when the loss is no longer
-    finite.
+    Raises ValueError for options that do not fit together, FloatingPointError when the loss is no longer finite.
     """
     _check_parts(model, data, loss, config)
     config = (config or TrainConfig()).changed(**changes)
     steps, batch, seed, accumulate, augment = config.steps, config.batch, config.seed, config.accumulate, config.augmentation
-    given = {"steps": steps, "batch": batch, "max_skipped": max_skipped} | ({} if callable(every) else {"every": every})
-    if small := [f"{name} {n}" for name, n in given.items() if n < 1]:
-        raise ValueError(f"{', '.join(given)} must be at least 1, got {', '.join(small)}")
+    counts = {"steps": steps, "batch": batch, "max_skipped": max_skipped} | ({} if callable(every) else {"every": every})
+    if small := [f"{name} {count}" for name, count in counts.items() if count < 1]:
+        raise ValueError(f"{', '.join(counts)} must be at least 1, got {', '.join(small)}")
     rows = processes.rows(batch)
     if accumulate < 1 or len(rows) % accumulate:
         share = f", {len(rows)} in each of {processes.world_size} processes" if processes.world_size > 1 else ""
@@ -155,35 +154,32 @@ def fit(
         emas = trainer.emas
         return TrainState(done, done / steps, mean, rate, model, emas[0], trainer.target, emas, trainer.skipped, trainer, run)
 
-    def states() -> Iterator[TrainState]:
-        if first == steps:
-            assert resume is not None
-            yield state(steps, resume.facts["loss"], 0.0)
-        total, since, clock = torch.zeros((), device=device), 0, time.perf_counter()
-        skipped = trainer.skipped
-        for stage, step in ((s, k) for s in stages for k in s if k >= first):
-            if step == stage.start > 0 and isinstance(loss, ProgressiveLoss):
-                trainer.next_stage(loss.teacher_from)
-            parts = list(micro_batches(step))
-            # Dropout draws from the global generator, and each process of its own.
-            with global_seed(_step_seed(seed, step, _DROPOUT) ^ (processes.rank * 0x85EBCA6B & 0xFFFFFFFF), device):
-                value = trainer.step(parts, batch, step / steps, config.lr_at(step, stage))
-            if trainer.in_a_row == 0:
-                total += value
-            elif trainer.in_a_row >= min(max_skipped, steps):
-                raise FloatingPointError(
-                    f"the loss or its gradient is not finite, loss {float(value):.4g}, at step {step + 1} and "
-                    f"{trainer.in_a_row - 1} before it: lower the learning rate (now {config.lr})"
-                )
-            since += 1
-            if step + 1 == steps or (every(step + 1) if callable(every) else (step + 1) % every == 0):
-                made = since - (trainer.skipped - skipped)
-                rate = batch * since / max(time.perf_counter() - clock, 1e-9)
-                yield state(step + 1, float(total) / made if made else math.nan, rate)
-                total.zero_()
-                since, skipped, clock = 0, trainer.skipped, time.perf_counter()
-
-    return states()
+    if first == steps:
+        assert resume is not None
+        yield state(steps, resume.facts["loss"], 0.0)
+    total, since, clock = torch.zeros((), device=device), 0, time.perf_counter()
+    skipped = trainer.skipped
+    for stage, step in ((s, k) for s in stages for k in s if k >= first):
+        if step == stage.start > 0 and isinstance(loss, ProgressiveLoss):
+            trainer.next_stage(loss.teacher_from)
+        given = list(micro_batches(step))
+        # Dropout draws from the global generator, and each process of its own.
+        with global_seed(_step_seed(seed, step, _DROPOUT) ^ (processes.rank * 0x85EBCA6B & 0xFFFFFFFF), device):
+            value = trainer.step(given, batch, step / steps, config.lr_at(step, stage))
+        if trainer.in_a_row == 0:
+            total += value
+        elif trainer.in_a_row >= min(max_skipped, steps):
+            raise FloatingPointError(
+                f"the loss or its gradient is not finite, loss {float(value):.4g}, at step {step + 1} and {trainer.in_a_row - 1} "
+                f"before it: lower the learning rate (now {config.lr})"
+            )
+        since += 1
+        if step + 1 == steps or (every(step + 1) if callable(every) else (step + 1) % every == 0):
+            made = since - (trainer.skipped - skipped)
+            rate = batch * since / max(time.perf_counter() - clock, 1e-9)
+            yield state(step + 1, float(total) / made if made else math.nan, rate)
+            total.zero_()
+            since, skipped, clock = 0, trainer.skipped, time.perf_counter()
 
 
 def _check_parts(model: Any, data: Any, loss: Any, config: Any) -> None:

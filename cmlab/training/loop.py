@@ -91,6 +91,7 @@ class Run(ABC):
         self.begun = datetime.now().isoformat(timespec="seconds")
         self.started = {name: clock() for name, clock in self.clocks.items()}
         self.saved = self.seen = time.monotonic()
+        self.under_way = False  # since a step was made, all in its folder is its own
 
     # --- what is trained, said by subclasses -----------------------------------------------------------------------------
 
@@ -107,10 +108,7 @@ class Run(ABC):
 
     @abstractmethod
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[Any]:
-        """Train, and yield a state after each step that is due and after the last. It has step, loss and snapshot().
-
-        What cannot be is refused when this is called, before anything is removed or written.
-        """
+        """Train, and yield a state after each step that is due and after the last. It has step, loss and snapshot()."""
 
     def steady(self, preset: Any) -> int:
         """How many steps of ``preset`` would be the same if it had more of them."""
@@ -157,13 +155,8 @@ class Run(ABC):
             # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
             self.preset = replace(self.preset, precision=self._precision(self.preset.precision))
             self.build()
-            states = self.states(self.due, resume)
-            if self.processes.is_main_process:
-                if resume is None:
-                    self.folder.clear()
-                self.begin(resume.facts["step"] if resume else 0)
             try:
-                state = self._loop(states, resume)
+                state = self._loop(resume)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}. {self._way_back()}") from error
             try:
@@ -182,7 +175,12 @@ class Run(ABC):
             self.say(f"{said}. {self.advice(state)}")
 
     def begin(self, step: int) -> None:
-        """The main process, before steps after ``step`` are made: what was resolved is kept, to be given again."""
+        """The main process, once steps after ``step`` are made, so that what is refused removes nothing and leaves nothing.
+
+        The states of another run go, and what was resolved is kept, to be given again.
+        """
+        if step == 0:
+            self.folder.clear()
         write_config(self.folder.path / FILE, self.made_by, self.options.said() | said(flatten(self.preset), {}, every=True))
 
     def say(self, text: str) -> None:
@@ -303,14 +301,17 @@ class Run(ABC):
             return True
         return alone and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
 
-    def _loop(self, states: Iterator[Any], resume: Snapshot | None) -> Any:
+    def _loop(self, resume: Snapshot | None) -> Any:
         from tqdm import tqdm
 
         first, steps, state = resume.facts["step"] if resume else 0, self.preset.steps, None
         started = told = time.monotonic()
         hidden = None if self.processes.is_main_process else True
         with tqdm(total=steps, initial=first, unit="step", desc=self.name, disable=hidden) as bar:
-            for state in states:
+            for state in self.states(self.due, resume):
+                if self.processes.is_main_process and not self.under_way:
+                    self.begin(first)
+                self.under_way = True
                 numbers = self.look_at(state)
                 bar.update(state.step - bar.n)
                 bar.set_postfix(numbers)
@@ -353,8 +354,8 @@ class Run(ABC):
     def _way_back(self) -> str:
         """What to do about a training that went astray, in words."""
         states, lower = self.folder.states(), ("--lr", f"{self.preset.lr / 2:g}")
-        if not states:
-            over = ["--overwrite"] if self.target.is_file() else []
+        if not (states and self.under_way):
+            over = ["--overwrite"] if states or self.target.is_file() else []
             return f"No state was saved before: begin again with a lower rate, such as {self._command(*lower, *over)}"
         return f"The state of step {step_of(states[0])} is sound. Continue with: {self._command('--resume', *lower)}"
 

@@ -124,7 +124,7 @@ def run(
     if isinstance(teacher, Denoiser):
         teacher.to(device)
     model, data = model or build_model(preset), data or training_data(preset)
-    return fit(model, data, preset.loss, preset, teacher=teacher, every=every, device=device, **options)
+    yield from fit(model, data, preset.loss, preset, teacher=teacher, every=every, device=device, **options)
 
 
 # Uniform pairs: iCT's lognormal density hardly visits the large noise levels, and a small network then learns the first jump of
