@@ -16,8 +16,8 @@ class RunOptions:
         out: folder for the result, and for a folder of the run's name with its states, its options and its log.
         name: what the run and its result are called; the preset's name where nothing is said.
         overwrite: replace a result of the same name, or the states of an unfinished run.
-        resume: continue a run, to the same bits on a CPU with as many threads; where there is none, begin. It keeps its options,
-            but --steps, --lr, --clip and --accumulate can be others from here on, also of a run that is finished.
+        resume: continue a run, to the same bits on a CPU with as many threads; where there is none, begin. It keeps its options.
+            Of a model --steps, --lr, --clip and --accumulate can be others from here on, also of one that is finished.
         save_every: save the state after every so many steps; 0 by time alone.
         save_minutes: save the state when so many minutes have passed; 0 by steps alone. SIGTERM and Ctrl-C always save it.
         keep: number of states that are kept, of a finished run the last; 0 keeps none of a finished run.

@@ -6,6 +6,7 @@ from conftest import normal, seeded, tiny
 
 from cmlab import sample
 from cmlab.data import load_images, load_toy
+from cmlab.data.names import class_names_of
 from cmlab.evaluation import (
     digit_accuracy,
     digit_classifier,
@@ -124,13 +125,14 @@ def test_bundled_checkpoint_says_how_it_was_made_and_draws_what_it_claims(name):
         key = "1 step" if is_consistency(model) else "40 Heun steps"
         # 2,000 points instead of 20,000: sampling noise alone is .03 then
         assert toy_report(model, data, n=2000)[key] < about["quality"][key] + 0.05
-    elif data.startswith("cifar10:"):
-        label, loaded = torch.arange(60) % 3, load_classifier(resolve_classifier("cifar10"))
+    elif data.startswith(("cifar10:", "mnist")):
+        loaded = load_classifier(resolve_classifier(data.partition(":")[0]))
+        label = torch.arange(60) % model.classes
         x = sample(model, model.shape, range(60), sampler, steps, label=label)
-        asked = loaded.numbers(data.partition(":")[2].split(","))
+        asked = loaded.numbers(class_names_of(about, model.classes, data))
         assert asked is not None
         share = (loaded.model(to_pixels(x))[1].argmax(1) == asked[label]).double().mean()
-        # one standard error of a share of .66 among 60 is .06
+        # one standard error of a share of .66 among 60 is .06, of .95 it is .03
         assert share > about["quality"][f"class accuracy, {sampler} {steps}"] - 0.2
     else:
         key = "1 step" if is_consistency(model) else "18 Heun steps"
@@ -140,5 +142,5 @@ def test_bundled_checkpoint_says_how_it_was_made_and_draws_what_it_claims(name):
 
 def test_bundled_checkpoints_stay_small():
     sizes = {f.name: f.stat().st_size for f in checkpoints.PRETRAINED.glob("*")}
-    assert sum(size for name, size in sizes.items() if not name.startswith("cifar10")) < 3_000_000
+    assert sum(size for name, size in sizes.items() if not name.startswith(("cifar10", "mnist"))) < 3_000_000
     assert max(sizes.values()) < 12_000_000 and sum(sizes.values()) < 30_000_000
