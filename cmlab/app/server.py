@@ -331,8 +331,9 @@ def signalled() -> Callable[[float | None], int | None]:
             signal.signal(number, note)
 
     def wait(seconds: float | None) -> int | None:
-        while not event.wait(0.5 if seconds is None else seconds) and seconds is None:
-            pass  # in short turns: on Windows a long one hears no Ctrl-C
+        ended = event.wait(0.5 if seconds is None else seconds)
+        while seconds is None and not ended:  # in short turns: on Windows a long one hears no Ctrl-C
+            ended = event.wait(0.5)
         return came[0] if came else None
 
     return wait

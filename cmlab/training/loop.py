@@ -80,11 +80,8 @@ class Run(ABC):
         self.made_by, self.preset, self.options, self.device, self.args = made_by, preset, options, device, args
         self.name = name = options.name or made_by
         self.history: list[dict[str, Any]] = []
-        self.processes, self.stop, self.folder = (
-            processes,
-            Stop(),
-            RunFolder(options.out / name, max(1, options.keep), self.steady(preset)),
-        )
+        self.processes, self.stop = processes, Stop()
+        self.folder = RunFolder(options.out / name, max(1, options.keep), self.steady(preset))
         self.target = options.out / f"{name}{SUFFIX}"
         self.targets = [self.target, *(options.out / f"{name}{tail}{SUFFIX}" for tail in beside)]
         self.clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}

@@ -281,7 +281,7 @@ EVIL = ("![a](http://evil.example/a.png)", "<img src=http://evil.example>", "a*b
 
 @pytest.mark.parametrize("name", EVIL)
 def test_a_name_in_a_caption_is_text(name):
-    markdown = pytest.importorskip("markdown_it").MarkdownIt("gfm-like", {"linkify": False})
+    markdown = pytest.importorskip("markdown_it", reason="gradio brings it").MarkdownIt("gfm-like", {"linkify": False})
     inner = markdown.render(f"class {view.plain(name)}").strip().removeprefix("<p>").removesuffix("</p>")
     assert "<" not in inner
     import html
@@ -331,7 +331,7 @@ def test_a_password_is_never_half(capsys, monkeypatch, auth):
     assert "NAME:PASSWORD" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no signals that end a process in order")
 @pytest.mark.parametrize("moment", ["at once", "in the warm-up"])
 def test_a_signal_ends_the_app_behind_a_proxy(tmp_path, moment):
     """Whatever it is doing: its folder goes, its port is free, and the status says which signal it was."""
