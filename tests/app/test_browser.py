@@ -1,6 +1,5 @@
 """The app in a real browser: every tab once, wrong input, and no request that leaves this machine."""
 
-import shutil
 from collections.abc import Iterator
 from urllib.parse import urlparse
 
@@ -8,28 +7,13 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("gradio", reason="the app is an extra: pip install cmlab[app]")
-sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install cmlab[dev]")
-from test_app import served  # noqa: E402, F401  (a fixture)
+pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install cmlab[dev]")
+from test_app import served  # noqa: F401  (a fixture)
+from test_plane import browser  # noqa: F401  (a fixture)
 
-from cmlab.app import theory  # noqa: E402
+from cmlab.app import theory
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 LOCAL = {"127.0.0.1", "localhost", None}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
