@@ -145,6 +145,9 @@ class Denoiser(nn.Module):
         classes: number of classes, 0 for an unconditional model.
         drops_labels: the model was also trained without its labels, so it can be called without one (classifier-free guidance);
             the network then gets label -1, "no class". Any other conditional model needs a label in every call.
+        guidance: weight of that guidance in every call with a label, D_u + guidance (D_c - D_u), two evaluations of the network
+            (Ho and Salimans, 2207.12598, whose w is guidance - 1; `methods.guidance.ClassifierFree` does the same from outside).
+            1 is none. For diffusion models with ``drops_labels``; training sees the network without it (`fit`).
 
     The scalings are computed in the dtype of sigma (of ``x``, where sigma is an integer), the network runs in its own, and the
     answer has that of ``x``: float64 solver states stay float64. Raises ValueError for samples, levels and labels of other shapes
@@ -152,7 +155,13 @@ class Denoiser(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, precond: Preconditioning, shape: Sequence[int], classes: int = 0, drops_labels: bool = False
+        self,
+        net: nn.Module,
+        precond: Preconditioning,
+        shape: Sequence[int],
+        classes: int = 0,
+        drops_labels: bool = False,
+        guidance: float = 1.0,
     ):
         super().__init__()
         if not isinstance(net, nn.Module):
@@ -170,12 +179,27 @@ class Denoiser(nn.Module):
         self.net, self.precond, self.shape, self.classes = net, precond, tuple(shape), classes
         if drops_labels and not classes:
             raise ValueError("drops_labels is for conditional models: this one has no classes")
-        self.drops_labels = drops_labels
+        self.drops_labels, self.guidance = drops_labels, guidance
         self.uncertainty: nn.Module | None = None  # of a loss with adaptive weights, see `continuous.attach_uncertainty`
 
     @property
     def traits(self) -> Traits:
         return Traits(self.precond.consistency, self.precond.levels, self.precond.round, self.classes)
+
+    @property
+    def guidance(self) -> float:
+        return self._guidance
+
+    @guidance.setter
+    def guidance(self, weight: float) -> None:
+        if weight != 1 and (not self.drops_labels or self.precond.consistency):
+            kind = "a consistency model" if self.precond.consistency else "never trained without its labels"
+            raise ValueError(
+                f"guidance {weight:g} is for diffusion models trained with label_dropout, and this one is {kind}: take 1"
+            )
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"guidance is a weight of at least 0, 1 for none, got {weight:g}")
+        self._guidance = float(weight)
 
     @property
     def config(self) -> Any:
@@ -195,7 +219,12 @@ class Denoiser(nn.Module):
             raise ValueError(f"noise levels cannot be negative, got {float(torch.func.debug_unwrap(sigma).min()):.4g}")
         sigma = sigma.to(x.device, sigma.dtype if sigma.is_floating_point() else x.dtype)
         c = self.precond(expand(sigma, x))
-        return (c.c_skip * x + c.c_out * self.raw(c.c_in * x, c.c_noise.reshape(-1), label, augment).to(x.dtype)).to(x.dtype)
+        scaled, c_noise = c.c_in * x, c.c_noise.reshape(-1)
+        out = self.raw(scaled, c_noise, label, augment)
+        if self.guidance != 1 and label is not None:  # D is linear in F, so this is the guidance of D
+            free = self.raw(scaled, c_noise, None, augment)
+            out = free + self.guidance * (out - free)
+        return (c.c_skip * x + c.c_out * out.to(x.dtype)).to(x.dtype)
 
     def raw(self, x: Tensor, c_noise: Tensor, label: Label = None, augment: Tensor | None = None) -> Tensor:
         """The network's own answer F to a scaled input (B, *S) and c_noise (B,), in the network's dtype."""

@@ -29,9 +29,16 @@ def checkpoint_of(name: str) -> Path:
     return path
 
 
-def load(name: str, device: torch.device | str = "cpu") -> tuple[Denoiser, dict[str, Any], dict[str, Any]]:
+def load(
+    name: str, device: torch.device | str = "cpu", guidance: float | None = None
+) -> tuple[Denoiser, dict[str, Any], dict[str, Any]]:
     """A checkpoint by its name or path: the model on ``device``, its header, and what that says about it."""
     model, meta = checkpoints.load(checkpoint_of(name), device)
+    if guidance is not None:
+        try:
+            model.guidance = guidance
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     return model, meta, meta.get("about") or {}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..base.files import new_file, user_path, write_whole
 from ..base.registry import DATASETS
-from .options import Device, Sampler, Sigmas, Source, Steps
+from .options import Device, Guidance, Sampler, Sigmas, Source, Steps
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,7 @@ class EvaluateOptions:
     steps: Steps = None
     sigmas: Sigmas = None
     sampler: Sampler = None
+    guidance: Guidance = None
     batch: int = 256
     metrics: str = ""
     features: str = "auto"
@@ -112,7 +113,7 @@ def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from ..evaluation.classifier import splits
     from ..evaluation.report import picture_source
 
-    sampling = ("seed", "steps", "sigmas", "sampler", "teacher", "card", "keep")
+    sampling = ("seed", "steps", "sigmas", "sampler", "guidance", "teacher", "card", "keep")
     _refuse(o, sampling, f"belongs to checkpoints: {o.source} holds pictures")
     files, side = split_side(o.source)
     if not files.endswith(".npz"):
@@ -127,7 +128,7 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from ..evaluation.report import model_source, points_report
     from .common import load, of_data, plan
 
-    model, meta, about = load(o.source, device)
+    model, meta, about = load(o.source, device, o.guidance)
     data, name = of_data(o.source, model, meta, o.data)
     if model.classes and getattr(data, "classes", 0) not in (0, model.classes):
         raise ValueError(

@@ -40,6 +40,8 @@ _ABOUT_STEPS = """solver steps; by default 18 for a diffusion model, 1 for a con
 levels for two steps, two steps take those."""
 _ABOUT_SIGMAS = "noise levels in place of steps, decreasing, such as 80 0.8 ('cmlab search' finds good ones)."
 _ABOUT_SAMPLER = "onestep or multistep for consistency models, any other for diffusion models; by default multistep and heun."
+_ABOUT_GUIDANCE = """weight of guidance without a classifier, for diffusion models trained with --label-dropout: 1 is none, larger
+ones are nearer to the class and cost two evaluations a call. By default what the checkpoint says ('cmlab info')."""
 Checkpoint = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT", help="a bundled name (see 'cmlab info') or a path.")
 ]
@@ -47,6 +49,7 @@ Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Device = Annotated[str, tyro.conf.arg(help='"auto" takes a GPU where there is one.')]
 Steps = Annotated[int | None, tyro.conf.arg(help=_ABOUT_STEPS)]
 Sigmas = Annotated[tuple[float, ...] | None, tyro.conf.arg(help=_ABOUT_SIGMAS)]
+Guidance = Annotated[float | None, tyro.conf.arg(help=_ABOUT_GUIDANCE)]
 Sampler = Annotated[str | None, one_of(SAMPLERS, help=_ABOUT_SAMPLER)]
 
 

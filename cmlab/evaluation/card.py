@@ -25,7 +25,7 @@ CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
 def record_key(measured: dict[str, Any]) -> str:
     """The key under which a report is stored. A later report with an equal key replaces it."""
-    return ", ".join(str(measured[k]) for k in ("sampler", "steps", "sigmas", "n", "features") if k in measured)
+    return ", ".join(str(measured[k]) for k in ("sampler", "steps", "sigmas", "guidance", "n", "features") if k in measured)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
     facts = {
         "kind": what,
         "samples": f"shape {model.shape}; {model.classes or 'no'} classes",
+        "guidance": f"{model.guidance:g}, two evaluations a call; --guidance 1 is without" if model.guidance != 1 else None,
         "network": f"{meta['network']}, {_parameters(model)}, {file.stat().st_size / 1e3:.0f} kB: {config}",
         "preset": about.get("preset"),
         "data": about.get("data") and about.get("data_title", about["data"]),

@@ -135,11 +135,12 @@ def model_source(
         x = sample(model, model.shape, seeds, how.sampler, label=label, sigmas=how.sigmas, device=device)
         return to_pixels(x.cpu(), rounding), label
 
-    levels = how.sigmas.tolist() if how.chosen else None
+    levels, weight = how.sigmas.tolist() if how.chosen else None, model.guidance
     told = "" if levels is None else f" (levels {text.levels(levels)})"
+    told += "" if weight == 1 else f", guidance {weight:g}"
     title = f"{name}: {n} samples, {how.sampler}, {text.count(how.steps, 'step')}{told}, seeds {seed} to {seed + n - 1}, {rounding}"
     facts = {"n": n, "sampler": how.sampler, "steps": how.steps, "seed": seed, "rounding": rounding}
-    facts |= {} if levels is None else {"sigmas": levels}
+    facts |= ({} if levels is None else {"sigmas": levels}) | ({} if weight == 1 else {"guidance": weight})
     return Source(n, batch, tuple(model.shape), draw, model.classes > 0, title, facts)
 
 

@@ -103,6 +103,7 @@ def save(path: str | Path, model: Denoiser, about: dict[str, Any] | None = None,
         "shape": list(model.shape),
         "classes": model.classes,
         "drops_labels": model.drops_labels,
+        "guidance": model.guidance,
         "about": about or {},
     }
     weights = {}
@@ -160,7 +161,7 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
         told = one_line(error)
         if error.entry == "format" and "required" not in told:
             raise CheckpointError(f"{path} has another format than this cmlab's {FORMAT} ({told}): update cmlab") from error
-        if error.entry.partition(".")[0] in ("network", "config", "precond", "shape", "classes", "drops_labels"):
+        if error.entry.partition(".")[0] in ("network", "config", "precond", "shape", "classes", "drops_labels", "guidance"):
             raise CheckpointError(f"{path} {_UNKNOWN.format(told)}") from error
         raise CheckpointError(f"{path} has a damaged cmlab header ({told}): copy or train it again") from error
 
@@ -228,7 +229,8 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
     weights = _read_weights(path)
     try:
         config, precond = _described(meta)
-        model = build(config, precond, meta["shape"], meta["classes"], weights, meta.get("drops_labels", False))
+        labels = {key: meta[key] for key in ("drops_labels", "guidance") if key in meta}  # older files lack them
+        model = build(config, precond, meta["shape"], meta["classes"], weights, **labels)
     except WeightsError as error:
         raise CheckpointError(
             f"{path} holds weights that do not fit its own header: {one_line(error)}. Copy or train it again"
@@ -249,6 +251,7 @@ def build(
     classes: int,
     weights: Mapping[str, Tensor],
     drops_labels: bool = False,
+    guidance: float = 1.0,
 ) -> Denoiser:
     """A Denoiser (float32) with the network of ``config`` and ``weights``, none of which need be trusted.
 
@@ -266,7 +269,7 @@ def build(
     with _WithoutNumbers():  # the numbers come from the weights
         net = build_network(config, tuple(shape), classes)
     net.load_state_dict(numbers)
-    return Denoiser(net, precond, shape, classes, drops_labels)
+    return Denoiser(net, precond, shape, classes, drops_labels, guidance)
 
 
 def _check_fit(weights: Mapping[str, Tensor], config: Any, shape: Sequence[int], classes: int) -> None:

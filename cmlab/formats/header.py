@@ -130,6 +130,7 @@ class Header(Part):
     shape: Annotated[list[Side], Field(min_length=1, max_length=4)]
     classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)]
     drops_labels: bool = False
+    guidance: Annotated[float, Field(ge=0, le=100)] = 1
     about: About | None = None
 
     @model_validator(mode="after")

@@ -31,6 +31,8 @@ class Preset(TrainConfig, _Subject):
         emas: decays of further averages, each written beside the result as NAME-ema-DECAY.
         augment: probability of each of EDM's augmentations, its CIFAR-10 recipe (--network.augment 9); 0 for none.
         init: checkpoint (bundled name or path) to start the weights from; "" for random weights.
+        guidance: weight of guidance without a classifier in the finished diffusion model, as it samples and as it teaches; 1 for
+            none, others with label_dropout.
         teacher: checkpoint of the diffusion model to distil; "oracle" takes the exact score of a 2D set; "" for losses without.
         labels: whether the model is told the classes, where the data have them.
         flip: mirror half of the images.
@@ -47,6 +49,7 @@ class Preset(TrainConfig, _Subject):
     init: str = ""
     teacher: str = ""
     labels: bool = True
+    guidance: float = 1.0
     flip: bool = False
     resolution: int = 0
     channels: Literal[1, 3] | None = None

@@ -43,7 +43,9 @@ def build_model(preset: Preset) -> Denoiser:
         net = build_network(preset.network, data.shape, data.classes)
     if preset.label_dropout > 0 and not data.classes:
         raise ValueError(f"the data set {preset.data!r} has no labels to drop: leave label_dropout at 0")
-    model = Denoiser(net, preset.loss.precond, data.shape, data.classes, drops_labels=preset.label_dropout > 0)
+    drops = preset.label_dropout > 0
+    model = Denoiser(net, preset.loss.precond, data.shape, data.classes, drops, preset.guidance)  # refuses what cannot be guided
+    model.guidance = 1.0  # it learns without; what is made of it is guided
     if preset.loss.needs_uncertainty:
         attach_uncertainty(model)
     if preset.init:

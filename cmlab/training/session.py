@@ -1,5 +1,6 @@
 """Training of models by 'cmlab train': a preset as a `Run`, with pictures and distances while it trains, and a log of them."""
 
+import copy
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..base.device import machine
@@ -124,8 +126,8 @@ class _ModelRun(Run):
         grid, fd = (n > 0 and state.step % n == 0 for n in (self.options.grid_every, self.options.fd_every))
         model = state.trainer.whole(state.ema) if grid or fd else None
         measured = None
-        if self.processes.is_main_process and isinstance(model, Denoiser):
-            model = model.to(self.device)
+        if self.processes.is_main_process and model is not None:
+            model = self._finished(model).to(self.device)
             if grid:
                 self._draw(state.step, model)
             measured = self._measure(state.step, model) if fd else None
@@ -134,6 +136,12 @@ class _ModelRun(Run):
             self.table.add(state.step, state.loss, lr, state.images_per_s, state.skipped, measured)
         numbers = {"loss": f"{state.loss:.4g}", "per_s": f"{state.images_per_s:.0f}"}
         return numbers | ({"skipped": str(state.skipped)} if state.skipped else {})
+
+    def _finished(self, ema: nn.Module) -> Denoiser:
+        """An average of the weights, guided as the preset says."""
+        made = cast(Denoiser, copy.copy(ema))
+        made.guidance = self.preset.guidance
+        return made
 
     def _plan(self, step: int, model: Denoiser) -> tuple[str, int]:
         """Sampler and number of steps for what the model is after ``step``."""
@@ -165,10 +173,11 @@ class _ModelRun(Run):
             self.curves = Curves(**curves | {"steps": self.preset.steps})
 
     def finish(self, state: TrainState) -> str:
-        averages = [state.trainer.whole(ema) for ema in state.emas]
+        whole = [state.trainer.whole(ema) for ema in state.emas]
         if not self.processes.is_main_process:
             return ""
-        preset, seconds, model = self.preset, self.spent()["seconds"], cast(Denoiser, averages[0])
+        averages = [self._finished(ema) for ema in whole]
+        preset, seconds, model = self.preset, self.spent()["seconds"], averages[0]
         about: dict[str, Any] = {
             "preset": self.made_by,
             "data": preset.data_name,
@@ -192,7 +201,7 @@ class _ModelRun(Run):
             about["class_names"] = list(getattr(self.data, "class_names", ()))
         about |= self.curves.about()
         for path, ema in zip(reversed(self.targets), reversed(averages), strict=True):  # the result last: it says "finished"
-            checkpoints.save(path, cast(Denoiser, ema), about, torch.float16 if preset.half else None)
+            checkpoints.save(path, ema, about, torch.float16 if preset.half else None)
         skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
         return f"{self.target}: {preset.steps} steps in {seconds:.0f} s, last loss {state.loss:.4g}{skipped}"
 

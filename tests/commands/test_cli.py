@@ -1,7 +1,7 @@
 """The command line: what works, what each wrong input says, and that every option changes the resolved run."""
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from cmlab.data import load_images
 from cmlab.denoiser import CONSISTENCY, EDM
 from cmlab.formats import checkpoints
 from cmlab.losses import LOSSES
+from cmlab.methods.guidance import ClassifierFree
 from cmlab.plots import to_uint8
 from cmlab.samplers import sample
 from cmlab.training.options import TrainOptions
-from cmlab.training.presets import find
+from cmlab.training.presets import find, load_teacher
 
 FAST = ["--steps", "3", "--batch", "8", "--network.width", "8"]
 
@@ -80,6 +81,34 @@ def test_a_progressively_distilled_model_knows_how_it_is_sampled(tmp_path, monke
     assert main(["train", "two-moons-pd", "--steps", "14", "--batch", "8", "--network.width", "8"]) == 0
     assert main(["sample", "two-moons-pd", "--out", "points.npz"]) == 0
     assert "progressive with 1 step," in capsys.readouterr().out
+
+
+def test_a_model_trained_to_be_guided_samples_evaluates_and_teaches_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    size = ["--steps", "5", "--batch", "8", "--network.channels", "8", "--network.emb", "8", "--lr", "0.02", "--ema", "0"]
+    guided = ["--label-dropout", "0.3", "--guidance", "3"]
+    assert main(["train", "digits-edm", *size, *guided, "--grid-every", "5"]) == 0
+    assert main(["train", "digits-edm", *size, "--label-dropout", "0.3", "--name", "plain", "--grid-every", "5"]) == 0
+    assert Path("runs/digits-edm/samples-00000005.png").read_bytes() != Path("runs/plain/samples-00000005.png").read_bytes()
+    model, meta = checkpoints.load("runs/digits-edm.safetensors")
+    plain, _ = checkpoints.load("runs/plain.safetensors")
+    assert model.guidance == meta["guidance"] == 3 and plain.guidance == 1
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)  # it learned without
+    for words, weight in (([], 3), (["--guidance", "1"], 1)):
+        assert main(["sample", "digits-edm", "--n", "4", "--steps", "3", "--out", "x.npz", "--overwrite", *words]) == 0
+        by_hand = ClassifierFree(plain, weight)
+        expected = sample(by_hand, (1, 8, 8), range(4), "heun", 3, label=torch.arange(4))
+        np.testing.assert_allclose(np.load("x.npz")["x"], expected, atol=1e-4)
+    capsys.readouterr()
+    evaluate = ["evaluate", "digits-edm", "--n", "20", "--steps", "2", "--metrics", "accuracy", "--keep"]
+    assert main(evaluate) == 0 and main([*evaluate, "--guidance", "2"]) == 0
+    assert "2 steps, guidance 3, seeds" in (told := capsys.readouterr().out) and "2 steps, guidance 2, seeds" in told
+    assert {row["guidance"] for row in checkpoints.read_meta("runs/digits-edm.safetensors")["about"]["measured"].values()} == {2, 3}
+    teacher = load_teacher(replace(get_preset("digits-cd"), teacher="runs/digits-edm.safetensors"))
+    assert isinstance(teacher, Denoiser) and teacher.guidance == 3
+    assert main(["train", "digits-cd", *size]) == 0
+    assert checkpoints.load("runs/digits-cd.safetensors")[0].guidance == 1
 
 
 def test_help_of_a_preset_says_its_source_and_cost(capsys):

@@ -1,10 +1,11 @@
 """The preconditionings and the one denoiser code path: the boundary condition is exact, not approximate."""
 
+import copy
 import math
 
 import pytest
 import torch
-from conftest import normal, tiny
+from conftest import normal, randomise, tiny
 from torch import nn
 
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, Precond
@@ -174,6 +175,38 @@ def test_no_class_is_a_label_where_the_model_was_trained_without_labels():
     assert torch.equal(model(x, torch.tensor(1.0), none), model(x, torch.tensor(1.0)))
     with pytest.raises(ValueError, match=r"0..2, or -1 for no class: this model has no class -2"):
         model(x, torch.tensor(1.0), torch.tensor([-1, -2]))
+
+
+def guided(weight: float) -> Denoiser:
+    return Denoiser(randomise(tiny(classes=3)).net, EDM, (2,), 3, drops_labels=True, guidance=weight)
+
+
+def test_guidance_of_a_model_is_that_of_its_two_estimates():
+    free = guided(1.0)
+    x, sigma, label = normal(4, 2), torch.tensor([0.1, 0.7, 3.0, 40.0]).double(), torch.tensor([2, 0, -1, 1])
+    told, untold = free(x, sigma, label), free(x, sigma)
+    model = copy.deepcopy(free)
+    model.guidance = 2.5
+    assert torch.allclose(model(x, sigma, label), untold + 2.5 * (told - untold), rtol=0, atol=1e-5)
+    assert not torch.allclose(model(x, sigma, label), told, rtol=0, atol=1e-3)
+    assert torch.equal(model(x, sigma), untold)  # without a label there is nothing to lead to
+    assert torch.allclose(model(x, sigma, label)[2], untold[2], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"drops_labels": False}, "trained with label_dropout, and this one is never trained without its labels: take 1"),
+        ({"precond": CONSISTENCY}, "for diffusion models .* this one is a consistency model"),
+        ({"guidance": -0.1}, "at least 0, 1 for none, got -0.1"),
+        ({"guidance": math.nan}, "got nan"),
+        ({"guidance": math.inf}, "got inf"),
+    ],
+)
+def test_what_cannot_be_guided_says_so(changes, message):
+    given = {"precond": EDM, "shape": (2,), "classes": 3, "drops_labels": True, "guidance": 2.0} | changes
+    with pytest.raises(ValueError, match=message):
+        Denoiser(tiny(classes=3).net, **given)
 
 
 def test_levels_and_labels_are_checked_inside_vmap_too():
