@@ -342,6 +342,26 @@ def need_classifier(data: str, way_out: str) -> str:
     return name
 
 
+def fitting(data: str) -> list[str]:
+    """The shipped classifiers that take pictures of the shape of ``data``, first one that knows them.
+
+    Features of the others, too, tell which of two models of one's own pictures is nearer to them: see `way_without_inception`.
+    """
+    shape, own = splits(data)[0].data.shape, classifier_for(data)
+    takes = {name: load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()}
+    fit = [name for name, (channels, *side) in takes.items() if side == [*shape[1:]] and channels in (shape[0], 3)]
+    return sorted(fit, key=lambda name: name != own)
+
+
+def way_without_inception(data: str) -> str:
+    """What to choose where Inception is not there, or no classifier knows ``data``."""
+    if not (known := fitting(data)):
+        shapes = sorted({load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()})
+        return f"none that ships takes its pictures, only those of the shapes {', '.join(map(str, shapes))}"
+    unseen = "" if known[0] == classifier_for(data) else f" it was not trained on {data};"
+    return f"--features {known[0]} needs no network:{unseen} its figures compare models of {data} with each other and are no FID"
+
+
 def resolve_classifier(name: str) -> Path:
     """The file of a shipped classifier, or of another by its path or from ``runs/``, where 'cmlab train' puts it.
 

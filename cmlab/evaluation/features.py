@@ -19,7 +19,15 @@ from torch import Tensor
 
 from ..base.files import user_path, write_whole
 from ..data.pictures import cache_folder
-from .classifier import CLASSIFIERS, Split, classifier_for, fit_channels, load_classifier, need_classifier, resolve_classifier
+from .classifier import (
+    Split,
+    classifier_for,
+    fit_channels,
+    load_classifier,
+    need_classifier,
+    resolve_classifier,
+    way_without_inception,
+)
 from .metrics import METRICS, Features, Metric
 
 Asked = dict[str, dict[str, Metric]]  # by the words of --metrics: each figure's name, and what measures it and says how sure it is
@@ -69,6 +77,10 @@ class ClassifierFeatures(Extractor):
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = self.model(fit_channels(pixels, self.shape).to(self.device))
         return features.cpu(), logits.cpu()
+
+
+class NoWeights(ValueError):
+    """Inception's weights are neither here nor to be had."""
 
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name of FID's network
@@ -155,10 +167,9 @@ def inception_weights(path: str | Path | None = None) -> Path:
             found.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(found), hash_prefix=name.rpartition("-")[2].split(".")[0], progress=False)
         except (URLError, OSError, RuntimeError) as error:
-            raise ValueError(
+            raise NoWeights(
                 f"FID's Inception weights are not here and cannot be fetched ({' '.join(str(error).split())[:90]}): fetch {url} "
-                f"on a machine with a network and put it at {found}, or name it with --weights; --features classifier needs none, "
-                f"for {' and '.join(CLASSIFIERS)}"
+                f"on a machine with a network and put it at {found}, or name it with --weights"
             ) from error
     try:  # torch-fidelity unpickles without looking: what passes here holds tensors alone
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
@@ -185,10 +196,17 @@ def extractor_for(
         features = "inception" if weights is not None or {"fid", "kid"} & set(words) or own is None else own
     _check_words(InceptionFeatures if features == "inception" else ClassifierFeatures, words, features)
     if features == "inception":
-        return InceptionFeatures(weights, device)
+        try:
+            return InceptionFeatures(weights, device)
+        except NoWeights as error:
+            raise ValueError(f"{error}. {way_without_inception(data)}") from error
     if weights is not None:
         raise ValueError("--weights are Inception's: leave them out, or choose --features inception")
-    known = need_classifier(data, "choose --features inception") if features == "classifier" else features
+    known = (
+        need_classifier(data, f"{way_without_inception(data)}; or choose --features inception")
+        if features == "classifier"
+        else features
+    )
     return ClassifierFeatures(known, device)
 
 

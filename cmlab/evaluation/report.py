@@ -18,7 +18,7 @@ from ..denoiser import Denoise, Denoiser, classes_in_turn
 from ..noise import seeds_from
 from ..samplers import Plan, plan, sample
 from ..training.processes import ALONE, Processes, from_environment, joined
-from .classifier import Split, need_classifier, splits
+from .classifier import Split, fitting, need_classifier, splits, way_without_inception
 from .features import ClassifierFeatures, Extractor, extract, real_features, spread
 from .metrics import METRICS, Features, Reference, error_bar, value_of
 from .points import toy_report
@@ -347,10 +347,10 @@ def quick_fd(
     """FD-cls of ``n`` samples of ``model`` (on its device) to the train images of ``data``: a curve to watch in a training.
 
     By default one step of a consistency model, 18 of Heun's method for a diffusion model; ``sigmas`` are the levels in place of
-    the default ones. Nothing is drawn from global generators, and the model's mode comes back. Raises ValueError for data that no
-    shipped classifier knows (see `classifier_for`).
+    the default ones. Nothing is drawn from global generators, and the model's mode comes back. On the first classifier
+    of `fitting`. Raises ValueError for data whose pictures none takes.
     """
-    name = need_classifier(data, "FD-cls cannot be measured on it")
+    name = (fitting(data) or [need_classifier(data, f"{way_without_inception(data)}: FD-cls cannot be measured on it")])[0]
     if tuple(model.shape) != (shape := splits(data)[0].data.shape):
         raise ValueError(f"the model makes samples of shape {tuple(model.shape)}, {data} has samples of shape {shape}")
     device, training = next(model.parameters()).device, model.training

@@ -74,9 +74,8 @@ class _ModelRun(Run):
         if self.name in checkpoints.pretrained_names() and not usual:
             self.say(f"{self.target} will stand before the bundled model of that name: --name gives it one of its own")
         self.model = presets.build_model(self.preset)
-        if self.options.fd_every:
-            _check_fd(self.preset.data_name, self.model.shape)
-        if text := memory(self.model, self.preset, self.processes):
+        measured = _check_fd(self.preset.data_name, self.model.shape) if self.options.fd_every else ""
+        for text in filter(None, (measured, memory(self.model, self.preset, self.processes))):
             self.say(text)
 
     def steady(self, preset: Preset) -> int:
@@ -222,14 +221,18 @@ def _digest(name: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_fd(data: str, shape: tuple[int, ...]) -> None:
-    from ..evaluation.classifier import CLASSIFIERS, classifier_for, splits
+def _check_fd(data: str, shape: tuple[int, ...]) -> str:
+    """What --fd-every measures on, in words where that has not seen the data; raises ValueError where there is nothing."""
+    from ..evaluation.classifier import classifier_for, fitting, splits, way_without_inception
 
-    if classifier_for(data) is None:
-        known = ", ".join(name for name in CLASSIFIERS if classifier_for(name))
-        raise ValueError(f"--fd-every measures on a classifier that ships, and none knows {data} (only {known}): leave it out")
+    if len(shape) != 3:
+        raise ValueError(f"--fd-every measures pictures, {data} has points: leave it out; 'cmlab evaluate' measures them")
+    if not (known := fitting(data)):
+        raise ValueError(f"--fd-every measures on a classifier that ships; {way_without_inception(data)}: leave it out")
     if (theirs := splits(data)[0].data.shape) != shape:
         raise ValueError(f"--fd-every compares with {data} of shape {theirs}, this model makes {shape}: leave it out")
+    unseen = known[0] != classifier_for(data)
+    return f"FD-cls is on the classifier {known[0]}, which was not trained on {data}: for comparisons on it alone" if unseen else ""
 
 
 def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.device, title: str) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import said, seeded, tiny
+from conftest import normal, said, seeded, tiny
 from PIL import Image
 
 from cmlab.commands.main import main
@@ -23,6 +23,7 @@ from cmlab.evaluation.classifier import (
     LoadedClassifier,
     accuracy,
     classifier_names,
+    fitting,
     load_classifier,
     resolve_classifier,
     save_classifier,
@@ -40,6 +41,7 @@ from cmlab.evaluation.features import (
 from cmlab.evaluation.metrics import METRICS, Features, Reference
 from cmlab.evaluation.report import Source, figures, quick_fd, report
 from cmlab.formats import checkpoints
+from cmlab.training import session
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +136,7 @@ def test_without_a_network_the_message_names_file_and_place(tmp_path, monkeypatc
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     assert main(["evaluate", "digits-cd", "--n", "20", "--metrics", "fid"]) == 1
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "no network" in err and "--features classifier" in err
+    assert err.count("\n") == 1 and "no network" in err and "--features digits needs no network: its figures" in err
     assert "https://github.com/toshas/torch-fidelity/releases" in err
     assert str(tmp_path / "hub/checkpoints/weights-inception-2015-12-05-6726825d.pth") in err
     assert not list((tmp_path / "hub").rglob("*.pth"))
@@ -300,8 +302,32 @@ def test_quick_fd_leaves_no_trace(untouched_rng):
     with pytest.raises(ValueError, match="shape"):
         quick_fd(noise, "digits", n=20)
     assert first < 10 < quick_fd(tiny("unet", classes=10), "digits-color", n=120)
-    with pytest.raises(ValueError, match="no classifier that knows two-moons"):
+    with pytest.raises(ValueError, match="two-moons"):
         quick_fd(model, "two-moons")
+
+
+def pictures(folder: Path, side: int) -> str:
+    folder.mkdir()
+    for k, pixels in enumerate(normal(24, side, side, 3, seed=side).mul(60).add(128).clamp(0, 255).byte().numpy()):
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    return str(folder)
+
+
+def test_own_pictures_are_measured_on_a_classifier_that_takes_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own, odd = pictures(tmp_path / "own", 32), pictures(tmp_path / "odd", 12)
+    assert fitting(own) == ["cifar10", "cifar10-fast"] and fitting("cifar10-examples")[0] == "cifar10" and fitting(odd) == []
+    words = ["train", "digits-edm", "--steps", "2", "--batch", "4", "--network.channels", "8", "--fd-every", "2", "--data"]
+    monkeypatch.setattr(session, "FD_SAMPLES", 10)
+    assert main([*words, own, "--name", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert f"FD-cls is on the classifier cifar10, which was not trained on {own}" in out and "FD-cls" in out.split("step 2:")[1]
+    assert main([*words, odd, "--name", "odd"]) == 1
+    assert "none that ships takes its pictures, only those of the shapes (1, 28, 28), (3, 8, 8)" in capsys.readouterr().err
+    # From "classifier" to what is named there, and from there to figures.
+    assert main(evaluate := ["evaluate", "mine", "--n", "10", "--steps", "1", "--sampler", "euler", "--features", "classifier"]) == 1
+    assert "--features cifar10 needs no network: it was not trained on" in capsys.readouterr().err
+    assert main([*evaluate[:-1], "cifar10"]) == 0 and "FD-cls" in capsys.readouterr().out
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------

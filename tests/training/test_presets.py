@@ -194,7 +194,19 @@ CHANGES = {
     "precision": "bf16",
 }
 # They have tests of their own; half and emas are for whoever saves, channels_last changes speed alone.
-ELSEWHERE = {"init", "teacher", "accumulate", "label_dropout", "guidance", "halflife", "labels", "flip", "resolution", "channels", "augment"}
+ELSEWHERE = {
+    "init",
+    "teacher",
+    "accumulate",
+    "label_dropout",
+    "guidance",
+    "halflife",
+    "labels",
+    "flip",
+    "resolution",
+    "channels",
+    "augment",
+}
 
 
 @pytest.mark.parametrize("field", CHANGES)

@@ -359,7 +359,7 @@ def test_grids_from_the_same_seeds():
         (["--keep", "-1"], "--keep is at least 0"),
         (["--name", "../x"], "a plain name"),
         (["--save-every", "-1"], "cannot be negative"),
-        (["--fd-every", "5"], "none knows 8gaussians"),
+        (["--fd-every", "5"], "8gaussians has points: leave it out"),
         (["--halflife", "0.5"], "two ways to say one thing"),
     ],
 )
