@@ -325,7 +325,8 @@ def test_own_pictures_are_measured_on_a_classifier_that_takes_them(tmp_path, mon
     assert main([*words, odd, "--name", "odd"]) == 1
     assert "none that ships takes its pictures, only those of the shapes (1, 28, 28), (3, 8, 8)" in capsys.readouterr().err
     # From "classifier" to what is named there, and from there to figures.
-    assert main(evaluate := ["evaluate", "mine", "--n", "10", "--steps", "1", "--sampler", "euler", "--features", "classifier"]) == 1
+    evaluate = ["evaluate", "mine", "--n", "10", "--steps", "1", "--sampler", "euler", "--features", "classifier"]
+    assert main(evaluate) == 1
     assert "--features cifar10 needs no network: it was not trained on" in capsys.readouterr().err
     assert main([*evaluate[:-1], "cifar10"]) == 0 and "FD-cls" in capsys.readouterr().out
 
