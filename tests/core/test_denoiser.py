@@ -178,7 +178,9 @@ def test_no_class_is_a_label_where_the_model_was_trained_without_labels():
 
 
 def guided(weight: float) -> Denoiser:
-    return Denoiser(randomise(tiny(classes=3)).net, EDM, (2,), 3, drops_labels=True, guidance=weight)
+    net = tiny(classes=3).net
+    randomise(net)
+    return Denoiser(net, EDM, (2,), 3, drops_labels=True, guidance=weight)
 
 
 def test_guidance_of_a_model_is_that_of_its_two_estimates():
