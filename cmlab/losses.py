@@ -51,6 +51,7 @@ class Loss:
     needs_uncertainty: bool = False  # whether it learns its weights (`continuous.attach_uncertainty`)
     scheduled: bool = True  # whether the objective changes with ``progress``: its steps then depend on how long the training is
     differentiates_forwards: bool = False  # in forward mode, which torch neither compiles nor divides over processes
+    teacher_from: Literal["model", "ema"] = "model"  # between two of its `stages`: which weights are the next teacher's
     precond: Preconditioning  # the scalings of the models that it trains; a property, or a field
 
     @property

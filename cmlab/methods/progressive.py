@@ -39,6 +39,7 @@ def progressive(
     kind="distilled",
     start="edm",
     lr=2e-3,
+    ema=0.99,  # an average over more steps than a stage has would remember the stage before
     images=True,
 )
 @dataclass(frozen=True)

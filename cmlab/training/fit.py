@@ -17,7 +17,6 @@ from ..data import Data
 from ..denoiser import Denoise, Denoiser
 from ..losses import DenoisingLoss, Loss
 from ..methods.augment import Augment
-from ..methods.progressive import ProgressiveLoss
 from ..networks.layers import orders_by_pixel
 from .config import TrainConfig
 from .draws import BatchDraws
@@ -160,7 +159,7 @@ def fit(
     total, since, clock = torch.zeros((), device=device), 0, time.perf_counter()
     skipped = trainer.skipped
     for stage, step in ((s, k) for s in stages for k in s if k >= first):
-        if step == stage.start > 0 and isinstance(loss, ProgressiveLoss):
+        if step == stage.start > 0:
             trainer.next_stage(loss.teacher_from)
         given = list(micro_batches(step))
         # Dropout draws from the global generator, and each process of its own.

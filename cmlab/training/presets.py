@@ -19,7 +19,6 @@ from ..denoiser import Denoise, Denoiser
 from ..formats import checkpoints
 from ..losses import LOSSES, Loss, cd, ict
 from ..methods.continuous import attach_uncertainty
-from ..methods.progressive import ProgressiveLoss
 from ..networks import MLPConfig, NetworkConfig, UNetConfig, build_network
 from .experiment import Preset
 from .fit import TrainState, fit
@@ -145,8 +144,7 @@ def _preset(data: str, method: str, loss: Loss, network: NetworkConfig, **option
     """A preset of a small data set: where it starts and what it distils is in the loss's record."""
     record = LOSSES.record(method)
     edm, start = f"{data}-edm", record.facts.get("start")
-    # An average over more steps than a stage of progressive distillation has would remember the stage before.
-    options |= {"ema": 0.99} if isinstance(loss, ProgressiveLoss) else {}
+    options |= {key: record.facts[key] for key in ("ema",) if key in record.facts}
     teacher = edm if record.kind == "distilled" else ""
     return Preset(data, loss, network, init=f"{data}-{start}" if start else "", teacher=teacher, **options)
 
