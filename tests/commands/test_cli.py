@@ -387,7 +387,7 @@ def test_info_lists_what_there_is(capsys):
     (filed,) = (line for line in out.splitlines() if line.startswith("data sets that need their files: "))
     assert {"cifar10", "mnist", "fashion-mnist", "imagenet64"} <= set(filed.partition(": ")[2].partition(" (")[0].split(", "))
     assert "train': cifar10-small-chain, mnist-chain, digits-color-chain\n" in out
-    assert "--features': cifar10, cifar10-fast, digits, mnist\n" in out
+    assert "--features': cifar10, cifar10-fast, digits, mnist, mnist-fast\n" in out
     assert [f"rings-{name}" for name in LOSSES] in [line.split() for line in out.splitlines()]
 
 
