@@ -245,8 +245,9 @@ def path_figures(judge: Judge, roads: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def painting(y: Tensor) -> Tensor:
-    """A rough painting of y (N, C, H, W): blocks of an eighth of the side, at least two pixels, in six shades of each colour."""
-    blocks = enlarged(y, max(2, y.shape[-1] // 8), "nearest")
+    """A rough painting of y (N, C, H, W): at most 8 x 8 blocks of at least two pixels, in six shades of each colour."""
+    side = y.shape[-1]
+    blocks = enlarged(y, next(n for n in range(max(2, -(-side // 8)), side + 1) if side % n == 0), "nearest")
     return ((blocks + 1) * 2.5).round() / 2.5 - 1
 
 
