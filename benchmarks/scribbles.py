@@ -7,6 +7,7 @@ A scribble is a chain of points that a hand would click, drawn by a round brush 
 """
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from cmlab import apply_edit, load
 from cmlab.editing import stroke
-from cmlab.evaluation.features import ClassifierFeatures
 from cmlab.evaluation.classifier import to_pixels
+from cmlab.evaluation.features import ClassifierFeatures
 from cmlab.training.presets import find
 
 CANVAS, SIDE, BRUSH = 392, 28, 17.0
@@ -29,7 +30,7 @@ STROKES: dict[int, list[list[tuple[float, float]]]] = {  # x to the right, y dow
     5: [[(0.68, 0.2), (0.36, 0.22), (0.34, 0.46), (0.58, 0.46), (0.68, 0.6), (0.6, 0.78), (0.32, 0.8)]],
     6: [[(0.6, 0.18), (0.4, 0.4), (0.32, 0.62), (0.4, 0.8), (0.58, 0.8), (0.66, 0.66), (0.54, 0.54), (0.36, 0.6)]],
     7: [[(0.28, 0.22), (0.7, 0.22), (0.56, 0.5), (0.46, 0.82)]],
-    8: [[(0.5, 0.48), (0.34, 0.36), (0.42, 0.2), (0.6, 0.22), (0.64, 0.36), (0.36, 0.64), (0.42, 0.8), (0.6, 0.8), (0.66, 0.64), (0.5, 0.48)]],
+    8: [[(0.5, 0.48), (0.34, 0.36), (0.42, 0.2), (0.6, 0.22), (0.64, 0.36), (0.36, 0.64), (0.42, 0.8), (0.6, 0.8), (0.66, 0.64)]],
     9: [[(0.66, 0.3), (0.5, 0.2), (0.36, 0.3), (0.4, 0.46), (0.58, 0.46), (0.66, 0.3), (0.62, 0.56), (0.54, 0.82)]],
 }  # fmt: skip
 
@@ -43,7 +44,7 @@ def drawn(strokes: list[list[tuple[float, float]]], shake: float, seed: int) -> 
     moved = shake * torch.randn(2, generator=draws)
     for points in strokes:
         chain = torch.tensor(points) + moved + shake / 2 * torch.randn(len(points), 2, generator=draws)
-        for a, b in zip(chain, chain[1:], strict=False):
+        for a, b in pairwise(chain):
             along = ((pixels - a) @ (b - a) / (b - a).square().sum()).clamp(0, 1)
             away = torch.minimum(away, (pixels - a - along[..., None] * (b - a)).norm(dim=-1))
     ink = (away < BRUSH / CANVAS).float()
