@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
@@ -19,14 +20,21 @@ from ..networks import MLPConfig
 from ..oracle import GaussianMixture
 
 FOLDER = Path(__file__).parent / "plane"
-MODULES = ("maths.js",)  # each imports from those before it
+MODULES = ("maths.js", "draw.js", "scene.js", "panel.js", "plane.js")  # in the order in which they can stand in one file
 
 
 @lru_cache(maxsize=1)
 def script() -> str:
-    """The module as one file: the sources one after the other, without the lines by which they import each other."""
-    lines = [line for name in MODULES for line in (FOLDER / name).read_text("utf-8").splitlines()]
-    return "\n".join(line for line in lines if not line.startswith("import "))
+    """The module as one file: the sources one after the other, without their types and without the imports between them."""
+    text = "\n".join((FOLDER / name).read_text("utf-8") for name in MODULES)
+    text = re.sub(r"(?m)^(import [^;]*;|// @ts-check)\n", "", text)
+    return re.sub(r"/\*\*(.*?)\*/(\n *| |)", _untyped, text, flags=re.DOTALL)
+
+
+def _untyped(comment: re.Match[str]) -> str:
+    """A comment of a source without its tags, which are for the checker of types; nothing where it has no other words."""
+    words = comment[1].split("@")[0].strip(" *\n")
+    return f"/** {words} */{comment[2]}" if words else ""
 
 
 def packed(numbers: Tensor, dtype: torch.dtype) -> str:
@@ -67,11 +75,26 @@ def contents(models: Iterable[str] | None = None) -> dict[str, Any]:
     sets = {name: described_mixture(load_toy(name).oracle, DATASETS.record(name).help) for name in DATASETS.of_kind("toy")}
     trained = []
     for name in bundled_models() if models is None else models:
-        data, _, method = Path(name).stem.rpartition("-")
-        trained.append(described_model(checkpoints.load(name)[0], data, method))
-    return {"sets": sets, "models": trained}
+        path = checkpoints.resolve(name) if models is None else checkpoints.find(name)
+        data, _, method = path.stem.rpartition("-")
+        if data not in sets or method not in LOSSES:
+            raise ValueError(f"{path.name} is not called SET-METHOD with one of the sets {', '.join(sets)}: rename it")
+        trained.append(described_model(checkpoints.load(path)[0], data, method))
+    return {"sets": sets, "models": trained, "style": (FOLDER / "plane.css").read_text("utf-8")}
 
 
 def embedded(value: Any) -> str:
     """A value as a literal that may stand in a script of a page: nothing in it ends the script."""
     return json.dumps(value).replace("<", "\\u003c")
+
+
+def page(models: Iterable[str] | None = None, **options: str | bool) -> str:
+    """A page that holds the plane and all that it needs: it opens from a disk, without a server, and asks nobody for anything.
+
+    ``models`` are names or paths of checkpoints in the plane (default: all bundled ones); ``set`` and ``mode`` say what it shows
+    first, ``play`` whether it walks at once.
+    """
+    text = (FOLDER / "page.html").read_text("utf-8")
+    for mark, part in (("SCRIPT", script()), ("CONTENTS", embedded(contents(models))), ("OPTIONS", embedded(options))):
+        text = text.replace(f"/* {mark} */", part)
+    return text

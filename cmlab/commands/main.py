@@ -30,6 +30,7 @@ COMMANDS = {
     "convert": ("SRC DST", "read checkpoints of OpenAI, NVlabs and diffusers, and write them for cmlab, diffusers or OpenAI"),
     "info": ("[CHECKPOINT]", "describe a checkpoint; without one, list presets, data sets and bundled checkpoints"),
     "app": ("", "serve the app: sample, interpolate, edit, train in the plane, in the browser"),
+    "plane": ("", "write the plane as a page that needs no server: exact paths and trained models, to drag"),
     "lab": ("[DIR]", "copy the lessons into a folder and open them in JupyterLab"),
 }
 

@@ -11,9 +11,11 @@ from conftest import normal, randomise
 from torch import Tensor
 
 from cmlab.app import browser as plane
+from cmlab.commands.main import main
 from cmlab.data import drawn_points, load_toy
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.evaluation.points import sliced_wasserstein
+from cmlab.formats import checkpoints
 from cmlab.networks import MLPConfig, build_network
 from cmlab.noise import karras_sigmas, sampling_sigmas
 from cmlab.oracle import GaussianMixture
@@ -28,6 +30,7 @@ FLAGS = (
 )
 SETS = ("8gaussians", "two-moons", "swiss-roll")  # equal parts, many parts, unequal weights
 LEVELS = (0.002, 0.05, 0.5, 5.0, 80.0)
+TYPES = "--noEmit --skipLibCheck --allowJs --checkJs --strict --target es2022 --module es2022 --lib es2022,dom,dom.iterable"
 SIZE = 60_000  # bytes of the module without weights
 PREPARE = """async ([text, sets]) => {
     window.module = await import(URL.createObjectURL(new Blob([text], {type: 'text/javascript'})))
@@ -158,6 +161,85 @@ def test_the_module_is_small_and_its_types_hold():
     assert len(plane.script().encode()) <= SIZE
     if shutil.which("tsc") is None:
         pytest.skip("no tsc: the types of the module were not checked (apt install node-typescript, or npm install typescript)")
-    options = ["--noEmit", "--allowJs", "--checkJs", "--strict", "--target", "es2022", "--module", "es2022", "--lib", "es2022,dom"]
-    done = subprocess.run(["tsc", *options, *plane.MODULES], cwd=plane.FOLDER, capture_output=True, text=True)
+    done = subprocess.run(["tsc", *TYPES.split(), *plane.MODULES], cwd=plane.FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def exported(browser, tmp_path) -> Iterator:
+    """The page of 'cmlab plane', opened from the disk. Afterwards: it asked for nothing and has nothing to complain about."""
+    assert main(["plane", "--export", str(tmp_path / "plane.html"), "--data", "8gaussians"]) == 0
+    page, asked, complaints = browser.new_page(viewport={"width": 390, "height": 844}, reduced_motion="reduce"), [], []
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else asked.append(r.url))
+    page.on("console", lambda m: complaints.append(m.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "plane.html").as_uri())
+    page.wait_for_function("() => !plane.job && plane.cloud.ready === 500")
+    yield page
+    page.close()
+    assert asked == [] and complaints == []
+
+
+def test_the_page_opens_from_the_disk_and_a_point_is_dragged(exported):
+    page = exported
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390  # a phone
+    shown = "() => [...plane.box.querySelectorAll('.answer')].map((row) => row.innerText.trim().split(/\\s+/))"
+    before = page.evaluate(shown)
+    assert [row[0] for row in before] == ["f(x,", "D(x,", "EDM", "CD", "iCT"]
+    stage = page.locator(".stage canvas").bounding_box()
+    page.mouse.move(stage["x"] + 80, stage["y"] + 90)
+    page.mouse.down()
+    page.mouse.move(stage["x"] + 120, stage["y"] + 200)
+    page.mouse.up()
+    page.wait_for_function("(old) => plane.box.querySelector('.answer:nth-of-type(3)').innerText !== old", arg=before[1][-1])
+    point = torch.tensor(page.evaluate("() => [...plane.point]"), dtype=torch.float64)
+    sigma = torch.tensor(page.evaluate("() => plane.set.sigma"), dtype=torch.float64)
+    oracle = oracle_of("8gaussians")
+    f, answer = (g(point[None], sigma)[0] for g in (oracle.consistency, checkpoints.load("8gaussians-cd")[0]))
+    written = float(page.evaluate(shown)[3][-1])
+    assert written == pytest.approx(float((f - answer).detach().norm()), abs=6e-4)
+
+    # f stays where it is while the point walks, and the walk is the exact path.
+    page.get_by_role("button", name="One step on").click()
+    step = page.evaluate("() => [plane.set.sigma, ...plane.point, ...plane.probe.f]")
+    wanted = oracle.flow(point[None], sigma, step[0])[0]
+    assert torch.tensor(step[1:3]) == pytest.approx(wanted, abs=0.02 * step[0])
+    assert torch.tensor(step[3:]) == pytest.approx(f, abs=1e-4)
+
+
+def test_maps_jumps_and_drawn_points(exported):
+    page = exported
+    page.get_by_role("tab", name="Where noise ends").click()
+    page.evaluate("() => plane.pick('steps', 1)")
+    page.wait_for_function("() => !plane.job && plane.maps.length === 4", timeout=60_000)
+    rms = page.evaluate("() => Object.fromEntries(plane.maps.map((map) => [map.answer.id, map.rms]))")
+    assert rms["f"] == 0 and rms["cd"] < 0.1 < 0.5 < rms["edm"]  # one step of the teacher ends in the middle
+
+    page.get_by_role("tab", name="Jump by hand").click()
+    noise, jump = page.get_by_role("button", name="Noise, σ"), page.get_by_role("button", name="Jump", exact=True)
+    assert noise.is_disabled()
+    jump.click()
+    assert jump.is_disabled() and page.evaluate("() => plane.walkers.far") < 0.1
+    noise.click()
+    assert page.evaluate("() => plane.walkers.sigma") == pytest.approx(0.8)
+
+    page.get_by_role("tab", name="Walk").click()
+    page.get_by_text("draw your own").click()
+    page.get_by_role("button", name="clear").click()
+    stage = page.locator(".stage canvas").bounding_box()
+    for x, y in ((100, 100), (200, 220), (300, 120)):
+        page.mouse.click(stage["x"] + x, stage["y"] + y)
+    assert page.evaluate("() => plane.mixture.count") == 3
+    page.get_by_role("button", name="drag x").click()
+    page.wait_for_function("() => plane.box.querySelector('[data-answer=euler] output').innerText !== ''")
+
+
+def test_a_page_is_not_written_over_and_takes_models_of_the_plane_alone(tmp_path, capsys):
+    out = tmp_path / "plane.html"
+    out.write_text("mine")
+    assert main(["plane", "--export", str(out)]) == 1 and "--overwrite" in capsys.readouterr().err
+    assert main(["plane", "--export", str(tmp_path / "a.html"), "--models", "digits-cd"]) == 1
+    assert "SET-METHOD" in capsys.readouterr().err and not (tmp_path / "a.html").exists()
+    assert main(["plane", "--export", str(out), "--overwrite", "--models", "two-moons-cd", "--data", "rings"]) == 0
+    text = out.read_text("utf-8")
+    assert '"label": "CD"' in text and '"label": "EDM"' not in text and '"set": "rings"' in text

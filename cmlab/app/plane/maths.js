@@ -1,10 +1,12 @@
 // @ts-check
 // The numbers of the plane: mixtures in closed form, their PF-ODE, and trained networks. No drawing, no page.
 //
-// Points lie flat in one array, [x0, y0, x1, y1, ...], in the data's units. A denoiser is an object with
-// denoise(x, sigma, out): it fills out with D(x, sigma), all points at one noise level. Everything is float64.
+// All in the data's units and in float64. A denoiser is an object with denoise(x, sigma, out): it fills out with D(x, sigma), all
+// points at one noise level.
 
-/** @typedef {{denoise: (x: Float64Array, sigma: number, out: Float64Array) => Float64Array}} Denoiser */
+/** @typedef {Float64Array} F numbers; points lie flat in them, [x0, y0, x1, y1, ...] */
+/** @typedef {{denoise: (x: F, sigma: number, out: F) => F}} Denoiser */
+/** @typedef {{levels: F, states: F[]}} Path states at falling levels */
 /** @typedef {{means: string, stds: string, weights: string, help?: string}} MixtureData what `Mixture` is made of, in base64 */
 /** @typedef {{data: string, method: string, label: string, consistency: boolean, sigma_data: number, sigma_min: number,
  *             width: number, depth: number, freqs: number, time_scale: number, weights: string}} ModelData */
@@ -62,9 +64,9 @@ export const scaleOf = (sigma) => Math.sqrt(sigma * sigma + SIGMA_DATA * SIGMA_D
 
 /** sum_k w_k N(m_k, s_k^2 I) in the plane, noised: what cmlab.GaussianMixture is. */
 export class Mixture {
-  /** @param {Float64Array} means flat
-   * @param {Float64Array} stds
-   * @param {Float64Array} weights positive */
+  /** @param {F} means flat
+   * @param {F} stds
+   * @param {F} weights positive */
   constructor(means, stds, weights) {
     this.means = means;
     this.stds = stds;
@@ -83,14 +85,16 @@ export class Mixture {
   }
 
   /** Points with a Gaussian of relative width `spread` around each, scaled to 0.5 a coordinate (cmlab.data's drawn_points).
-   * @param {ArrayLike<number>} points flat, at least two that differ */
-  static drawn(points, spread = 0.08) {
+   * @param {ArrayLike<number>} points flat, at least two that differ
+   * @param {number} spread
+   * @param {boolean} fit or left where they are */
+  static drawn(points, spread = 0.08, fit = true) {
     const n = points.length / 2, mean = [0, 0];
     for (let i = 0; i < 2 * n; i++) mean[i & 1] += points[i] / n;
     let square = 0;
     for (let i = 0; i < 2 * n; i++) square += (points[i] - mean[i & 1]) ** 2 / (2 * n);
-    const scale = SIGMA_DATA / Math.sqrt(square * (1 + spread * spread));
-    const means = Float64Array.from({length: 2 * n}, (_, i) => (points[i] - mean[i & 1]) * scale);
+    const scale = fit ? SIGMA_DATA / Math.sqrt(square * (1 + spread * spread)) : 1;
+    const means = Float64Array.from({length: 2 * n}, (_, i) => (points[i] - (fit ? mean[i & 1] : 0)) * scale);
     const std = spread * Math.sqrt(square) * scale;
     return new Mixture(means, new Float64Array(n).fill(std), new Float64Array(n).fill(1));
   }
@@ -121,9 +125,9 @@ export class Mixture {
   }
 
   /** E[x0 | x0 + sigma eps = x].
-   * @param {Float64Array} x
+   * @param {F} x
    * @param {number} sigma
-   * @param {Float64Array} out */
+   * @param {F} out */
   denoise(x, sigma, out) {
     this.at(sigma);
     const {means, joint, variance, count} = this, noise = sigma * sigma;
@@ -146,9 +150,9 @@ export class Mixture {
   }
 
   /** The gradient of the log-density, (D - x) / sigma^2.
-   * @param {Float64Array} x
+   * @param {F} x
    * @param {number} sigma
-   * @param {Float64Array} out */
+   * @param {F} out */
   score(x, sigma, out) {
     this.denoise(x, sigma, out);
     for (let i = 0; i < x.length; i++) out[i] = (out[i] - x[i]) / (sigma * sigma);
@@ -166,8 +170,8 @@ export class Mixture {
   }
 
   /** The density on a grid, row by row, `xs` along each. Gaussians are products of one in x and one in y: few exponentials.
-   * @param {Float64Array} xs
-   * @param {Float64Array} ys
+   * @param {F} xs
+   * @param {F} ys
    * @param {number} sigma
    * @param {Float32Array} out */
   density(xs, ys, sigma, out) {
@@ -208,11 +212,11 @@ export class Mixture {
  * @param {number} x */
 const silu = (x) => x / (1 + Math.exp(-x));
 
-/** @typedef {{w: Float64Array, b: Float64Array, ins: number, outs: number}} Layer */
+/** @typedef {{w: F, b: F, ins: number, outs: number}} Layer */
 
 /** The layers that lie in `weights`, in the order of the network's parameters: each one's matrix (out, in), then its bias.
  * @param {ModelData} shape
- * @param {Float64Array} weights */
+ * @param {F} weights */
 function layersOf({width, depth, freqs}, weights) {
   let at = 0;
   /** @param {number} ins
@@ -233,7 +237,7 @@ export class Model {
   constructor(data) {
     this.data = data;
     this.layers = layersOf(data, numbers(data.weights, true));
-    /** @type {Float64Array[]} what each block is told of the level */
+    /** @type {F[]} what each block is told of the level */
     this.told = [];
     this.level = NaN;
   }
@@ -254,9 +258,9 @@ export class Model {
     this.level = sigma;
   }
 
-  /** @param {Float64Array} x
+  /** @param {F} x
    * @param {number} sigma
-   * @param {Float64Array} out */
+   * @param {F} out */
   denoise(x, sigma, out) {
     this.at(sigma);
     const {sigma_data, sigma_min} = this.data, variance = sigma_data ** 2;
@@ -279,7 +283,7 @@ export class Model {
 
 /** One layer for n rows of x. Four rows at a time: each weight is read once for them.
  * @param {Layer} layer
- * @param {Float64Array} x
+ * @param {F} x
  * @param {number} n */
 function linear({w, b, ins, outs}, x, n) {
   const y = new Float64Array(n * outs);
@@ -304,17 +308,32 @@ function linear({w, b, ins, outs}, x, n) {
   }
   for (; row < n; row++) {
     for (let o = 0, at = 0; o < outs; o++) {
-      let sum = b[o];
-      for (let i = 0; i < ins; i++, at++) sum += w[at] * x[row * ins + i];
-      y[row * outs + o] = sum;
+      let s0 = b[o], s1 = 0, i = row * ins;
+      const end = i + ins;
+      for (; i + 1 < end; i += 2, at += 2) {  // two sums: one waits for itself at every number
+        s0 += w[at] * x[i];
+        s1 += w[at + 1] * x[i + 1];
+      }
+      if (i < end) s0 += w[at++] * x[i];
+      y[row * outs + o] = s0 + s1;
     }
   }
   return y;
 }
 
-/** One step of Heun's method on dx/dsigma = (x - D) / sigma, Euler's where the next level is 0 (EDM, Algorithm 1).
+/** One step of Euler's method on dx/dsigma = (x - D) / sigma, to 0 at most.
  * @param {Denoiser} model
- * @param {Float64Array} x
+ * @param {F} x
+ * @param {number} sigma
+ * @param {number} next */
+export function eulerStep(model, x, sigma, next) {
+  const d = model.denoise(x, sigma, new Float64Array(x.length));
+  return d.map((value, i) => value + next / sigma * (x[i] - value));
+}
+
+/** One step of Heun's method, Euler's where the next level is 0 (EDM, Algorithm 1).
+ * @param {Denoiser} model
+ * @param {F} x
  * @param {number} sigma
  * @param {number} next */
 export function heunStep(model, x, sigma, next) {
@@ -326,20 +345,20 @@ export function heunStep(model, x, sigma, next) {
   return y;
 }
 
-/** The states of Heun's method at every level of `sigmas`, the first one included.
+/** The states of a solver (Heun's method) at every level of `sigmas`, the first one included.
  * @param {Denoiser} model
- * @param {Float64Array} x
+ * @param {F} x
  * @param {ArrayLike<number>} sigmas */
-export function heun(model, x, sigmas) {
+export function heun(model, x, sigmas, step = heunStep) {
   const states = [x];
-  for (let k = 1; k < sigmas.length; k++) states.push(x = heunStep(model, x, sigmas[k - 1], sigmas[k]));
+  for (let k = 1; k < sigmas.length; k++) states.push(x = step(model, x, sigmas[k - 1], sigmas[k]));
   return states;
 }
 
 /** The flow of the PF-ODE from `sigma` to `next`, both above 0: the classical Runge-Kutta method in ln sigma, `steps` equal steps.
  * With next = SIGMA_MIN it is the consistency function f(x, sigma) (CM, Definition 1).
  * @param {Denoiser} model
- * @param {Float64Array} x
+ * @param {F} x
  * @param {number} sigma */
 export function flow(model, x, sigma, next = SIGMA_MIN, steps = 80) {
   if (sigma === next) return x;
@@ -362,9 +381,23 @@ export function flow(model, x, sigma, next = SIGMA_MIN, steps = 80) {
   return now;
 }
 
+/** The states of a path at one level: straight lines between its levels, in ln sigma and in units of the scale.
+ * @param {Path} path
+ * @param {number} sigma
+ * @param {F} out */
+export function between({levels, states}, sigma, out) {
+  let k = 0;
+  while (k < levels.length - 2 && levels[k + 1] > sigma) k++;
+  const [high, low] = [levels[k], levels[k + 1]], scale = scaleOf(sigma), a = states[k], b = states[k + 1];
+  const w = Math.min(1, Math.max(0, Math.log(high / sigma) / Math.log(high / low)));
+  const p = (1 - w) * scale / scaleOf(high), q = w * scale / scaleOf(low);
+  for (let i = 0; i < out.length; i++) out[i] = p * a[i] + q * b[i];
+  return out;
+}
+
 /** Sliced 2-Wasserstein distance of two equally large sets: over 64 directions that lie evenly on the half circle.
- * @param {Float64Array} a
- * @param {Float64Array} b */
+ * @param {F} a
+ * @param {F} b */
 export function slicedWasserstein(a, b, directions = 64) {
   let sum = 0;
   for (let k = 0; k < directions; k++) {
