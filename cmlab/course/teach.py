@@ -205,23 +205,30 @@ def check(attempt: Callable[..., Any]) -> Callable[..., Any]:
     verdict, message = exercise.judge(attempt)
     _results[name] = verdict
     if verdict == RIGHT:
-        _emit(_box(f"✓ {name}: right. From here on the notebook runs on your function."), f"{name}: {RIGHT}")
+        html = [_tag("p", message)] if message else []
+        _emit(
+            _box(f"✓ {name}: right. From here on the notebook runs on your function.", *html), f"{name}: {RIGHT}. {message}".strip()
+        )
         return attempt
     said = [message] if message else []
     said.append("The library's answer stands in for it, so you can read on.")
-    folds = {"Hint": _tag("p", exercise.hint), "Reveal the answer": _code(exercise.source)}
+    pointer, idea = exercise.hints
+    folds = {"Where to look": _tag("p", pointer), "The idea": _tag("p", idea), "Reveal the answer": _code(exercise.source)}
     html = [_tag("p", text) for text in said]
     html += [f"<details>{_tag('summary', summary)}{inner}</details>" for summary, inner in folds.items()]
-    more = f"Hint: {exercise.hint}" if verdict == WRONG else f"Help: teach.hint('{name}'), teach.reveal('{name}')."
+    more = f"Where to look: {pointer}" if verdict == WRONG else ""
+    more = f"{more} Help: teach.hint('{name}'), teach.hint('{name}', 2), teach.reveal('{name}').".strip()
     mark = "✗" if verdict == WRONG else "○"
     _emit(_box(f"{mark} {name}: {verdict}.", *html), " ".join([f"{name}: {verdict}.", *said, more]))
     return exercise.answer
 
 
-def hint(name: str) -> None:
-    """Show the hint of an exercise."""
-    text = _exercise(name).hint
-    _emit(_box(f"Hint for {name}", _tag("p", text)), f"Hint for {name}: {text}")
+def hint(name: str, step: int = 1) -> None:
+    """Show a hint of an exercise: step 1 points to the place, step 2 gives the idea."""
+    if step not in (1, 2):
+        raise ValueError(f"there are hints 1 and 2, got {step}")
+    text = _exercise(name).hints[step - 1]
+    _emit(_box(f"Hint {step} for {name}", _tag("p", text)), f"Hint {step} for {name}: {text}")
 
 
 def reveal(name: str) -> None:

@@ -118,12 +118,12 @@ def test_every_typical_mistake_is_caught_in_the_cell_it_is_made_in(path, capsys)
     for name in exercises(notebook):
         cell = next(cell for cell in code_cells(notebook) if any(node.name == name for node in functions(cell.source)))
         for message in EXERCISES[name].mistakes:
-            source = solve(cell.source, {name: EXERCISES[name].mistaken(message)})
+            source = solve(cell.source, {name: EXERCISES[name].variant(message)})
             node = next(node for node in functions(source) if node.name == name)
             scope = {"torch": torch, "teach": teach}
             exec(compile(ast.Module([node], []), "cell", "exec"), scope)
             said = capsys.readouterr().out
-            assert f"{name}: {WRONG}" in said and message in said and EXERCISES[name].hint in said
+            assert f"{name}: {WRONG}" in said and message in said and EXERCISES[name].hints[0] in said
             assert scope[name] is EXERCISES[name].answer
 
 

@@ -1,6 +1,7 @@
 """Exercises, predictions, quizzes, sliders and figures: what a reader types and what comes back."""
 
 import inspect
+import re
 import sys
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_typical_mistake_changes_each_of_its_places_once(exercise, message):
     for number, new in enumerate(exercise.mistakes[message].values()):
         assert one_by_one.count(f"<{number}>") == 1  # it overlaps with no other
         one_by_one = one_by_one.replace(f"<{number}>", new)
-    assert exercise.mistaken(message) == one_by_one != exercise.source
+    assert exercise.variant(message) == one_by_one != exercise.source
     assert one_by_one.splitlines()[0] == lines[0]  # the same function to call
 
 
@@ -72,19 +73,25 @@ def test_a_typical_mistake_changes_each_of_its_places_once(exercise, message):
 def test_a_typical_mistake_is_named_and_the_hint_given(exercise, message, shown):
     name = exercise.name
     scope: dict[str, Any] = {"torch": torch}
-    exec(exercise.mistaken(message), scope)
+    exec(exercise.variant(message), scope)
     assert teach.check(scope[name]) is exercise.answer
     html, text, _ = shown[-1]
-    assert f"{name}: {WRONG}" in text and message in text and exercise.hint in text
-    assert "<details><summary>Hint</summary>" in html and "<summary>Reveal the answer</summary>" in html
+    assert f"{name}: {WRONG}" in text and message in text and exercise.hints[0] in text
+    assert (
+        "<details><summary>Where to look</summary>" in html
+        and "<summary>The idea</summary>" in html
+        and "<summary>Reveal the answer</summary>" in html
+    )
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_every_exercise_has_a_mistake_and_a_hint_that_does_not_give_the_answer_away(name):
     exercise = EXERCISES[name]
     assert exercise.mistakes and all(exercise.mistakes)
-    steps = [line.split("= ")[-1].removeprefix("    return ").strip() for line in exercise.source.splitlines()[1:]]
-    assert not any(step in exercise.hint for step in steps if len(step) > 8)
+    plain = [re.sub(r"\W", "", hint) for hint in exercise.hints]  # no spaces, brackets, operators
+    steps = [line.split("= ")[-1].removeprefix("    return ") for line in exercise.source.splitlines()[1:]]
+    assert not any(step in hint for step in (re.sub(r"\W", "", step) for step in steps) if len(step) > 8 for hint in plain)
+    assert len(plain) == 2 and plain[0] != plain[1]
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -120,19 +127,24 @@ def test_rounding_and_another_order_of_operations_are_forgiven():
     assert EXERCISES["tweedie"].judge(lambda x, sigma, score: x.float() + sigma.float() ** 2 * score.float())[0] == RIGHT
 
 
-def test_an_attempt_cannot_spoil_the_tests_by_writing_into_its_arguments():
+def test_an_attempt_that_writes_into_its_arguments_is_wrong_and_spoils_no_test():
     def in_place(x, sigma, score):
         return x.add_(sigma**2 * score)
 
     exercise = EXERCISES["tweedie"]
-    assert exercise.judge(in_place)[0] == RIGHT and exercise.judge(in_place)[0] == RIGHT
+    for _ in range(2):
+        assert exercise.judge(in_place)[0] == WRONG and "x is changed" in exercise.judge(in_place)[1]
+    assert exercise.judge(exercise.answer) == (RIGHT, "")
 
 
 def test_help_and_unknown_names(shown):
     teach.hint("tweedie")
     teach.reveal("tweedie")
-    assert EXERCISES["tweedie"].hint in shown[0][1]
+    teach.hint("tweedie", 2)
+    assert [EXERCISES["tweedie"].hints[k] in shown[2 * k][1] for k in (0, 1)] == [True, True]
     assert shown[1][1] == "def tweedie(x, sigma, score):\n    return x + sigma**2 * score"
+    with pytest.raises(ValueError, match="hints 1 and 2"):
+        teach.hint("tweedie", 3)
     for function in (teach.hint, teach.reveal):
         with pytest.raises(ValueError, match="did you mean 'tweedie'"):
             function("tweedy")

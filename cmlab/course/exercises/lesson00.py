@@ -17,7 +17,11 @@ def one_step(f, noise, sigma_max):
 EXERCISES = (
     Exercise(
         add_noise,
-        "The noisy picture is the clean one plus noise; sigma says how many times the unit noise. Nothing shrinks x0.",
+        (
+            "The picture keeps its size; what is put on top of it?",
+            "eps has standard deviation 1, and sigma is the standard deviation that the noise shall have. Make a new "
+            "tensor; x0 is used again.",
+        ),
         lambda: [(normal(3, 2), s, normal(2, 3).T) for s in (0.5, 0.9)],
         {
             "sigma is a standard deviation here, not a variance: it multiplies the unit noise as it is.": {"sigma *": "sigma**2 *"},
@@ -27,7 +31,11 @@ EXERCISES = (
     ),
     Exercise(
         one_step,
-        "Two lines: make the starting point, sigma_max times unit noise, then call f on it with the level that it has.",
+        (
+            "Two things must fit together: the point you start from, and the level that you tell f.",
+            "At level sigma_max a point is almost pure noise of that standard deviation; noise has standard deviation 1. f "
+            "wants the level as a tensor.",
+        ),
         lambda: [(blob().consistency, normal(4, 2), s) for s in (80.0, 10.0)],
         {
             "The model was told sigma_max but received noise of size 1: multiply the noise first.": {"sigma_max * noise": "noise"},

@@ -26,17 +26,30 @@ def euler_solve(denoise, x, sigmas):
 EXERCISES = (
     Exercise(
         diffuse,
-        "One step adds g(sigma) * dw, with g(sigma) = sqrt(2 * sigma) and dw = sqrt(dsigma) * z[k].",
-        lambda: [(normal(5, 2), torch.linspace(0.5, 2, 9, dtype=torch.float64), normal(8, 5, 2))],
+        (
+            "How far does Brownian motion go in a stretch of length dsigma? Not a distance of dsigma.",
+            "dw over the stretch has variance dsigma, and g is the root of 2 t (slide 'variance exploding'). Each step adds "
+            "g dw to the x of the step before.",
+        ),
+        lambda: [
+            (normal(5, 2), torch.linspace(low, 2, 9, dtype=torch.float64) ** 2, normal(8, 5, 2)) for low in (0.5, 1.2)
+        ],
         {
             "dw is not dsigma: over a stretch dsigma, Brownian motion moves by sqrt(dsigma) z.":
                 {"(2 * sigma * dsigma).sqrt()": "(2 * sigma).sqrt() * dsigma"},
             "g(t) = sqrt(2 t): the 2 is missing, so the variance comes out half as large.": {"2 * ": ""},
         },
+        {
+            "Yours is the exact increment, sqrt(s2^2 - s1^2): right for a step of any length. The text's Euler step tends to it.":
+                {"(2 * sigma * dsigma).sqrt()": "(sigmas[k + 1] ** 2 - sigma**2).sqrt()"},
+        },
     ),
     Exercise(
         tweedie,
-        "The score is (D - x) / sigma^2. Solve for D.",
+        (
+            "The text above has the score as a difference of D and x. Turn it round.",
+            "A score has the unit 1 / length. What must it be multiplied by to become a length, the way from x to D?",
+        ),
         lambda: [(normal(6, 2), torch.tensor(s, dtype=torch.float64), normal(2, 6).T) for s in (0.3, 3.0)],
         {
             "One factor sigma is missing: a score is 1/length, so it takes a length squared.": {"sigma**2": "sigma"},
@@ -45,7 +58,11 @@ EXERCISES = (
     ),
     Exercise(
         euler_solve,
-        "Eq. 3 is dx/dsigma = -sigma * s = (x - D) / sigma. Take that slope at x, times the step sigmas[k + 1] - sigmas[k].",
+        (
+            "One step of Euler: slope where you are, times the signed length of the step.",
+            "Eq. 3 holds the score; the score is (D - x) over the square of the level. Put it in, and one power of the "
+            "level cancels. The levels fall, so the step is negative by itself.",
+        ),
         lambda: [(blob(), 3 * normal(4, 2), torch.tensor(grid, dtype=torch.float64)) for grid in ((3.0, 2.0), (2.0, 0.8, 0.1))],
         {
             "That is the slide's Phi = -s. Eq. 3 has a factor t in front of the score: dx/dt = -t s.":

@@ -24,7 +24,10 @@ def churned(x, sigma, churn, steps, z):
 EXERCISES = (
     Exercise(
         network_target,
-        "D = c_skip x + c_out F shall equal x0. Solve for F, with EDM's c_skip and c_out from the last column of the table.",
+        (
+            "Set D = x0 in D = c_skip x + c_out F.",
+            "It is an equation of first degree in F. c_skip and c_out are in the line above the cell.",
+        ),
         lambda: [(normal(5, 2), normal(2, 5).T, torch.tensor(s, dtype=torch.float64), 0.5) for s in (0.1, 2.0)],
         {
             "You subtracted x itself, as VP and VE do (c_skip = 1). EDM's c_skip falls.": {"c_skip * x": "x"},
@@ -33,8 +36,11 @@ EXERCISES = (
     ),
     Exercise(
         edm_weight,
-        "The weight undoes what c_out does to a squared error: 1 / c_out^2.",
-        lambda: [(torch.tensor([0.01, 0.3, 1.0, 50.0], dtype=torch.float64), 0.5)],
+        (
+            "Write the loss as lambda c_out^2 |F - F_target|^2. When does each level count the same?",
+            "What stands in front of |F - F_target|^2 must be 1 at every level. c_out is in the text above.",
+        ),
+        lambda: [(torch.tensor([s], dtype=torch.float64), sd) for s, sd in ((0.01, 0.5), (0.3, 0.5), (1.0, 2.0), (50.0, 0.5))],
         {
             "1 / sigma^2 is the weight of VP, VE and iDDPM, whose c_out is sigma. EDM's c_out is smaller.":
                 {"(sigma**2 + sigma_data**2)": "1", "(sigma * sigma_data)": "sigma"},
@@ -44,7 +50,11 @@ EXERCISES = (
     ),
     Exercise(
         churned,
-        "gamma = min(churn / steps, sqrt(2) - 1); raised = sigma (1 + gamma); add noise of variance raised^2 - sigma^2.",
+        (
+            "Find the raised level first; then ask how much noise is missing.",
+            "gamma has an upper bound, stated above. Variances of independent noises add: the variance that is missing is a "
+            "difference of two squares.",
+        ),
         lambda: [(normal(5, 2), torch.tensor(1.5, dtype=torch.float64), churn, 20, normal(2, 5).T) for churn in (4.0, 40.0)],
         {
             "Variances of independent noise add, not standard deviations: sqrt(raised^2 - sigma^2).":

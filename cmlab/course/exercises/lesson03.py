@@ -28,9 +28,12 @@ def _network(x, sigma):
 EXERCISES = (
     Exercise(
         self_consistency,
-        "Ask f about path[k] at sigmas[k] for every k and stack the answers; then root of the mean, over points and coordinates, "
-        "of the squared difference to the last.",
-        lambda: [(blob().denoise, normal(5, 4, 2), torch.linspace(3, 0.1, 5, dtype=torch.float64))],
+        (
+            "One answer of f for each point of the path. To what is each compared?",
+            "All answers must agree with one another, so compare each with the last. Average the squares over points and "
+            "coordinates, not over levels, and take the root: one number a level.",
+        ),
+        lambda: [(blob().denoise, normal(5, 4, 2), torch.linspace(top, 0.1, 5, dtype=torch.float64)) for top in (3, 0.8)],
         {
             "You compared with the path's end. Self-consistency compares f's answers with each other, answers[-1] among them; "
             "that they equal the end is the boundary condition.":
@@ -41,7 +44,10 @@ EXERCISES = (
     ),
     Exercise(
         indicator_f,
-        "One line of Python with an if: x at the level eps, F(x, sigma) everywhere else.",
+        (
+            "Eq. 4 has two cases. So has Python.",
+            "At eps nothing is left to the network: f is the identity there.",
+        ),
         lambda: [(_network, normal(4, 2), torch.tensor(s, dtype=torch.float64), 0.002) for s in (1.0, 0.002)],
         {
             "Without the if nothing ties F at eps to x: the boundary condition is missing.": {"x if sigma == eps else ": ""},
@@ -50,8 +56,10 @@ EXERCISES = (
     ),
     Exercise(
         skip_f,
-        "c_skip = sigma_data^2 / ((sigma - eps)^2 + sigma_data^2); c_out = sigma_data (sigma - eps) / sqrt(sigma^2 + "
-        "sigma_data^2).",
+        (
+            "The same sum as EDM's, with scalings that reach 1 and 0 at eps instead of at 0.",
+            "Look at where the slide writes t - eps: in c_skip, and once in c_out. Its root has t itself, and it is a root.",
+        ),
         lambda: [(_network, normal(4, 2), torch.tensor(s, dtype=torch.float64), 0.1, 0.5) for s in (0.1, 0.3, 5.0)],
         {
             "Those are EDM's own scalings. They reach 1 and 0 at sigma = 0; shift sigma by eps where it must.":

@@ -2,7 +2,7 @@
 
 import torch
 
-from .base import Exercise, Question, blob, normal
+from .base import Exercise, Question, Weighted, blob, normal
 
 
 def heun_bridge(denoise, x, sigma, sigma_next):
@@ -29,9 +29,9 @@ def _levels(low, high):
     return torch.linspace(low, high, 4, dtype=torch.float64)
 
 
-def _f(x, sigma):
-    """Some model that is not consistent."""
-    return x / (1 + sigma[:, None])
+def _model(power, weight):
+    """Some model that is not consistent, with one weight."""
+    return Weighted(lambda w, x, sigma: w * x.sign() * x.abs() ** power / (1 + sigma[:, None]), weight)
 
 
 def _bridge(x, sigma, sigma_next):
@@ -42,9 +42,12 @@ def _bridge(x, sigma, sigma_next):
 EXERCISES = (
     Exercise(
         heun_bridge,
-        "The slope at (x, sigma) is (x - D) / sigma. Make Euler's step, take the slope at its end with sigma_next, and step "
-        "again from x with the mean of the two slopes.",
-        lambda: [(blob(), normal(4, 2), _levels(1.0, 3.0), _levels(0.5, 1.0))],
+        (
+            "Two looks at the slope: one at the start, one where Euler would end.",
+            "The slope needs the denoised point and the level of the point at which you are. The level changes with "
+            "x_euler. The last line then averages.",
+        ),
+        lambda: [(blob(), normal(4, 2), high, high / 2) for high in (_levels(1.0, 3.0), _levels(0.2, 0.8))],
         {
             "That is Euler's step. Heun goes there, looks at the slope again, and takes the mean of the two.":
                 {"(slope + slope_next) / 2": "slope"},
@@ -52,23 +55,41 @@ EXERCISES = (
                 {"x_euler, sigma_next": "x_euler, sigma", "/ sigma_next": "/ sigma"},
             "Heun takes the mean of the two slopes, not their sum.": {" / 2": ""},
         },
+        calls={"denoise": 2},
     ),
     Exercise(
         cd_loss,
-        "Four lines: x = x0 + sigma eps; x_next from the bridge; the target's answer for x_next at sigma_next, without gradient; "
-        "the squared distance of f(x, sigma) to it, over sigma - sigma_next. Levels have shape (B,): write sigma[:, None].",
-        lambda: [(_f, _f, _bridge, normal(4, 2), normal(2, 4).T, _levels(1.0, 3.0), _levels(0.5, 1.0))],
+        (
+            "Two points on one path, one answer for each. Who answers for which, and who learns?",
+            "The less noisy point comes from bridge. target answers for it and is a constant to the optimizer; f answers "
+            "for the noisier one and gets the gradient. The weight is one over the step.",
+        ),
+        lambda: [
+            (_model(1, 0.8), _model(2, 1.3), _bridge, normal(4, 2), normal(2, 4).T, high, low)
+            for high, low in ((_levels(1.0, 3.0), _levels(0.5, 1.0)), (_levels(9.0, 4.0), _levels(8.0, 1.0)))
+        ],
         {
             "x_next is less noisy than x: the target must be told sigma_next.": {"x_next, sigma_next": "x_next, sigma"},
             "The weight 1 / (sigma - sigma_next) is missing.": {" / (sigma - sigma_next)": ""},
             "You used the clean data once more: that is consistency training. Here bridge leads to x_next.":
                 {"bridge(x, sigma, sigma_next)": "x0 + sigma_next[:, None] * eps"},
+            "The two models are not the same: target answers for x_next, f for x.":
+                {"target(x_next": "f(x_next"},
+            "The roles are turned round: f answers for the noisier point and learns, target for the other.":
+                {"target(x_next": "f(x_next", "f(x, sigma) -": "target(x, sigma) -"},
+            "A squared distance is a sum over the coordinates, not their mean.": {"sum(1)": "mean(1)"},
         },
+        trains=("f",),
+        frozen=("target",),
     ),
     Exercise(
         pd_target,
-        "One Euler step is x_end = x0_hat + r (x - x0_hat), with r the ratio of the two levels. Solve for x0_hat.",
-        lambda: [(normal(4, 2), normal(2, 4).T, torch.tensor(2.0), torch.tensor(0.5))],
+        (
+            "Write down one Euler step with an unknown x0_hat, and where it must end.",
+            "Euler's step moves x on the straight line to x0_hat; what is left of the distance is the ratio of the two "
+            "levels. That is an equation of first degree in x0_hat.",
+        ),
+        lambda: [(normal(4, 2), normal(2, 4).T, torch.tensor(2.0), torch.tensor(s)) for s in (0.5, 1.6)],
         {
             "x_end is where the step must land; Euler's step goes only a part of the way to x0_hat.":
                 {"(x_end - ratio * x) / (1 - ratio)": "x_end"},

@@ -2,8 +2,7 @@
 
 import torch
 
-from ...samplers import euler_step
-from .base import Exercise, Question, blob, normal
+from .base import Exercise, Question, normal
 
 
 def compose(step, x, sigmas):
@@ -16,15 +15,19 @@ def order(steps, errors):
     return (errors[1:] / errors[:-1]).log() / (steps[1:] / steps[:-1]).log()
 
 
-def _euler(x, sigma, sigma_next):
-    return euler_step(blob(), x, sigma, sigma_next).x
+def _bend(x, sigma, sigma_next):
+    """Some step; in another order, such steps end elsewhere (Euler's steps for a Gaussian would not)."""
+    return x + (sigma_next - sigma) * torch.tanh(x / sigma)
 
 
 EXERCISES = (
     Exercise(
         compose,
-        "f(x, lowest) = x, and f(x, sigma) = f(step(x), sigma_next): a loop over neighbours of the grid that carries x along.",
-        lambda: [(_euler, 3 * normal(4, 2), torch.tensor(s, dtype=torch.float64)) for s in ((3.0, 1.0, 0.4), (5.0, 2.0, 0.8, 0.1))],
+        (
+            "Zero loss says f(x, sigma) = f(step(x), sigma_next). Go on until the boundary condition answers.",
+            "Carry x from each level of the grid to its neighbour. N levels have N - 1 gaps.",
+        ),
+        lambda: [(_bend, 3 * normal(4, 2), torch.tensor(s, dtype=torch.float64)) for s in ((3.0, 1.0, 0.4), (5.0, 2.0, 0.8, 0.1))],
         {
             "The last step, to the lowest level, is missing: N levels have N - 1 steps between them.": {"- 1": "- 2"},
             "That is a single step over the whole range. Take the levels of the grid one after the other.":
@@ -34,7 +37,11 @@ EXERCISES = (
     ),
     Exercise(
         order,
-        "From error = c h^p at two neighbours: ln(e2 / e1) = p ln(h2 / h1). Solve for p, for all neighbours at once.",
+        (
+            "A power law is a straight line where both axes are logarithmic; p is its slope.",
+            "Divide the law at one entry by the law at the entry before: c is gone. Take logarithms. The steps need not "
+            "halve.",
+        ),
         lambda: [
             (h, 2 * h**p + 0.1 * h ** (p + 1))
             for h, p in ((torch.tensor([0.5, 0.2, 0.15, 0.01], dtype=torch.float64), 1), (torch.tensor([3.0, 1.0, 0.2]), 2))

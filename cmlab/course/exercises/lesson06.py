@@ -3,7 +3,7 @@
 import torch
 
 from ...oracle import Gaussian
-from .base import Exercise, Question, blob, normal
+from .base import Exercise, Question, Weighted, blob, normal
 
 
 def score_from_pair(x, x0, sigma):
@@ -29,6 +29,12 @@ def algorithm_3(f, theta, x0, z, sigma, sigma_next, mu, lr):
     return torch.stack(path)
 
 
+def _pair():
+    """Two models that differ, with a weight each."""
+    for function, weight in ((blob().consistency, 0.9), (blob().denoise, 1.1)):
+        yield Weighted(lambda w, x, sigma, f=function: w * f(x, sigma), weight)
+
+
 def _three_weights(theta, x, sigma):
     return Gaussian(theta[:2], theta[2].exp()).consistency(x, sigma)
 
@@ -44,7 +50,11 @@ def _trainings():
 EXERCISES = (
     Exercise(
         score_from_pair,
-        "It is the gradient of log N(x; x0, sigma^2 I) with respect to x. Differentiate -|x - x0|^2 / (2 sigma^2).",
+        (
+            "Which density is it the score of? It is normal in x.",
+            "The log of a normal density is a constant minus the squared distance to its mean over twice its variance. "
+            "Differentiate by x; mind the sign.",
+        ),
         lambda: [(normal(6, 2), normal(2, 6).T, torch.tensor(s, dtype=torch.float64)) for s in (0.3, 3.0)],
         {
             "The sign is turned: the estimate must point from x back towards its data point.": {"x0 - x": "x - x0"},
@@ -53,10 +63,13 @@ EXERCISES = (
     ),
     Exercise(
         ct_loss,
-        "Eq. 10: noise x0 twice with the same z, once with sigma and once with sigma_next; call f and f_target; subtract, "
-        "square, sum.",
+        (
+            "Eq. 10: no solver and no teacher. Where does the second point come from?",
+            "Noise the same x0 with the same z once more, at the other level. The online model answers at the higher, the "
+            "target at the lower one; a squared distance sums over coordinates.",
+        ),
         lambda: [
-            (blob().consistency, blob().denoise, normal(6, 2), normal(2, 6).T, levels, 0.6 * levels)
+            (*_pair(), normal(6, 2), normal(2, 6).T, levels, 0.6 * levels)
             for levels in (torch.linspace(0.1, 2, 6, dtype=torch.float64), torch.linspace(9, 3, 6, dtype=torch.float64))
         ],
         {
@@ -66,10 +79,15 @@ EXERCISES = (
                 {"online - target": "online - x0"},
             "A squared distance is a sum over the coordinates, not their mean: it comes out half as large.": {"sum(1)": "mean(1)"},
         },
+        trains=("f",),  # the text has the target's weights apart: with or without a gradient for them, both are right
     ),
     Exercise(
         algorithm_3,
-        "The loss is that of ct_loss, averaged, with weights for f and target for f_target. Then a step down, then the average.",
+        (
+            "Three lines of the box: loss, descent, average. In which order do they use theta?",
+            "The loss is yours of section 4, with weights in the online call and target in the other. Descent goes against "
+            "the gradient. mu is the share that the target keeps, and theta is the new one by then.",
+        ),
         _trainings,
         {
             "The step goes up the gradient: theta minus lr times the gradient.": {"theta - lr": "theta + lr"},

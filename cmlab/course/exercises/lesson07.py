@@ -18,7 +18,10 @@ def bias_and_noise(gradients, truth):
 EXERCISES = (
     Exercise(
         partner,
-        "CT's two points share z. Get z from x and x0 at level sigma, then build the point of level sigma_next with it.",
+        (
+            "Both points belong to the same x0 and the same z. What is z here?",
+            "The noise is x minus x0. Between the levels only its size changes, in proportion to the level.",
+        ),
         lambda: [(normal(6, 2), normal(2, 6).T, *torch.tensor(s, dtype=torch.float64)) for s in ((2.0, 1.5), (0.4, 0.1))],
         {
             "The sign of the step is turned: at sigma_next the point lies nearer to x0, not further away.":
@@ -30,8 +33,11 @@ EXERCISES = (
     ),
     Exercise(
         bias_and_noise,
-        "Bias: how far the mean of the rows is from the truth. Noise: root of the mean squared distance of the rows from their "
-        "mean.",
+        (
+            "Bias is about the mean of the estimates, noise about their spread. Both are lengths of vectors.",
+            "Average the rows and compare with the truth. Then measure the distances of the rows from their own mean: "
+            "square, sum over weights, average over rows, root.",
+        ),
         lambda: [(3 * normal(20, 3) + 1, torch.tensor(t, dtype=torch.float64)) for t in ((1.0, 2.0, -2.0), (0.5, 0.0, 4.0))],
         {
             "Noise is the spread about the estimates' own mean. About the truth, it contains the bias.":
@@ -39,6 +45,10 @@ EXERCISES = (
             "Average first, then take the length: the mean of lengths never averages the noise out.":
                 {"(gradients.mean(0) - truth).norm()": "(gradients - truth).norm(dim=1).mean()"},
             "Both are wanted in units of the true gradient's length.": {" / truth.norm()": ""},
+        },
+        {
+            "Your variance divides by B - 1, so that it is unbiased; the answer divides by B. For large B the two are one.":
+                {"noise = (gradients - gradients.mean(0)).square().sum(1).mean().sqrt()": "noise = gradients.var(0).sum().sqrt()"},
         },
     ),
 )  # fmt: skip

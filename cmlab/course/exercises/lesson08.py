@@ -22,7 +22,11 @@ def lower(sigma, stage, q):
 EXERCISES = (
     Exercise(
         levels_at,
-        "root = sqrt(progress ((s1 + 1)^2 - s0^2) + s0^2); then round root - 1 up (math.ceil) and add 1.",
+        (
+            "Read the formula from the inside: a root, then a bracket that rounds.",
+            "The bracket is open at the bottom: it is a ceiling. It counts intervals, N counts levels. The root goes from "
+            "s0 to s1 + 1.",
+        ),
         lambda: [(p, s0, s1) for s0, s1 in ((2, 150), (2, 200)) for p in (1.0, 0.05, 0.333, 0.5)],
         {
             "The brackets in the formula round up (a ceiling), yours rounds down.": {"ceil": "floor"},
@@ -33,7 +37,10 @@ EXERCISES = (
     ),
     Exercise(
         decay_at,
-        "exp(s0 ln(mu0) / N), which is mu0 to the power s0 / N.",
+        (
+            "The formula keeps one thing fixed: how much is forgotten per pass through N levels.",
+            "An exponential of a logarithm is a power. With N = s0 the answer is mu0 itself.",
+        ),
         lambda: [(n, 2, 0.9) for n in (2, 16, 151)],
         {
             "Both official codes divide by N - 1; the paper by N. Here the paper's.": {"/ n": "/ (n - 1)"},
@@ -43,7 +50,11 @@ EXERCISES = (
     ),
     Exercise(
         lower,
-        "n = 1 + 8 torch.sigmoid(-sigma); sigma times (1 - n / q ** (stage + 1)), the bracket clamped to [0, 1].",
+        (
+            "Two steps: how much of sigma is taken away, and then the lower level.",
+            "n(sigma) grows where sigma falls, from 1 to 5: a sigmoid turned round. The share that goes is n over a power "
+            "of q, and it starts with the first power. No level is below 0.",
+        ),
         lambda: [(normal(9).abs() * 3, stage, q) for stage, q in ((3, 2.0), (0, 2.0), (1, 4.0))],
         {
             "At the first stages the bracket becomes negative: clamp it at 0, the lower level is then the data.":

@@ -26,7 +26,11 @@ def ternary(score, low, high):
 EXERCISES = (
     Exercise(
         algorithm_1,
-        "Per tau: add sqrt(tau^2 - eps^2) times the noise to x, so that x lies at level tau, then call f with that tau.",
+        (
+            "Per tau: noise up, then f down. How much noise is missing?",
+            "After f the sample has noise of size eps. Variances add up to tau squared. f must be told the level that its "
+            "input has by then.",
+        ),
         lambda: [
             (lambda x, sigma: blob().consistency(x, sigma, sigma_min=0.3), 80 * normal(5, 2), taus, normal(2, 5, 2), 0.3)
             for taus in ([0.8, 0.5], [3.0])
@@ -42,8 +46,15 @@ EXERCISES = (
     ),
     Exercise(
         ternary,
-        "If score(left) < score(right), the lowest point cannot lie above right: set high = right. Otherwise low = left.",
-        lambda: [((lambda i, best=best: (i - best) ** 2), 0, 38) for best in (0, 5, 13, 20, 29, 38)],
+        (
+            "Two probes. Which third can you throw away for certain?",
+            "In one valley the function falls before the lowest point and rises after it. If the left probe is lower, the "
+            "lowest point may be on either side of left, but not beyond right.",
+        ),
+        lambda: [
+            *(((lambda i, best=best: (i - best) ** 2), 0, 38) for best in (0, 5, 13, 20, 29, 38)),
+            ((lambda i: abs(i - 250)), 0, 380),  # a full sweep is right and too dear
+        ],
         {
             "You keep the side with the higher score: lower is better.": {"<": ">="},
             "Too much goes: if score(left) is lower, the valley may still lie between left and right.":
@@ -51,6 +62,7 @@ EXERCISES = (
             "The last two probes are not the range: what is left between low and high must be compared.":
                 {"min(range(low, high + 1), key=score)": "left if score(left) < score(right) else right"},
         },
+        calls={"score": 60},
     ),
 )  # fmt: skip
 

@@ -24,7 +24,11 @@ def _rotations():
 EXERCISES = (
     Exercise(
         spherical,
-        "psi = arccos of z1.z2 / (|z1| |z2|); then (sin((1-a) psi) z1 + sin(a psi) z2) / sin(psi).",
+        (
+            "Two weights that depend on the angle between the vectors, not on a alone.",
+            "Get the angle from the cosine, the scalar product over both lengths. The weights are sines of the two parts of "
+            "the angle, over the sine of the whole; a = 0 must give z1.",
+        ),
         lambda: [(normal(12), normal(3, 4).flatten(), a) for a in (0.0, 0.3, 1.0)],
         {
             "That is the straight line: half way the vector is too short to be noise of its level.":
@@ -35,7 +39,11 @@ EXERCISES = (
     ),
     Exercise(
         replace_kept,
-        "Go to the coordinates of A with both, take y's where free is 0 and x0_hat's where it is 1, come back by A_inv.",
+        (
+            "The mask belongs to the coordinates of A, not to pixels.",
+            "Both pictures must be in the same coordinates before they are mixed. free = 1 is what the model decides. The "
+            "result must come back.",
+        ),
         _rotations,
         {
             "The mask is turned round: free = 1 means that the model decides.":

@@ -16,7 +16,10 @@ def trig_denoise(F, x, t, sd):
 EXERCISES = (
     Exercise(
         rate_along,
-        "torch.func.jvp(f, (x, t), (tangent of x, tangent of t)): x changes by v, t by torch.ones_like(t).",
+        (
+            "Two things move along the path: x and t. jvp takes a tangent for each.",
+            "x moves with velocity v; t moves by 1 per unit of t, for each entry. jvp gives the value and the rate.",
+        ),
         lambda: [
             (lambda x, t: torch.tanh(x) / (0.25 + t**2), normal(4, 2), torch.tensor(s, dtype=torch.float64), normal(2, 4).T)
             for s in (0.3, 1.5)
@@ -29,7 +32,11 @@ EXERCISES = (
     ),
     Exercise(
         trig_denoise,
-        "cos(t) x - sin(t) sd F(x / sd, t).",
+        (
+            "The formula stands above the cell. Which of its three parts has which size?",
+            "F sees an input of size 1 and gives an output of size 1; x has size sd. At t = 0 the answer must be x itself, "
+            "and F enters with a minus.",
+        ),
         lambda: [
             (lambda x, t: torch.tanh(x) * (1 + t), normal(5, 2), torch.tensor(s, dtype=torch.float64), sd)
             for s, sd in ((0.0, 0.5), (0.4, 0.5), (1.3, 2.0))
