@@ -40,6 +40,7 @@ from .paint import painted_mask, painted_over
 EXACT = "digits, exact"
 OWN = " (runs)"  # ends the name of a group of the user's own models that differ from the bundled ones
 PAINTED = "painted"
+FIRST = "mnist"  # the group that the app opens on
 DRAWN = "drawn"
 MAX_NUMBERS = 3 * 256 * 256  # of a sample: a page that answers at once is not for larger models
 MAX_SEED = 2**53 - 1  # of either sign: what a browser's numbers hold exactly
@@ -126,7 +127,7 @@ def groups() -> dict[str, Group]:
 
     A run of the user's own takes the place of the bundled checkpoint of its name if it has the shape and the classes of that
     data set's models; else it is in a group "digits-color (runs)", and if it does not fit that either, in one that is named by
-    its file. Images come first, of them those in colour, of them the largest.
+    its file. Images come first, of them MNIST's, which everybody reads at a glance, then those in colour, of them the largest.
 
     Without any for images, the exact denoiser of the digits takes their place, so no tab is empty.
     """
@@ -147,7 +148,9 @@ def groups() -> dict[str, Group]:
         found[EXACT] = Group(EXACT, (1, 8, 8), (), "digits", {"edm": EXACT, "cd": EXACT})
     for group in found.values():
         group.models.update({m: group.models.pop(m) for m in LOSSES if m in group.models})  # in the order of the menus
-    return dict(sorted(found.items(), key=lambda item: (not item[1].is_image, [-n for n in item[1].shape], item[0])))
+    return dict(
+        sorted(found.items(), key=lambda item: (not item[1].is_image, item[0] != FIRST, [-n for n in item[1].shape], item[0]))
+    )
 
 
 def _classes_and_data(meta: dict[str, Any], data: str) -> tuple[tuple[str, ...], str]:
