@@ -24,6 +24,7 @@ from .parts import refusal
 DEVICE = "cpu"  # server.serve sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
 MAX_PICTURES = 4000  # kept on disk, a few kB each
+NEXT = "its turn comes next"  # where a model's samples will stand
 _WRITTEN: dict[Path, None] = {}
 _WRITING = threading.Lock()
 
@@ -112,7 +113,7 @@ def sample(
     student_steps = None if student_steps is None else view.whole("The number of student steps", student_steps, 1, MAX_STEPS)
     walks = {"edm": (sampler, edm_steps), distilled: (None, student_steps), student: (None, student_steps)}
     seeds, label = seeds_from(seed, count), view.class_labels(group, class_name, count, DEVICE)
-    panels: dict[str, tuple] = dict.fromkeys(walks, (None, "waits"))
+    panels: dict[str, tuple] = dict.fromkeys(walks, (None, NEXT))
     film = None
 
     def shown():

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..base.registry import DATASETS, EDITS, LOSSES, Record
 from ..editing import EDIT_STEPS, MASKS
-from . import handlers, theory, view
+from . import handlers, theory, view, words
 from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from .paint import is_painted
 from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop_button
@@ -39,6 +39,15 @@ def model_choices(
     return methods, {"choices": known, "value": kind, "visible": group.classes > 0}
 
 
+def data_menu(names: list[str]) -> gr.Dropdown:
+    """The groups by their titles, and below a line about the models of the one that is chosen."""
+    known = view.groups()
+    data = gr.Dropdown([(words.title(known[name]), name) for name in names], value=names[0], label="Data set")
+    told = gr.Markdown(words.about(known[names[0]]), elem_classes="note")
+    data.change(lambda name: words.about(handlers.group_of(name)), data, told, **QUIET)
+    return data
+
+
 def model_boxes(names: list[str], *classes_first: str, class_value: str, info: str | None = None, students: bool = False) -> tuple:
     """Data set, method and class; the last two follow the first. ``students``: only consistency models, where there are any."""
 
@@ -46,7 +55,7 @@ def model_boxes(names: list[str], *classes_first: str, class_value: str, info: s
         return model_choices(name, method, kind, classes_first, class_value, students)
 
     methods, classes = options(names[0], None, None)
-    data = gr.Dropdown(names, value=names[0], label="Data set")
+    data = data_menu(names)
     method = follows(free(gr.Radio(label="Model", **methods)))
     kind = free(gr.Dropdown(label="Class", info=info, **classes))
     data.change(lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind], **QUIET)
@@ -55,8 +64,8 @@ def model_boxes(names: list[str], *classes_first: str, class_value: str, info: s
 
 def sample_tab(page: gr.Blocks, names: list[str]) -> None:
     gr.Markdown(
-        "**The same noise in, three models out.** Diffusion walks down the PF-ODE in many steps; a consistency model jumps to its "
-        "end in one. Where a student is good, its pictures are the diffusion model's. NFE counts network evaluations: the cost."
+        "**The same noise goes into three models.** The diffusion model walks to a picture in many steps; the others jump there. "
+        "The better they have learned, the more their pictures resemble the diffusion model's. NFE is how often a network is asked."
     )
     groups = view.groups()
     first = groups[names[0]]
@@ -68,39 +77,42 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
 
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            data = gr.Dropdown(names, value=names[0], label="Data set")
-            about = "all: one after the other"
+            data = data_menu(names)
+            about = "all: the first sample is of the first class, the second of the second, and so on"
             kind = gr.Dropdown(["all", *first.class_names], value="all", label="Class", info=about, visible=first.classes > 0)
             free(kind)
             seed, used = seed_box("Seed", 0)
             with gr.Row():
                 go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), stop_button()
+            few = view.usual_plan(view.PREFERRED[0])
+            student_steps = gr.Slider(1, 16, few.steps, step=1, label="Jumps: steps of the consistency models")
+            more = gr.Accordion("More settings", open=False)
+        with more:
             count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
             samplers = [(sampler.label, sampler.name) for sampler in view.diffusion_samplers()]
-            usual, few = view.usual_plan("edm"), view.usual_plan(view.PREFERRED[0])
+            usual = view.usual_plan("edm")
             sampler = gr.Dropdown(samplers, value=usual.sampler, label="EDM: sampler", elem_id="sampler")
             edm_steps = gr.Slider(1, MAX_STEPS, usual.steps, step=1, label="EDM: steps")
-            student_steps = gr.Slider(1, 16, few.steps, step=1, label="Students: steps")
             distilled = student_box("Distilled", view.students(distilled=True))
             student = student_box("Trained on data", view.students(distilled=False))
-        with gr.Column(scale=3):
+        with gr.Column(scale=3, elem_classes="pictures"):
             outputs = []
             titles = {
-                "EDM": "Diffusion: EDM",
-                "Distilled": "Distilled from it: CD family",
-                "Trained": "Trained on the data: CT family",
+                "EDM": "Diffusion model",
+                "Distilled": "Learned from the diffusion model",
+                "Trained": "Learned from the data alone",
             }
-            with gr.Row():
+            with gr.Row(elem_classes="panels"):
                 for k, (name, title) in enumerate(titles.items()):
                     with gr.Column(min_width=240):
                         outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}", name=f"{name} samples"))
                         outputs.append(caption_box(f"{name} caption"))
-            title = "How EDM got there, step by step (pictures: above the noisy state, below the network's guess of the end)"
+            title = "The diffusion model's way, step by step (of pictures: above the noisy state, below its guess of the end)"
             outputs.append(panel(title, "The way from noise to the first sample", "film", "wide", name="Film"))
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
     run = start(go, [page.load], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
-    halt(run, [stop.click], lambda *texts: [(t or "").replace("waits", "not run") for t in texts], captions, captions)
+    halt(run, [stop.click], lambda *texts: [(t or "").replace(handlers.NEXT, "not run") for t in texts], captions, captions)
     # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
     halt(run, [data.change], lambda: ["" if output in captions else None for output in outputs], [], outputs)
 
@@ -129,8 +141,8 @@ def thumbnails(name: str) -> list[tuple[str, str]]:
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
     gr.Markdown(
-        "**A straight road through noise, a smooth one through pictures.** The noises of two seeds are joined by the great circle "
-        "between them (slerp: mixed noise keeps its length). The slider only picks a frame that is already there."
+        "**Mix two noises, and watch the picture change.** The mixtures lie on a circle through both (slerp), so each is as strong "
+        "as noise should be. Neighbouring noises end in similar pictures. The slider picks one of the frames."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -147,7 +159,7 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
                 again = gr.Button("Seeds again", size="sm")
             frames = gr.Slider(2, 33, 11, step=1, label="Frames")
             go = gr.Button("Interpolate", variant="primary", elem_id="interpolate-go")
-        with gr.Column(scale=3):
+        with gr.Column(scale=3, elem_classes="pictures"):
             strip = panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
             position = gr.Slider(0, 10, 0, step=1, label="Frame", elem_id="position")
             frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380, name="First frame")
@@ -378,6 +390,11 @@ def build_app() -> Page:
     names, images = list(known), [name for name, g in known.items() if g.is_image]
     with Page(title="cmlab", delete_cache=(3600, 3600)) as page:
         gr.Markdown("# cmlab: consistency models, hands on")
+        with gr.Row(elem_id="introduction"):
+            gr.Markdown(words.INTRODUCTION)
+            gr.HTML(words.drawing(), padding=False)
+        with gr.Accordion("The words on this page", open=False):
+            gr.Markdown(words.glossary() + words.READ_ON)
         if images == [view.EXACT]:
             gr.Markdown(
                 "**No trained image model was found** in cmlab/pretrained or runs. The exact denoiser of 300 digits stands in: it "

@@ -102,7 +102,7 @@ def train_live(
         text = (
             f"**{label_of(method)}**, step {state.step} of {steps}{f' (N = {chosen.steps})' if own else ''}"
             f" · loss {state.loss:.3g}"
-            f" · sliced Wasserstein distance {sliced_wasserstein(made, truth):.3f} · training alone: {state.images_per_s:,.0f}"
+            f" · sliced Wasserstein distance {sliced_wasserstein(made, truth):.3f} · speed of training: {state.images_per_s:,.0f}"
             f" samples/s · {now - begun:.1f} s in all, with pictures · {origin}"
         )
         yield samples, curve, text

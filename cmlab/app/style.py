@@ -7,6 +7,11 @@ CSS = r"""
 .gradio-container > .main { padding: clamp(12px, 3vw, 32px) !important; }
 .heading p, .caption p { margin: 0; }
 .caption { min-height: 1.8em; }
+.note p { margin: 0; font-size: 0.85rem; opacity: 0.85; }
+:root { --walk: #0072B2; --jump: #C24E00; }
+.dark { --walk: #56B4E9; --jump: #F08A3C; }
+#introduction { align-items: center; }
+.drawing { width: 100%; height: auto; max-width: 640px; display: block; margin: auto; }
 .notice { border-left: 4px solid #D55E00; padding-left: 0.8em; }
 .examples .grid-container { grid-template-columns: repeat(6, 1fr) !important; padding: 0; grid-auto-rows: auto !important; }
 .examples .caption-label { display: none; }
@@ -28,6 +33,13 @@ CSS = r"""
 /* The tabs' own width would be the least that the page can have. */
 .tab-wrapper { contain: inline-size; }
 @media (max-width: 640px) {
+  h1 { font-size: 1.3rem !important; }
+  #introduction { flex-direction: column; gap: 4px; }
+  #introduction > * { width: 100%; }
+  /* Pictures first, the panels in a row that can be moved: the first one stands on the first screen, Run right below it. */
+  .pictures { order: -1; }
+  .panels { flex-wrap: nowrap !important; overflow-x: auto; contain: inline-size; }
+  .panels > .column { flex: 0 0 72vw !important; min-width: 0 !important; }
   .tab-container button { padding: 0 8px !important; }
   .wide .image-container { contain: inline-size; overflow-x: auto; }
   .wide .image-container > button { width: auto; min-width: 660px; }
@@ -40,5 +52,8 @@ def look() -> dict:
     """Options for launch(): the system's fonts (nothing is fetched) and the blue of Okabe and Ito's colour-blind-safe palette."""
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue")
     blue = {"button_primary_background_fill": "#0072B2", "button_primary_background_fill_hover": "#005A8C"}
-    theme.set(**blue, **{f"{name}_dark": colour for name, colour in blue.items()})
+    hints = ("block_info_text_color", "body_text_color_subdued", "input_placeholder_color")  # gradio's own are too pale to read
+    light = blue | dict.fromkeys(hints, "*neutral_600")
+    dark = blue | dict.fromkeys(hints, "*neutral_300")
+    theme.set(**light, **{f"{name}_dark": colour for name, colour in dark.items()})
     return {"theme": theme, "css": CSS, "run_history": False, "footer_links": ["api", "settings"]}

@@ -311,8 +311,8 @@ def plain(name: str) -> str:
 
 
 def clock(ms: float) -> str:
-    """Milliseconds for a caption, in which the unit stays beside its number."""
-    return f"{ms:.0f}\N{NO-BREAK SPACE}ms"
+    """Milliseconds for a caption, as seconds where they are many; the unit stays beside its number."""
+    return f"{ms / 1000:.1f}\N{NO-BREAK SPACE}s" if ms >= 1000 else f"{ms:.0f}\N{NO-BREAK SPACE}ms"
 
 
 _PAINTER = ThreadPoolExecutor(1, "painter")

@@ -12,7 +12,7 @@ DIGIT_NAMES = tuple("0123456789")
 
 
 @DATASETS.register(
-    "digits", help="8 x 8 grey scans of handwriting, 1,797 of them", kind="images", shape=(1, 8, 8), class_names=DIGIT_NAMES
+    "digits", "Digits", "8 x 8 grey scans of handwriting, 1,797 of them", kind="images", shape=(1, 8, 8), class_names=DIGIT_NAMES
 )
 @lru_cache(maxsize=1)
 def digits() -> ImageData:
@@ -31,7 +31,12 @@ def _hue(h: Tensor, saturation: float, value: Tensor) -> Tensor:
 
 
 @DATASETS.register(
-    "digits-color", help="the digits in bright ink on paper of another hue", kind="images", shape=(3, 8, 8), class_names=DIGIT_NAMES
+    "digits-color",
+    "Digits in colour",
+    "the digits in bright ink on paper of another hue",
+    kind="images",
+    shape=(3, 8, 8),
+    class_names=DIGIT_NAMES,
 )
 @lru_cache(maxsize=1)
 def digits_color() -> ImageData:

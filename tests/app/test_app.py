@@ -468,8 +468,8 @@ def test_what_nobody_chooses_is_sampled_as_the_library_does(tmp_path, monkeypatc
         *_, (_, _, text, *_) = handlers.interpolate(method=method, frames=2)
         assert f"{nfe} NFE each" in text
     assert [c["props"]["value"] for c in app.build_app().get_config_file()["components"] if c["props"].get("label") in (
-        "EDM: sampler", "EDM: steps", "Students: steps"
-    )] == ["euler", 7, 3]  # fmt: skip
+        "EDM: sampler", "EDM: steps", "Jumps: steps of the consistency models"
+    )] == [3, "euler", 7]  # fmt: skip
     walked = []
     monkeypatch.setattr(plane, "trail", lambda *args: walked.append(args[3]) or view.trail(*args))
     for method in ("edm", "ect", "pd"):

@@ -11,7 +11,7 @@ pytest.importorskip("playwright.sync_api", reason="browser tests need the extra:
 from test_app import served  # noqa: F401  (a fixture)
 from test_plane import browser  # noqa: F401  (a fixture)
 
-from cmlab.app import theory
+from cmlab.app import handlers, theory, view
 
 LOCAL = {"127.0.0.1", "localhost", None}
 
@@ -96,10 +96,11 @@ def test_sample_interpolate_and_inpaint(page):
     strip = picture(page, "strip")
     page.get_by_text("Pictures in place of seeds").click()
     page.locator("#examples-a button").nth(13).click()
-    page.get_by_text("picture 13, horse").wait_for()
+    kind = view.examples(handlers.group_of(None, images=True))[1][13]
+    page.get_by_text(f"picture 13, {kind}").wait_for()
     page.locator("#interpolate-go").click()
     picture(page, "strip", strip)
-    page.get_by_text("class horse").wait_for()
+    page.get_by_text(f"class {kind} ").wait_for()
     assert fits_a_phone(page)
 
     open_tab(page, "Edit")
