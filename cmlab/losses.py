@@ -121,20 +121,23 @@ class DenoisingLoss(Loss):
         density: draws sigma.
         weight: lambda, see WEIGHTS.
         sigma_data: standard deviation of the data: for the weight "karras", and for EDM's scalings.
+        scalings: "edm", whatever the density is; or "density", those of the density's own column in EDM's Table 1.
     """
 
     density: Density = field(default_factory=LogNormal)
     weight: Weight = "karras"
     sigma_data: float = SIGMA_DATA
+    scalings: Literal["edm", "density"] = "edm"
     scheduled = False
 
     def __post_init__(self):
         check_choice("weight", self.weight, WEIGHTS)
+        check_choice("scalings", self.scalings, ("edm", "density"))
 
     @property
     def precond(self) -> Preconditioning:
-        """The scalings that belong to the density: of its own column in EDM's Table 1."""
-        return self.density.precond(self.sigma_data)
+        """The scalings of the models that it trains."""
+        return Precond(self.sigma_data) if self.scalings == "edm" else self.density.precond(self.sigma_data)
 
     def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         sigma = self.density(len(x0), given.draws).to(x0)

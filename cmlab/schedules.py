@@ -36,7 +36,7 @@ class Density(ABC):
         """``n`` levels (n,), float64."""
 
     def precond(self, sigma_data: float) -> Preconditioning:
-        """The scalings of a model that is trained on these levels."""
+        """The scalings that go with these levels in EDM's Table 1."""
         return Precond(sigma_data)
 
 

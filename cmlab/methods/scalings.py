@@ -204,7 +204,7 @@ class TableUniform(Density):
 )
 def vp() -> DenoisingLoss:
     """The VP loss (EDM, Table 1): levels even in the VP schedule's time, squared error of eps."""
-    return DenoisingLoss(VPTime(), "snr")
+    return DenoisingLoss(VPTime(), "snr", scalings="density")
 
 
 @LOSSES.register(
@@ -217,7 +217,7 @@ def vp() -> DenoisingLoss:
 )
 def ve() -> DenoisingLoss:
     """The VE loss (EDM, Table 1): log-uniform levels, squared error of eps."""
-    return DenoisingLoss(LogUniform(), "snr")
+    return DenoisingLoss(LogUniform(), "snr", scalings="density")
 
 
 @LOSSES.register(
@@ -230,4 +230,4 @@ def ve() -> DenoisingLoss:
 )
 def iddpm() -> DenoisingLoss:
     """The improved DDPM loss (EDM, Table 1): levels of its table, squared error of eps; the learned variance is left out."""
-    return DenoisingLoss(TableUniform(), "snr")
+    return DenoisingLoss(TableUniform(), "snr", scalings="density")

@@ -99,9 +99,10 @@ def test_vp_ve_and_iddpm_losses_are_the_squared_error_of_the_noise(make):
     ("loss", "precond"),
     [
         (EDMLoss(sigma_data=0.7), Precond(0.7)),
-        (DenoisingLoss(VPTime(15.0, 0.2, 1e-4), "snr"), VPPrecond(15.0, 0.2, epsilon=1e-4)),
-        (DenoisingLoss(LogUniform(0.1, 50.0), "snr"), VEPrecond(0.1, 50.0)),
-        (DenoisingLoss(TableUniform(500, 0.002, 0.01), "snr"), IDDPMPrecond(0.002, 0.01, 500)),
+        (DenoisingLoss(LogUniform(0.02, 80.0), sigma_data=0.7), Precond(0.7)),  # the density turns no other dial
+        (DenoisingLoss(VPTime(15.0, 0.2, 1e-4), "snr", scalings="density"), VPPrecond(15.0, 0.2, epsilon=1e-4)),
+        (DenoisingLoss(LogUniform(0.1, 50.0), "snr", scalings="density"), VEPrecond(0.1, 50.0)),
+        (DenoisingLoss(TableUniform(500, 0.002, 0.01), "snr", scalings="density"), IDDPMPrecond(0.002, 0.01, 500)),
         (ProgressiveLoss(sigma_data=0.7), Precond(0.7)),
         (ict(), CONSISTENCY),
         (ConsistencyLoss(GridPairs(sigma_min=0.01), sigma_data=0.7), Precond(0.7, 0.01)),
@@ -426,9 +427,9 @@ def test_presets_are_those_of_the_papers():
     )
     assert ect() == ConsistencyLoss(EctPairs(2.0, 8, 8.0, 1.0, -1.1, 2.0), "noise", Distance("huber", 0.0), "1/dt", FixedMu(0.0))
     assert cd(18, "euler") == ConsistencyLoss(GridPairs(FixedN(18)), "euler", Distance("huber"), "1/dt", FixedMu(0.0))
-    assert vp() == DenoisingLoss(VPTime(19.9, 0.1, 1e-5), "snr")
-    assert ve() == DenoisingLoss(LogUniform(0.02, 100.0), "snr")
-    assert iddpm() == DenoisingLoss(TableUniform(1000, 0.001, 0.008), "snr")
+    assert vp() == DenoisingLoss(VPTime(19.9, 0.1, 1e-5), "snr", scalings="density")
+    assert ve() == DenoisingLoss(LogUniform(0.02, 100.0), "snr", scalings="density")
+    assert iddpm() == DenoisingLoss(TableUniform(1000, 0.001, 0.008), "snr", scalings="density")
     assert LOSSES["pd"]() == ProgressiveLoss(HalvingN(64), Distance("l2"), "truncated-snr", "model", 0.5, 0.002, 80.0, 7.0)
     assert LOSSES["edm"]() == EDMLoss(LogNormal(-1.2, 1.2), "karras", 0.5)
 
