@@ -6,6 +6,7 @@ One contract for everything in this package: ``denoise(x, sigma, label=None) -> 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -180,6 +181,7 @@ class Denoiser(nn.Module):
         if drops_labels and not classes:
             raise ValueError("drops_labels is for conditional models: this one has no classes")
         self.drops_labels, self.guidance = drops_labels, guidance
+        self.compute: torch.dtype | None = None  # what the network computes in, where that is not the dtype of its weights
         self.uncertainty: nn.Module | None = None  # of a loss with adaptive weights, see `continuous.attach_uncertainty`
 
     @property
@@ -227,7 +229,7 @@ class Denoiser(nn.Module):
         return (c.c_skip * x + c.c_out * out.to(x.dtype)).to(x.dtype)
 
     def raw(self, x: Tensor, c_noise: Tensor, label: Label = None, augment: Tensor | None = None) -> Tensor:
-        """The network's own answer F to a scaled input (B, *S) and c_noise (B,), in the network's dtype."""
+        """The network's own answer F to a scaled input (B, *S) and c_noise (B,), in the dtype of its weights."""
         weight = next(self.net.parameters())
         if weight.device.type != x.device.type:
             raise ValueError(
@@ -241,8 +243,10 @@ class Denoiser(nn.Module):
             label = torch.full((len(x),), -1, device=x.device)
         dtype = weight.dtype
         told = () if augment is None else (augment.to(dtype),)
-        out = self.net(x.to(dtype), c_noise.to(dtype), label, *told)
-        return out[:, : x.shape[1]]  # a network that also predicts a variance has it in further channels
+        with torch.autocast(x.device.type, self.compute) if self.compute else nullcontext():
+            out = self.net(x.to(dtype), c_noise.to(dtype), label, *told)
+        out = out[:, : x.shape[1]]  # a network that also predicts a variance has it in further channels
+        return out.to(dtype) if self.compute else out
 
     def check_label(self, label: Tensor, n: int) -> Tensor:
         """``label`` as int64. Raises ValueError unless it holds one class of this model for each of ``n`` samples."""

@@ -12,7 +12,9 @@ from ..data import Data
 from ..denoiser import Denoiser, classes_in_turn
 from ..formats import checkpoints
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names
+from ..training.config import Precision
 from ..training.presets import class_names, data_of, find
+from ..training.trainer import PRECISIONS, usable_precision
 
 if TYPE_CHECKING:
     from .evaluate import EvaluateOptions
@@ -30,7 +32,7 @@ def checkpoint_of(name: str) -> Path:
 
 
 def load(
-    name: str, device: torch.device | str = "cpu", guidance: float | None = None
+    name: str, device: torch.device | str = "cpu", guidance: float | None = None, precision: Precision = "float32"
 ) -> tuple[Denoiser, dict[str, Any], dict[str, Any]]:
     """A checkpoint by its name or path: the model on ``device``, its header, and what that says about it."""
     model, meta = checkpoints.load(checkpoint_of(name), device)
@@ -39,6 +41,9 @@ def load(
             model.guidance = guidance
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+    usual = len(model.shape) == 3 or precision != "auto"
+    wanted = PRECISIONS[usable_precision(precision, next(model.parameters()).device) if usual else "float32"]
+    model.compute = None if wanted == torch.float32 else wanted
     return model, meta, meta.get("about") or {}
 
 

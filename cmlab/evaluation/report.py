@@ -136,11 +136,13 @@ def model_source(
         return to_pixels(x.cpu(), rounding), label
 
     levels, weight = how.sigmas.tolist() if how.chosen else None, model.guidance
+    compute = "" if model.compute is None else str(model.compute).removeprefix("torch.")
     told = "" if levels is None else f" (levels {text.levels(levels)})"
-    told += "" if weight == 1 else f", guidance {weight:g}"
+    told += ("" if weight == 1 else f", guidance {weight:g}") + (compute and f", computed in {compute}")
     title = f"{name}: {n} samples, {how.sampler}, {text.count(how.steps, 'step')}{told}, seeds {seed} to {seed + n - 1}, {rounding}"
     facts = {"n": n, "sampler": how.sampler, "steps": how.steps, "seed": seed, "rounding": rounding}
     facts |= ({} if levels is None else {"sigmas": levels}) | ({} if weight == 1 else {"guidance": weight})
+    facts |= {"precision": compute} if compute else {}
     return Source(n, batch, tuple(model.shape), draw, model.classes > 0, title, facts)
 
 

@@ -67,6 +67,26 @@ def test_train_sample_info_from_nothing(tmp_path, monkeypatch, capsys):
     assert "diffusion model" in text and "cmlab train two-moons-edm" in text
 
 
+def test_precision_is_that_of_samples_and_said_of_their_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cmlab.training.trainer.has_bf16", lambda device: True)
+    x = {}
+    for checkpoint in ("digits-cd", "two-moons-cd"):
+        for precision in ("", "--precision float32", "--precision bf16", "--precision fp16", "--precision auto"):
+            assert main(["sample", checkpoint, "--n", "4", "--out", "x.npz", "--overwrite", *precision.split()]) == 0
+            x[checkpoint, precision.split(" ")[-1]] = np.load("x.npz")["x"]
+        exact = x[checkpoint, ""]
+        assert np.array_equal(x[checkpoint, "float32"], exact)
+        for precision, most in (("bf16", 0.1), ("fp16", 0.01)):
+            assert 0 < np.abs(x[checkpoint, precision] - exact).max() < most
+    assert np.array_equal(x["digits-cd", "auto"], x["digits-cd", "bf16"])
+    assert np.array_equal(x["two-moons-cd", "auto"], x["two-moons-cd", "float32"])
+    capsys.readouterr()
+    evaluate = ["evaluate", "digits-cd", "--n", "20", "--metrics", "accuracy", "--json", "x.json", "--precision", "bf16"]
+    assert main(evaluate) == 0 and "computed in bfloat16" in capsys.readouterr().out
+    assert json.loads(Path("x.json").read_text())["precision"] == "bfloat16"
+
+
 def test_student_takes_the_users_own_teacher_before_the_bundled_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "two-moons-edm", *FAST]) == 0

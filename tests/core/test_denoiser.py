@@ -211,6 +211,30 @@ def test_what_cannot_be_guided_says_so(changes, message):
         Denoiser(tiny(classes=3).net, **given)
 
 
+def test_a_low_precision_is_that_of_the_network_alone():
+    model, x, sigma = tiny("unet", EDM).eval(), normal(4, 3, 8, 8), torch.tensor([0.002, 0.5, 3.0, 80.0], dtype=torch.float64)
+    exact, c = model(x, sigma), model.precond(sigma[:, None, None, None])
+    model.compute = torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        net = model.net((c.c_in * x).float(), c.c_noise.flatten().float(), None)
+    assert net.dtype == torch.bfloat16
+    low = model(x, sigma)
+    assert torch.equal(low, c.c_skip * x + c.c_out * net.double())
+    assert not torch.equal(low, exact)
+    torch.testing.assert_close(low, exact, atol=0.02, rtol=0)
+    model.precond = CONSISTENCY
+    assert torch.equal(model(x, torch.tensor(0.002, dtype=torch.float64)), x)
+
+
+def test_guidance_does_not_round_to_the_low_precision():
+    model, x, sigma, label = guided(3.0).eval(), normal(2, 2), torch.tensor(1.0, dtype=torch.float64), torch.tensor([0, 1])
+    model.compute = torch.bfloat16
+    whole = model(x, sigma, label)
+    model.guidance = 1
+    free, own = model(x, sigma), model(x, sigma, label)
+    torch.testing.assert_close(whole, free + 3 * (own - free), atol=1e-5, rtol=0)
+
+
 def test_levels_and_labels_are_checked_inside_vmap_too():
     model, x, label = tiny(classes=3), normal(4, 2, dtype=torch.float32), torch.tensor([0, 1, 2, 1])
     levels = torch.tensor([0.5, 1.0, 2.0, 3.0])
