@@ -18,7 +18,7 @@ from torch import Tensor
 from .base.registry import EDITS
 from .base.suggest import check_choice
 from .denoiser import Denoise, Label
-from .noise import SIGMA_MAX, SIGMA_MIN, Draws, Source, as_draws, state_dtype
+from .noise import SIGMA_MAX, SIGMA_MIN, Draws, Source, as_draws, noise_like, state_dtype
 from .samplers import Steps, last_state, multistep
 
 STROKE_SIGMAS = (5.38, 2.24)  # CM, appendix D
@@ -201,7 +201,7 @@ def run_edit(denoiser: Denoise, edit: Edit, noise: Source, label: Label = None, 
         draws, edit, label = _Several(draws, n), _repeated(edit, n), None if label is None else label.repeat(n)
     x = edit.kept
     if not edit.noisy:
-        x = x + edit.sigmas[0] * draws.normal(x.shape).to(x)
+        x = x + edit.sigmas[0] * noise_like(x, draws)
     for step in multistep(denoiser, x, torch.tensor(edit.sigmas, dtype=torch.float64), label, noise=draws, project=edit.project):
         yield step if n == 1 else step._replace(x=_mean_of(step.x, n), x0_hat=_mean_of(step.x0_hat, n))
 

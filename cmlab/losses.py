@@ -18,7 +18,7 @@ from .base.rng import replay_rng
 from .base.suggest import check_choice
 from .denoiser import Denoise, Label, Precond, Preconditioning
 from .distances import Distance
-from .noise import SIGMA_DATA, SIGMA_MIN, Draws, Source, as_draws, expand
+from .noise import SIGMA_DATA, SIGMA_MIN, Draws, Source, as_draws, expand, noise_like, send
 from .samplers import asking
 from .schedules import AdaptiveMu, Density, DoublingN, EctPairs, FixedMu, FixedN, GridPairs, LogNormal, Pairs, ProgressiveN
 
@@ -140,8 +140,8 @@ class DenoisingLoss(Loss):
         return Precond(self.sigma_data) if self.scalings == "edm" else self.density.precond(self.sigma_data)
 
     def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
-        sigma = self.density(len(x0), given.draws).to(x0)
-        x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
+        sigma = send(self.density(len(x0), given.draws), x0.device, x0.dtype)
+        x = x0 + expand(sigma, x0) * noise_like(x0, given.draws)
         weight = WEIGHTS[self.weight](sigma, self.sigma_data)
         error = (model(x, sigma, label) - x0).square().flatten(1).sum(1)
         return LossOut(weight * error, sigma, weight)
@@ -210,8 +210,8 @@ class ConsistencyLoss(Loss):
         return self.target(progress, self.pairs.n(progress) if isinstance(self.pairs, GridPairs) else 0)
 
     def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
-        sigma, sigma_next = (s.to(x0) for s in self.pairs(len(x0), given.progress, given.draws))
-        eps = given.draws.normal(x0.shape).to(x0)
+        sigma, sigma_next = (send(s, x0.device, x0.dtype) for s in self.pairs(len(x0), given.progress, given.draws))
+        eps = noise_like(x0, given.draws)
         x = x0 + expand(sigma, x0) * eps
         with torch.no_grad():
             if given.teacher is None:
@@ -233,7 +233,7 @@ class ConsistencyLoss(Loss):
         if self.pairs.sigma_min > 0:
             return target(x, sigma, label)
         clean = sigma == 0  # ECT's early stages: there x is the data itself, and no network need be asked
-        return x if bool(clean.all()) else torch.where(expand(clean, x), x, target(x, sigma, label))
+        return x if not clean.is_cuda and bool(clean.all()) else torch.where(expand(clean, x), x, target(x, sigma, label))
 
 
 @LOSSES.register(

@@ -46,11 +46,21 @@ def expand(sigma: Tensor, x: Tensor) -> Tensor:
 
     Raises ValueError when sigma has another number of entries than x has samples.
     """
+    sigma = send(sigma, x.device)
     if sigma.ndim == 0:
         sigma = sigma.expand(x.shape[0])
     if sigma.ndim != 1 or sigma.shape[0] != x.shape[0]:
         raise ValueError(f"sigma must be a scalar or one value per sample: x is {tuple(x.shape)}, sigma is {tuple(sigma.shape)}")
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def send(value: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """``value`` on ``device``. The host goes on at once: it does not wait until a GPU has taken what comes from here."""
+    if device.type != "cuda" or value.device.type != "cpu":
+        return value.to(device, dtype or value.dtype)
+    if value.numel() > 1:  # a number alone is taken along with the call
+        value = value.pin_memory()
+    return value.to(device, dtype or value.dtype, non_blocking=True)
 
 
 def state_dtype(device: torch.device) -> torch.dtype:
@@ -132,6 +142,11 @@ def as_draws(source: Source) -> Draws:
     if not (hasattr(source, "normal") or hasattr(source, "uniform")):
         raise ValueError(f"noise comes from a torch.Generator or a list of whole numbers, one per sample: got {source!r:.60}")
     return source
+
+
+def noise_like(x: Tensor, draws: Draws) -> Tensor:
+    """Unit noise of the shape, type and device of ``x`` (B, *S)."""
+    return send(draws.normal(x.shape), x.device, x.dtype)
 
 
 def seeds_from(seed: int, n: int) -> list[int]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from .base.device import usable_device
 from .base.registry import BRIDGES, SAMPLERS
 from .denoiser import Denoise, Denoiser, Label, traits_of
-from .noise import SIGMA_MAX, SIGMA_MIN, Draws, Source, as_draws, expand, karras_sigmas, sampling_sigmas, state_dtype
+from .noise import SIGMA_MAX, SIGMA_MIN, Draws, Source, as_draws, expand, karras_sigmas, noise_like, sampling_sigmas, state_dtype
 
 Hook = Callable[[Tensor], Tensor] | None
 Noise = Source | None
@@ -64,7 +64,7 @@ def asking(denoise: Denoise, label: Label = None, project: Hook = None) -> Denoi
     """``denoise`` as the solvers' steps ask it, by x and sigma alone: with this label, its answer mapped by ``project``."""
 
     def estimate(x: Tensor, sigma: Tensor, _: Tensor | None = None, /) -> Tensor:
-        x0_hat = denoise(x, sigma, label)
+        x0_hat = denoise(x, sigma.to(x.device, non_blocking=True), label)
         return x0_hat if project is None else project(x0_hat)
 
     return estimate
@@ -84,7 +84,7 @@ def heun_step(denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor) ->
     """Euler's step corrected by the slope at its end (EDM, Algorithm 1). Samples with sigma_next = 0 keep Euler's step."""
     x_euler, x0_hat, _ = euler_step(denoise, x, sigma, sigma_next)
     last = sigma_next == 0
-    if bool(last.all()):
+    if not last.is_cuda and bool(last.all()):  # a GPU's answer would have to be waited for
         return OdeStep(x_euler, x0_hat, 1)
     safe_next = torch.where(last, sigma, sigma_next)
     x0_next = denoise(x_euler, safe_next)
@@ -116,13 +116,13 @@ def round_level(denoise: Denoise, sigma: Tensor) -> Tensor:
 
 
 def solver_levels(denoise: Denoise, x: Tensor, sigmas: Tensor, at_least: int = 2) -> Tensor:
-    """``sigmas`` checked, in the dtype and on the device of x, each rounded to what the network knows (`round_level`)."""
-    sigmas = torch.as_tensor(sigmas, dtype=x.dtype)
+    """``sigmas`` checked, on the host, in the dtype of x, each rounded to what the network knows (`round_level`)."""
+    sigmas = torch.as_tensor(sigmas, dtype=x.dtype, device="cpu")
     if sigmas.ndim != 1 or len(sigmas) < at_least:
         raise ValueError(f"this sampler needs at least {at_least} noise levels, got {sigmas.tolist()}")
     if not (bool((sigmas >= 0).all()) and bool((sigmas[1:] < sigmas[:-1]).all())):  # in this form NaN is refused too
         raise ValueError(f"noise levels must decrease and not be negative, got {[round(s, 4) for s in sigmas.tolist()]}")
-    return round_level(denoise, sigmas.to(x.device))
+    return round_level(denoise, sigmas)
 
 
 # --- draws and churn -----------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def walk(
         if (gamma := churn.gamma(sigma, len(levels) - 1)) > 0:
             assert draws is not None
             raised = round_level(denoise, sigma * (1 + gamma))
-            x = x + (raised**2 - sigma**2).clamp_min(0).sqrt() * churn.noise * draws.normal(x.shape).to(x)
+            x = x + (raised**2 - sigma**2).clamp_min(0).sqrt() * churn.noise * noise_like(x, draws)
             sigma = raised
         x, x0_hat, used = one_step(ask, x, sigma, sigma_next)
         nfe += used
@@ -264,7 +264,7 @@ def ancestral(
         down, up = ancestral_levels(sigma, sigma_next, eta)
         x, x0_hat, _ = euler_step(ask, x, sigma, down)
         if draws is not None and sigma_next > 0:
-            x = x + up * draws.normal(x.shape).to(x)
+            x = x + up * noise_like(x, draws)
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)
 
 
@@ -298,7 +298,7 @@ def multistep(
             return
         assert draws is not None
         spread = (levels[i + 1] ** 2 - floor**2).clamp_min(0).sqrt()
-        x = x0_hat + spread * draws.normal(x.shape).to(x)
+        x = x0_hat + spread * noise_like(x, draws)
         yield Step(i, x, x0_hat, float(sigma), float(levels[i + 1]), i + 1)
 
 

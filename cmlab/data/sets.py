@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..base.suggest import unknown
-from ..noise import Draws, Source, as_draws
+from ..noise import Draws, Source, as_draws, send
 from ..oracle import GaussianMixture
 from .pixels import from_pixels
 
@@ -106,13 +106,13 @@ class ImageData:
 
     def take(self, index: Tensor) -> Tensor:
         """The images at ``index`` (n,), never mirrored."""
-        return self.x0[index]
+        return self.x0[send(index, self.x0.device)]
 
     def batch(self, n: int, source: Source) -> tuple[Tensor, Tensor | None]:
         source = as_draws(source)
         i = (source.uniform((n,)).double() * len(self.x0)).long()
-        x0 = random_flip(self.x0[i], source) if self.flip else self.x0[i]
-        return x0, None if self.label is None else self.label[i]
+        x0 = self.take(i)
+        return random_flip(x0, source) if self.flip else x0, None if self.label is None else self.label[i]
 
 
 def names_of(label: Tensor | None, names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -146,10 +146,9 @@ def random_index(count: int, n: int, source: Draws) -> Tensor:
 
 
 def random_flip(x0: Tensor, source: Draws) -> Tensor:
-    """Images (n, C, H, W), each mirrored left to right with probability 1/2, in place."""
-    mirrored = source.uniform((len(x0),)) < 0.5
-    x0[mirrored] = x0[mirrored].flip(3)
-    return x0
+    """Images (n, C, H, W), each mirrored left to right with probability 1/2."""
+    mirrored = send(source.uniform((len(x0),)) < 0.5, x0.device)
+    return torch.where(mirrored[:, None, None, None], x0.flip(3), x0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +190,8 @@ class PixelData:
 
     def take(self, index: Tensor) -> Tensor:
         """The images at ``index`` (n,), float32 (n, C, H, W) in [-1, 1], never mirrored."""
+        if isinstance(self.pixels, DevicePixels):
+            return from_pixels(self.pixels.tensor[send(index, self.pixels.tensor.device)])
         return from_pixels(torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])))
 
     def batch(self, n: int, source: Source) -> tuple[Tensor, Tensor | None]:
@@ -225,6 +226,34 @@ class LazyPixels:
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         with ThreadPoolExecutor(WORKERS) as pool:  # PIL decodes outside Python's lock
             return np.stack(list(pool.map(self.decode, [self.names[i] for i in index])))
+
+
+class DevicePixels:
+    """Images as uint8 on a GPU, (N, C, H, W)."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor, self.shape = tensor, tuple(tensor.shape)
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return self.tensor[torch.as_tensor(index, device=self.tensor.device)].cpu().numpy()
+
+
+def near(data: Data, device: torch.device) -> Data:
+    """``data`` with its images on a GPU, where they take at most a quarter of the memory that is free there; else as it is.
+
+    A batch is then chosen there, and no picture crosses the bus. Labels stay, they are few.
+    """
+    if device.type != "cuda" or not isinstance(data, ImageData | PixelData):
+        return data
+    room = torch.cuda.mem_get_info(device)[0] // 4
+    if isinstance(data, ImageData):
+        return replace(data, x0=data.x0.to(device)) if data.x0.nbytes <= room else data
+    if isinstance(data.pixels, np.ndarray) and data.pixels.nbytes <= room:
+        return replace(data, pixels=DevicePixels(torch.from_numpy(np.ascontiguousarray(data.pixels)).to(device)))
+    return data
 
 
 class NoSplit(ValueError):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..base.suggest import check_choice
 from ..denoiser import Denoise, Label, traits_of
-from ..noise import RHO, SIGMA_MAX, SIGMA_MIN
+from ..noise import RHO, SIGMA_MAX, SIGMA_MIN, noise_like
 from ..samplers import Churn, Hook, Noise, Step, Steps, asking, round_level, solver_levels
 from .sde import SCALINGS, SCHEDULES, TIME_STEPS, VP, Linear, Schedule, vp_range
 
@@ -126,7 +126,7 @@ def ablation(
             assert draws is not None
             raised = schedule.time(round_level(denoise, schedule.sigma(t) * (1 + gamma)))
             spread = (schedule.sigma(raised) ** 2 - schedule.sigma(t) ** 2).clamp_min(0).sqrt() * churn_noise
-            state = scale(raised) * (state / scale(t) + spread * draws.normal(x.shape).to(x))
+            state = scale(raised) * (state / scale(t) + spread * noise_like(x, draws))
             t = raised
         h = t_next - t
         first, x0_hat = slope(state, t)

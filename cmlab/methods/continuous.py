@@ -15,7 +15,7 @@ from ..base.suggest import check_choice
 from ..denoiser import Denoise, Denoiser, Label, Precond
 from ..distances import Distance
 from ..losses import Given, Loss, LossOut
-from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, state_dtype
+from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, noise_like, send, state_dtype
 from ..schedules import LogNormal
 from .scalings import TrigPrecond
 
@@ -117,8 +117,8 @@ class ContinuousLoss(Loss):
         return Precond(self.sigma_data, self.warp.sigma_min)
 
     def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
-        sigma, speed = (t.to(x0) for t in self.warp(given.draws.uniform((len(x0),)).double()))
-        eps = given.draws.normal(x0.shape).to(x0)
+        sigma, speed = (send(t, x0.device, x0.dtype) for t in self.warp(given.draws.uniform((len(x0),)).double()))
+        eps = noise_like(x0, given.draws)
         x = x0 + expand(sigma, x0) * eps
         velocity = eps
         if given.teacher is not None:
@@ -196,8 +196,8 @@ class TrigLoss(Loss):
         return self.adaptive
 
     def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
-        sigma = self.density(len(x0), given.draws).to(x0)
-        x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
+        sigma = send(self.density(len(x0), given.draws), x0.device, x0.dtype)
+        x = x0 + expand(sigma, x0) * noise_like(x0, given.draws)
         sine = sigma / (sigma**2 + self.precond.sigma_data**2).sqrt()
         return _weigh(((model(x, sigma, label) - x0) / expand(sine, x0)).square(), model, sigma, self.adaptive)
 
@@ -303,11 +303,11 @@ class SCMLoss(Loss):
             raise ValueError(f"this loss trains models with {self.precond}: build the model with loss.precond")
         data = self.precond.sigma_data
         # In the solvers' precision: a teacher's slope is a small difference over a small sine.
-        level = self.density(len(x0), given.draws).clamp_max(self.sigma_max).to(x0.device, state_dtype(x0.device))
+        level = send(self.density(len(x0), given.draws).clamp_max(self.sigma_max), x0.device, state_dtype(x0.device))
         root = (level**2 + data**2).sqrt()
         start, sigma = x0.to(level), expand(level, x0)
         cos, sin = expand(data / root, x0), expand(level / root, x0)
-        eps = given.draws.normal(x0.shape).to(start)
+        eps = noise_like(start, given.draws)
         x = cos * start + data * sin * eps
         if given.teacher is None:
             slope = data * cos * eps - sin * start

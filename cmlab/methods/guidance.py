@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoise, Label, Traits, traits_of
-from ..noise import expand
+from ..noise import expand, noise_like, send
 from ..samplers import Hook, Noise, Step, Steps, ancestral_levels, asking, euler_step, need_noise, solver_levels
 
 LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -156,9 +156,9 @@ def guided_ancestral(
     ask = asking(denoise, label if conditional else None, project)
     for i, (sigma, sigma_next) in enumerate(pairwise(solver_levels(denoise, x, sigmas))):
         down, up = ancestral_levels(sigma, sigma_next)
-        pull = log_prob_gradient(log_prob, x, sigma, label)
+        pull = log_prob_gradient(log_prob, x, send(sigma, x.device), label)
         x, x0_hat, _ = euler_step(ask, x, sigma, down)
         if sigma_next > 0:
             by_vp_state = ((1 + sigma**2) / (1 + sigma_next**2)).sqrt()  # the gradient's coordinates, see the module's head
-            x = x + weight * up**2 * by_vp_state * pull + up * draws.normal(x.shape).to(x)
+            x = x + weight * up**2 * by_vp_state * pull + up * noise_like(x, draws)
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)

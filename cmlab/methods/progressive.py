@@ -11,7 +11,7 @@ from ..base.suggest import check_choice
 from ..denoiser import Denoise, Label, Precond
 from ..distances import Distance
 from ..losses import WEIGHTS, Given, Loss, LossOut, Weight
-from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas
+from ..noise import RHO, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, expand, karras_sigmas, noise_like, send
 from ..samplers import Hook, Noise, Steps, asking, euler_step, refuse_noise, walk
 from ..schedules import HalvingN
 
@@ -104,13 +104,13 @@ class ProgressiveLoss(Loss):
         i = 2 * (given.draws.uniform((len(x0),)).double() * n).long().clamp_max(n - 1)
         levels = grid[i], grid[i + 1], grid[i + 2]
         share = (levels[2] * (levels[0] - levels[1])) / (levels[1] * (levels[0] - levels[2]))
-        sigma, middle, end = (s.to(x0) for s in levels)
-        x = x0 + expand(sigma, x0) * given.draws.normal(x0.shape).to(x0)
+        sigma, middle, end = (send(s, x0.device, x0.dtype) for s in levels)
+        x = x0 + expand(sigma, x0) * noise_like(x0, given.draws)
         with torch.no_grad():
             teacher = asking(given.teacher, label)
             first = euler_step(teacher, x, sigma, middle)
             second = euler_step(teacher, first.x, middle, end)
             # x - sigma (x_end - x) / (end - sigma), written as a mean of the teacher's two answers: nothing cancels in it.
-            goal = torch.lerp(second.x0_hat.to(x0), first.x0_hat.to(x0), expand(share.to(x0), x0))
+            goal = torch.lerp(second.x0_hat.to(x0), first.x0_hat.to(x0), expand(send(share, x0.device, x0.dtype), x0))
         weight = WEIGHTS[self.weight](sigma, self.sigma_data)
         return LossOut(weight * self.distance(model(x, sigma, label), goal), sigma, weight)

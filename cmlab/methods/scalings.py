@@ -11,7 +11,7 @@ from torch import Tensor
 from ..base.registry import LOSSES, PRECONDS
 from ..denoiser import Coeffs, Precond, Preconditioning
 from ..losses import DenoisingLoss
-from ..noise import SIGMA_DATA, Draws
+from ..noise import SIGMA_DATA, Draws, send
 from ..schedules import Density
 from .sde import VP, iddpm_table, vp_range
 
@@ -91,7 +91,7 @@ class IDDPMPrecond(Preconditioning):
 
     def nearest(self, sigma: Tensor) -> Tensor:
         """Index of the nearest level of the table, the first on ties, int64 in the shape of ``sigma``."""
-        table = self.table.to(sigma)
+        table = send(self.table, sigma.device, sigma.dtype)
         return (sigma.reshape(-1, 1) - table).abs().argmin(1).reshape(sigma.shape)
 
     def __call__(self, sigma: Tensor) -> Coeffs:
@@ -103,7 +103,7 @@ class IDDPMPrecond(Preconditioning):
         return float(self.table[-2]), float(self.table[0])
 
     def round(self, sigma: Tensor) -> Tensor:
-        return self.table.to(sigma)[self.nearest(sigma)]
+        return send(self.table, sigma.device, sigma.dtype)[self.nearest(sigma)]
 
 
 @PRECONDS.register("trig")

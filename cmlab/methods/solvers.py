@@ -15,7 +15,7 @@ from torch import Tensor
 from ..base.registry import BRIDGES, SAMPLERS
 from ..base.suggest import check_choice
 from ..denoiser import Denoise, Label
-from ..noise import Draws, expand
+from ..noise import Draws, expand, noise_like
 from ..samplers import (
     Churn,
     Hook,
@@ -48,7 +48,7 @@ def midpoint_step(
         mid = ((1 - r1) * sigma ** (1 / rho) + r1 * sigma_next ** (1 / rho)) ** rho
     x_mid, x0_hat, _ = euler_step(denoise, x, sigma, mid)
     last = mid == 0
-    if bool(last.all()):
+    if not last.is_cuda and bool(last.all()):
         return OdeStep(x_mid, x0_hat, 1)
     safe_mid = torch.where(last, sigma, mid)
     slope = (x - x0_hat) / expand(sigma, x)
@@ -263,7 +263,7 @@ def predictor_corrector(
             x = correct(x, sigma, sigma_next)
         x0_hat = ask(x, sigma)
         mean, spread = predict(x, x0_hat, sigma, sigma_next, predictor == "ancestral")
-        x = mean if sigma_next == 0 else mean + spread * draws.normal(x.shape).to(x)
+        x = mean if sigma_next == 0 else mean + spread * noise_like(x, draws)
         for _ in range(after):
             x = correct(x, sigma_next, levels[i + 2] if i + 2 < len(levels) else torch.zeros_like(sigma))
         nfe += before + 1 + after
@@ -290,7 +290,7 @@ def _langevin(denoise: Denoise, x: Tensor, sigma: Tensor, below: Tensor, draws: 
     root = (1 + sigma**2).rsqrt() if vp else torch.ones_like(sigma)
     alpha = root**2 * (1 + below**2) if vp else 1.0
     score = (denoise(x, sigma) - x) / (sigma**2 * root)
-    z = draws.normal(x.shape).to(x)
+    z = noise_like(x, draws)
     ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean() if batch else sigma * root
     step = 2 * alpha * (snr * ratio) ** 2
     return x + (step * score + (2 * step).sqrt() * z) / root

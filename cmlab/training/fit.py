@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from ..base.device import usable_device
 from ..base.rng import global_seed
 from ..data import Data
+from ..data.sets import near
 from ..denoiser import Denoise, Denoiser
 from ..losses import DenoisingLoss, Loss
 from ..methods.augment import Augment
 from ..networks.layers import orders_by_pixel
+from ..noise import send
 from .config import TrainConfig
 from .draws import BatchDraws
 from .processes import ALONE, Processes
@@ -62,6 +64,7 @@ def _step_seed(seed: int, step: int, stream: int) -> int:
 
 # What each step draws, from generators of their own.
 _DATA, _NOISE, _DROPOUT, _LABELS, _AUGMENT = range(5)
+LOOK = 50  # steps after which a GPU is asked at the latest how many it has skipped: to ask is to wait
 
 
 def fit(
@@ -90,7 +93,8 @@ def fit(
         processes: those that train together: each takes its rows of every batch, so that their number changes nothing but rounding
             and dropout.
         compile: see `Trainer`.
-        max_skipped: steps whose loss or gradient is not finite are left out; after this many in a row training stops.
+        max_skipped: steps whose loss or gradient is not finite are left out; after this many in a row training stops. On a GPU,
+            which counts them, that is seen at the next yield, or within 50 steps.
         changes: values of the configuration, by name.
 
     Raises ValueError for options that do not fit together, FloatingPointError when the loss is no longer finite.
@@ -114,6 +118,7 @@ def fit(
         raise ValueError("channels_last is for images: leave it out")
     images = images and orders_by_pixel(model, device)
     model.to(device).train()
+    data = near(data, device)
     for network in (model, teacher) if images and not processes.shard else ():  # torch divides weights in their own order alone
         if isinstance(network, nn.Module):
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -139,7 +144,7 @@ def fit(
         x0, label = data.batch(len(rows), draws(step, _DATA))
         if label is not None and config.label_dropout > 0:
             label = torch.where(draws(step, _LABELS).uniform((len(rows),)) < config.label_dropout, -1, label)
-        x0, label, told = x0.to(device), None if label is None else label.to(device), None
+        x0, label, told = send(x0, device), None if label is None else send(label, device), None
         if augment is not None:
             x0, told = augment(x0, draws(step, _AUGMENT))
         if images:
@@ -165,15 +170,15 @@ def fit(
         # Dropout draws from the global generator, and each process of its own.
         with global_seed(_step_seed(seed, step, _DROPOUT) ^ (processes.rank * 0x85EBCA6B & 0xFFFFFFFF), device):
             value = trainer.step(given, batch, step / steps, config.lr_at(step, stage))
-        if trainer.in_a_row == 0:
-            total += value
-        elif trainer.in_a_row >= min(max_skipped, steps):
+        total += torch.where(trainer.made, value, 0.0)
+        since += 1
+        due = step + 1 == steps or (every(step + 1) if callable(every) else (step + 1) % every == 0)
+        if (due or device.type != "cuda" or since % LOOK == 0) and trainer.in_a_row >= min(max_skipped, steps):
             raise FloatingPointError(
                 f"the loss or its gradient is not finite, loss {float(value):.4g}, at step {step + 1} and {trainer.in_a_row - 1} "
                 f"before it: lower the learning rate (now {config.lr})"
             )
-        since += 1
-        if step + 1 == steps or (every(step + 1) if callable(every) else (step + 1) % every == 0):
+        if due:
             made = since - (trainer.skipped - skipped)
             rate = batch * since / max(time.perf_counter() - clock, 1e-9)
             yield state(step + 1, float(total) / made if made else math.nan, rate)

@@ -1,10 +1,11 @@
 """What moves the weights: torch's optimizers, RAdam with safe first steps, and Muon."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 
 class RAdam(torch.optim.RAdam):
@@ -20,12 +21,17 @@ class RAdam(torch.optim.RAdam):
         """As in torch; of a closure torch's own first steps."""
         for group in self.param_groups:
             taken = next((self.state[p]["step"] for p in group["params"] if self.state.get(p)), 0)
-            if _rho(int(taken) + 1, group["betas"][1]) <= 5:
+            if isinstance(taken, Tensor) and taken.is_cuda:
+                grads = [p.grad for p in group["params"] if p.grad is not None]
+                early = _rho(taken.double() + 1, group["betas"][1]) <= 5
+                shorter = (1 / (get_total_norm(grads) + 1e-6)).clamp_max(1)
+                torch._foreach_mul_(grads, torch.where(early, shorter, 1.0))
+            elif _rho(int(taken) + 1, group["betas"][1]) <= 5:
                 torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         return super().step(closure)
 
 
-def _rho(t: int, beta2: float) -> float:
+def _rho(t: Any, beta2: float) -> Any:
     """RAdam's length of the average of squared gradients after ``t`` of them."""
     return 2 / (1 - beta2) - 1 - 2 * t * beta2**t / (1 - beta2**t)
 
@@ -99,11 +105,12 @@ class Muon(torch.optim.Optimizer):
     def _vector(self, p: nn.Parameter, grad: Tensor, beta1: float, beta2: float) -> tuple[float, Tensor]:
         state = self.state[p]
         if not state:
-            state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            state["step"] = torch.zeros((), device=p.device if p.is_cuda else "cpu")
+            state |= {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         state["step"] += 1
         state["exp_avg"].lerp_(grad, 1 - beta1)
         state["exp_avg_sq"].lerp_(grad.square(), 1 - beta2)
-        step = float(state["step"])
+        step = state["step"].double() if p.is_cuda else float(state["step"])
         spread = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt_().add_(EPS)
         return ADAM, (state["exp_avg"] / (1 - beta1**step)).div_(spread)
 
@@ -114,3 +121,40 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "muon": Muon,
 }
+
+
+def on_device(name: str, device: torch.device) -> dict[str, bool]:
+    """Options with which optimizer ``name`` is fast on ``device``, and counts its steps there."""
+    fast = {"adam": "fused", "adamw": "fused", "radam": "capturable"}
+    return {fast[name]: True} if device.type == "cuda" and name in fast else {}
+
+
+@torch.no_grad()
+def move_where(made: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """``optimizer.step()`` where ``made`` () holds, else nothing moves: decided on their device, without waiting for it.
+
+    torch's fused optimizers can be told. For others the parameters and the state are copied and, of a step that was not made,
+    come back; gradients that are not finite are replaced, so that a product with 0 is 0.
+    """
+    good, bad = made.float(), (~made).float()
+    plain = not any(hasattr(p, "_local_tensor") for p in parameters)
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and plain:
+        fused: Any = optimizer
+        fused.grad_scale, fused.found_inf = None, bad
+        optimizer.step()
+        return
+
+    def moved() -> list[Tensor]:
+        state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
+        return [getattr(t, "_local_tensor", t) for t in (*parameters, *state)]
+
+    for p in parameters:
+        if p.grad is not None:
+            getattr(p.grad, "_local_tensor", p.grad).masked_fill_(~made, 0)
+    live = moved()
+    before = dict(zip(map(id, live), torch._foreach_mul(live, bad), strict=True))
+    optimizer.step()
+    after = moved()  # a first step makes the state, from zeros
+    torch._foreach_mul_(after, good)
+    there = [t for t in after if id(t) in before]
+    torch._foreach_add_(there, [before[id(t)] for t in there])

@@ -16,7 +16,7 @@ from ..denoiser import Denoise, Denoiser
 from ..losses import Loss
 from ..noise import Draws
 from .config import HalfLife, Precision, TrainConfig
-from .optimizers import OPTIMIZERS
+from .optimizers import OPTIMIZERS, move_where, on_device
 from .processes import ALONE, Processes
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,10 +62,14 @@ class Snapshot(NamedTuple):
 
 
 @torch.no_grad()
-def update_average(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """target <- rate target + (1 - rate) source, every parameter; buffers are copied."""
+def update_average(target: nn.Module, source: nn.Module, rate: float, made: Tensor | bool = True) -> None:
+    """target <- rate target + (1 - rate) source, every parameter, where ``made`` () holds on their device; buffers are copied."""
     # Of tensors that are divided over processes, the part that is here.
-    get_ema_multi_avg_fn(rate)(_here(target), _here(source), None)
+    old, new = _here(target), _here(source)
+    if isinstance(made, Tensor):
+        torch._foreach_add_(old, torch._foreach_mul(torch._foreach_sub(new, old), made * (1 - rate)))
+    elif made:
+        get_ema_multi_avg_fn(rate)(old, new, None)
     for mean, buffer in zip(target.buffers(), source.buffers(), strict=True):
         mean.copy_(buffer)
 
@@ -156,8 +160,10 @@ class Trainer:
 
             # A network that could be told of augmentation has parameters that are idle without.
             idle = isinstance(model, Denoiser) and getattr(model.config, "augment", 0) > 0
-            self.objective = DistributedDataParallel(self.objective, find_unused_parameters=idle)
-        self.skipped = self.in_a_row = self.stage = 0
+            self.objective = DistributedDataParallel(self.objective, find_unused_parameters=idle, gradient_as_bucket_view=True)
+        self._skipped: int | Tensor = 0  # counted where the training is: to read them is to wait
+        self._in_a_row: int | Tensor = 0
+        self.stage = 0
         self._compile(model)
         self._compile(teacher)
         self.restart()
@@ -181,7 +187,7 @@ class Trainer:
         self._compile(self.target)
         c = self.config
         options: dict[str, Any] = {"lr": c.lr, "weight_decay": c.weight_decay, "betas": (0.9, c.beta2)}
-        self.optimizer = OPTIMIZERS[c.optimizer](self.parameters, **options)
+        self.optimizer = OPTIMIZERS[c.optimizer](self.parameters, **options, **on_device(c.optimizer, self.parameters[0].device))
         self.images = 0
 
     def next_stage(self, source: Literal["model", "ema"]) -> None:
@@ -202,16 +208,15 @@ class Trainer:
         if lr is not None:
             self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        total, micro_batches = torch.zeros(()), list(micro_batches)
+        total, micro_batches = None, list(micro_batches)
         for k, micro_batch in enumerate(micro_batches):
             with self._sending(k + 1 == len(micro_batches)):
                 value = self.objective(micro_batch, batch, progress, self.target, self.teacher)
                 # Data parallelism takes the mean of the processes' gradients, each of which is a share of the sum.
                 self.scaler.scale(value * self.processes.world_size if self.processes.world_size > 1 else value).backward()
-            total = total.to(value.device) + value.detach()
-        total = self.processes.sum(total)
-        if self._gradient_is_finite(total):
-            self._move(batch, progress)
+            total = value.detach().clone() if total is None else total + value.detach()
+        total = self.processes.sum(cast(Tensor, total))
+        self._finish(total, batch, progress)
         self.scaler.update()
         self.images += batch
         return total
@@ -222,23 +227,39 @@ class Trainer:
             self.shards.send(self.model, now)
         return nullcontext() if now or self.shards or self.processes.world_size == 1 else cast(Any, self.objective).no_sync()
 
-    def _gradient_is_finite(self, total: Tensor) -> bool:
-        """Whether the step can be made; counts it where not. The same in all processes, whose losses and gradients are shared."""
+    def _finish(self, total: Tensor, batch: int, progress: float) -> None:
+        """Make the step if loss and gradient are finite, the same in all processes, that share them; count it if not.
+
+        A GPU decides and counts itself: the host, which would have to wait for it, goes on to the next step.
+        """
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         whole = cast(Any, norm).full_tensor() if self.shards else norm
-        finite = bool(torch.isfinite(whole) & torch.isfinite(total))
-        if finite and self.config.clip:
+        self.made = torch.isfinite(whole) & torch.isfinite(total)
+        there = self.made.device.type == "cuda"
+        made = self.made if there else bool(self.made)
+        bad = ~made if isinstance(made, Tensor) else not made
+        self._skipped, self._in_a_row = self._skipped + bad, (self._in_a_row + 1) * bad
+        if self.config.clip and (there or made):
             clip_grads_with_norm_(self.parameters, self.config.clip, norm)
-        self.skipped, self.in_a_row = (self.skipped, 0) if finite else (self.skipped + 1, self.in_a_row + 1)
-        return finite
-
-    def _move(self, batch: int, progress: float) -> None:
-        self.scaler.step(self.optimizer)
+        if isinstance(made, Tensor):
+            move_where(made, self.optimizer, self.parameters)
+        elif made:
+            self.scaler.step(self.optimizer)
+        else:
+            return
         for ema, rate in zip(self.emas, self.rates, strict=True):
-            update_average(ema, self.model, rate.decay(self.images, batch) if isinstance(rate, HalfLife) else rate)
+            update_average(ema, self.model, rate.decay(self.images, batch) if isinstance(rate, HalfLife) else rate, made)
         if self.target is not None:
-            update_average(self.target, self.model, self.loss.target_decay(progress))
+            update_average(self.target, self.model, self.loss.target_decay(progress), made)
+
+    @property
+    def skipped(self) -> int:
+        return int(self._skipped)
+
+    @property
+    def in_a_row(self) -> int:
+        return int(self._in_a_row)
 
     # --- to and from files -----------------------------------------------------------------------------------------------
 
@@ -267,8 +288,8 @@ class Trainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to where ``snapshot`` was taken; raises ValueError when it belongs to another model, loss or optimizer."""
         facts = snapshot.facts
-        for k in ("stage", "images", "skipped", "in_a_row"):
-            setattr(self, k, facts[k])
+        for mine, k in (("stage",) * 2, ("images",) * 2, ("_skipped", "skipped"), ("_in_a_row", "in_a_row")):
+            setattr(self, mine, facts[k])
         if self.stage:
             self.teacher = self._copy(self.model).eval()
             self._compile(self.teacher)
@@ -281,7 +302,8 @@ class Trainer:
             mine = f"optimizer.{name}."
             for key in [k for k in left if k.startswith(mine) and "." not in k.removeprefix(mine)]:
                 value = left.pop(key)
-                kept = torch.zeros(()) if key == f"{mine}step" else torch.empty_like(p, requires_grad=False)
+                where = p.device if p.device.type == "cuda" else "cpu"
+                kept = torch.zeros((), device=where) if key == f"{mine}step" else torch.empty_like(p, requires_grad=False)
                 _fill(kept, value, key)
                 self.optimizer.state[p][key.removeprefix(mine)] = kept
         if left:
