@@ -98,3 +98,16 @@ def page(models: Iterable[str] | None = None, **options: str | bool) -> str:
     for mark, part in (("SCRIPT", script()), ("CONTENTS", embedded(contents(models))), ("OPTIONS", embedded(options))):
         text = text.replace(f"/* {mark} */", part)
     return text
+
+
+# In gradio's component: the module and what it shows come when the tab is opened for the first time.
+ON_LOAD = """(async () => {
+  const {script, contents} = await server.everything();
+  const module = await import(URL.createObjectURL(new Blob([script], {type: 'text/javascript'})));
+  element.plane = module.mount(element.querySelector('div'), contents, {set: 'two-moons'});
+})();"""
+
+
+def everything(_: object = None) -> dict[str, Any]:
+    """What the app's server hands over at one call, which gradio makes with one value: the module's text and what it shows."""
+    return {"script": script(), "contents": contents()}

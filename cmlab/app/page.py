@@ -20,7 +20,7 @@ import numpy as np
 
 from ..base.registry import DATASETS, EDITS, LOSSES, Record
 from ..editing import EDIT_STEPS, MASKS
-from . import handlers, theory, view, words
+from . import browser, handlers, theory, view, words
 from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
 from .paint import is_painted
 from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop_button
@@ -408,6 +408,10 @@ def build_app() -> Page:
                 interpolate_tab(tab, images)
             with gr.Tab("Edit") as tab:
                 edit_tab(tab, images)
+            with gr.Tab("The plane"):
+                template = "<div>The plane is drawn by the browser: one moment.</div>"
+                load = {"js_on_load": browser.ON_LOAD, "server_functions": [browser.everything]}
+                gr.HTML(html_template=template, elem_id="plane", apply_default_css=False, min_height=700, **load)
             with gr.Tab("2D playground") as tab:
                 plane_tab(tab)
             with gr.Tab("Theorems"):

@@ -30,6 +30,8 @@ CSS = r"""
 .numbers th, .numbers td { white-space: nowrap; word-break: normal; overflow-wrap: normal; }
 /* A refusal is told once, by its message; the pictures of the last run stay in sight. */
 .wrap:has(> .error) { display: none; }
+/* What stands above and below the plane's picture, which is as high as the rest of the window. */
+#plane { --around: 330px; }
 /* The tabs' own width would be the least that the page can have. */
 .tab-wrapper { contain: inline-size; }
 @media (max-width: 640px) {

@@ -183,3 +183,16 @@ def test_a_theorem_is_measured_and_another_has_its_own_controls(page, monkeypatc
     page.get_by_label("Theorem 2: CD and CT").check()
     page.get_by_label("huber").wait_for()
     assert page.get_by_label("euler").count() == 0 and page.locator("#theorem img").count() == 0
+
+
+def test_the_plane_is_drawn_by_the_browser_with_the_models_that_the_server_hands_over(page):
+    open_tab(page, "The plane")
+    page.get_by_text("two moons").wait_for()
+    ready = (
+        "() => { window.p = [...document.querySelectorAll('#plane, #plane *')].find((e) => e.plane)?.plane; return p && !p.job }"
+    )
+    page.wait_for_function(ready)
+    assert page.evaluate("() => p.answers.map((a) => a.id)") == ["f", "D", "edm", "cd", "ict"]
+    page.get_by_role("button", name="One step on").click()
+    page.wait_for_function("() => p.box.querySelector('[data-answer=cd] output').innerText !== ''")
+    assert fits_a_phone(page)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from cmlab.app import browser as plane
 from cmlab.commands.main import main
+from cmlab.course import teach
+from cmlab.course.plane import plane as course_plane
 from cmlab.data import drawn_points, load_toy
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.evaluation.points import sliced_wasserstein
@@ -243,3 +245,19 @@ def test_a_page_is_not_written_over_and_takes_models_of_the_plane_alone(tmp_path
     assert main(["plane", "--export", str(out), "--overwrite", "--models", "two-moons-cd", "--data", "rings"]) == 0
     text = out.read_text("utf-8")
     assert '"label": "CD"' in text and '"label": "EDM"' not in text and '"set": "rings"' in text
+
+
+def test_a_notebook_holds_the_plane_and_a_still_picture(browser, monkeypatch):
+    shown = []
+    monkeypatch.setattr(teach, "_emit", lambda html, text: shown.append(html))
+    course_plane("8gaussians", ["8gaussians-cd"], mode="jump")
+    page, asked = browser.new_page(), []
+    page.on("request", lambda r: None if r.url.startswith(("data:", "about:")) else asked.append(r.url))
+    page.set_content(shown[0])
+    frame = page.frames[1]
+    frame.wait_for_function("() => window.plane")
+    assert frame.evaluate("() => [plane.set.name, plane.set.mode, Object.keys(plane.models)]") == ["8gaussians", "jump", ["cd"]]
+    assert page.get_by_alt_text("a still picture").evaluate("(i) => i.complete && i.naturalWidth > 300") and asked == []
+    page.close()
+    with pytest.raises(ValueError, match="mode is one of"):
+        course_plane(mode="run")
