@@ -30,8 +30,8 @@ CSS = r"""
 .numbers th, .numbers td { white-space: nowrap; word-break: normal; overflow-wrap: normal; }
 /* A refusal is told once, by its message; the pictures of the last run stay in sight. */
 .wrap:has(> .error) { display: none; }
-/* What stands above and below the plane's picture, which is as high as the rest of the window. */
-#plane { --around: 330px; }
+/* The plane takes the width that there is, and its picture the height but for what stands above and below it. */
+#plane { --around: 330px; width: min(1152px, 100vw - 48px); max-width: 100%; }
 /* The tabs' own width would be the least that the page can have. */
 .tab-wrapper { contain: inline-size; }
 @media (max-width: 640px) {

@@ -7,6 +7,7 @@ classes, and whatever the training run wants to say about itself ("about").
 import json
 import logging
 import math
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -328,10 +329,11 @@ def skeleton(weights: Mapping[str, Tensor]) -> Iterator[None]:
     So a description of a billion channels or layers costs nothing.
     """
     sizes, left = {v.numel() for v in weights.values()}, 4 * len(weights)  # room to build it a few times
+    thread = threading.get_ident()  # the hook sees what all threads build
 
     def check(module: nn.Module, name: str, parameter: Tensor | None) -> None:
         nonlocal left
-        if parameter is not None:
+        if parameter is not None and threading.get_ident() == thread:
             left -= 1
             if left < 0 or parameter.numel() not in sizes:
                 shape = tuple(parameter.shape)

@@ -192,6 +192,7 @@ def test_the_plane_is_drawn_by_the_browser_with_the_models_that_the_server_hands
         "() => { window.p = [...document.querySelectorAll('#plane, #plane *')].find((e) => e.plane)?.plane; return p && !p.job }"
     )
     page.wait_for_function(ready)
+    assert page.evaluate("() => p.box.clientWidth") > 1000  # wide enough for the choices beside the picture
     assert page.evaluate("() => p.answers.map((a) => a.id)") == ["f", "D", "edm", "cd", "ict"]
     page.get_by_role("button", name="One step on").click()
     page.wait_for_function("() => p.box.querySelector('[data-answer=cd] output').innerText !== ''")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,3 +217,10 @@ def test_starting_from_another_network_is_an_error(file, change):
     config, shape = TINY["mlp"]
     student = Denoiser(build_network(replace(config, **change), shape, 3), CONSISTENCY, shape, 3)
     assert "another network" in message(lambda: load_weights(student, file))
+
+
+def test_a_network_that_another_thread_builds_meanwhile_is_its_own_affair():
+    with checkpoints.skeleton({"weight": torch.zeros(6), "bias": torch.zeros(2)}), ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.nn.Linear, 5, 7).result().weight.numel() == 35
+        with pytest.raises(checkpoints.WeightsError, match="no weights fit"):
+            torch.nn.Linear(5, 7)

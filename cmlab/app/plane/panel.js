@@ -74,7 +74,7 @@ export function build(p) {
   for (const mode of Object.keys(MODES)) {
     p.find('.modes').append(make('button', {role: 'tab', 'data-mode': mode, onclick: () => p.turn(mode)}, MODES[mode][0]));
   }
-  for (const sigma of [80, 20, 5, 1, 0.2, 0.05, 0.01, 0.002]) {
+  for (const sigma of [80, 20, 5, 1, 0.2, 0.05, 0.002]) {
     const kind = [20, 5, 0.05].includes(sigma) ? 'minor' : '';
     p.find('.ticks').append(make('span', {style: `left:${100 * timeOf(sigma)}%`, class: kind}, `${sigma}`));
   }
