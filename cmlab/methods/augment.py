@@ -245,9 +245,10 @@ def warp(x0: Tensor, back: Tensor) -> Tensor:
     moved = (back != torch.eye(3, dtype=back.dtype)).any(2).any(1)
     if not bool(moved.any()):
         return x0
+    there = moved.nonzero()[:, 0].to(x0.device)  # numbers, as a mask's count would have to be read from a GPU
     h, w = x0.shape[2:]
     rows, columns = (_double(n).to(x0) for n in (h, w))
-    big = _double_mirrored(h).to(x0) @ x0[moved.to(x0.device)] @ _double_mirrored(w).to(x0).T
+    big = _double_mirrored(h).to(x0) @ x0[there] @ _double_mirrored(w).to(x0).T
     # Where each point of the doubled result lies: to pixels from the centre, back, and to the doubled, mirrored picture.
     y, x = ((torch.arange(2 * n + _ENDS, dtype=back.dtype) - _CENTRE) / 2 - (n - 1) / 2 for n in (h, w))
     points = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x), dtype=back.dtype)], -1)
@@ -256,7 +257,7 @@ def warp(x0: Tensor, back: Tensor) -> Tensor:
     grid = (2 * (points + middle) + _CENTRE) * 2 / far - 1
     seen = grid_sample(big, grid.to(x0), mode="bilinear", padding_mode="reflection", align_corners=True)
     out = x0.clone()
-    out[moved.to(x0.device)] = rows.T @ seen @ columns
+    out[there] = rows.T @ seen @ columns
     return out
 
 
@@ -275,7 +276,7 @@ def recolour(x0: Tensor, m: Tensor) -> Tensor:
     changed = (m != torch.eye(4, dtype=m.dtype)).any(2).any(1)
     if not bool(changed.any()):
         return x0
-    chosen = changed.to(x0.device)
+    chosen = changed.nonzero()[:, 0].to(x0.device)
     m = m[changed].to(x0)
     colours = x0[chosen].expand(-1, 3, -1, -1).flatten(2)
     out = x0.clone()
