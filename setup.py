@@ -14,7 +14,11 @@ class BuildWithLessons(build_py):
         if not self.editable_mode:
             lessons = Path(self.build_lib, "cmlab", "lessons")
             self.mkpath(str(lessons))
-            for path in [*sorted(Path("notebooks").glob("*.ipynb")), Path("notebooks", "README.md")]:
+            for path in [
+                *sorted(Path("notebooks").glob("*.ipynb")),
+                Path("notebooks", "README.md"),
+                Path("notebooks", "eighty_lines.py"),
+            ]:
                 self.copy_file(str(path), str(lessons / path.name))
 
 

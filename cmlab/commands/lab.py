@@ -56,7 +56,7 @@ def lesson_files() -> list[Path]:
     """
     for folder in (PACKAGE / "lessons", PACKAGE.parent / "notebooks"):
         if lessons := sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-            return [*lessons, folder / "README.md"]
+            return [*lessons, folder / "README.md", folder / "eighty_lines.py"]
     raise ValueError("this installation of cmlab has no lessons: install the wheel again, or work in a clone")
 
 

@@ -184,6 +184,14 @@ RIGHT: dict[str, list[str]] = {
         "t.cos() * x + t.sin() * (-sd) * F(x / sd, t)",
         "c, s = torch.cos(t), (1 - torch.cos(t) ** 2).sqrt()\nreturn sd * (c * (x / sd) - s * F(x / sd, t))",
     ],
+    "pair_loss": [
+        "with torch.no_grad():\n"
+        "    goal = f(x0 + s * z if solver is None else solver(x0 + t * z, t, s), s)\n"
+        "return ((goal - f(x0 + t * z, t)) ** 2).sum(-1)",
+        "x = x0 + t * z\n"
+        "y = solver(x, t, s) if solver else x + (s - t) * (x - x0) / t\n"
+        "return (f(x, t) - f(y, s).detach()).norm(dim=1) ** 2",
+    ],
 }
 
 WRONG: dict[str, list[str]] = {
@@ -371,5 +379,13 @@ WRONG: dict[str, list[str]] = {
         "torch.cos(t) * x - torch.sin(t) * F(x, t)",
         "x - t * sd * F(x / sd, t)",
         "(torch.cos(t) * x - torch.sin(t) * sd * F(x / sd, t)) / torch.cos(t)",
+    ],
+    "pair_loss": [
+        "y = solver(x0 + t * z, t, s) if solver else x0 + s * z\nreturn (f(x0 + t * z, t) - f(y, s)).square().sum(1)",
+        "y = solver(x0 + t * z, t, s) if solver else x0 + s * z\nreturn (f(x0 + t * z, t).detach() - f(y, s)).square().sum(1)",
+        "(f(x0 + t * z, t) - x0).square().sum(1)",
+        "with torch.no_grad():\n"
+        "    y = solver(x0 + t * z, t, s) if solver else x0 + s * z\n"
+        "    return (f(x0 + t * z, t) - f(y, s)).square().sum(1)",
     ],
 }
