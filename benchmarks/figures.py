@@ -13,12 +13,11 @@ from cmlab.plots import plot_images
 from cmlab.samplers import sample
 
 
-def grids(data: str) -> Figure:
-    """Three models from the same noise, one column per class, two samples each."""
-    seeds, label = list(range(20)), torch.arange(20) % 10
-    rows = {
-        "data": load_images(data).x0[torch.stack([(load_images(data).label == k).nonzero()[:2, 0] for k in range(10)], 1).flatten()]
-    }
+def grids(data: str, examples: str = "") -> Figure:
+    """Three models from the same noise, one column per class, two samples each; first real pictures, of the set ``examples``."""
+    seeds, label, real = list(range(20)), torch.arange(20) % 10, load_images(examples or data)
+    assert real.label is not None
+    rows = {"data": real.take(torch.stack([(real.label == k).nonzero()[:2, 0] for k in range(10)], 1).flatten())}
     for name, method, sampler, steps in (
         ("EDM, 18 Heun steps", "edm", "heun", 18),
         ("CD, 1 step", "cd", "multistep", 1),
@@ -59,6 +58,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "figures")
     folder.mkdir(parents=True, exist_ok=True)
     figures = {f"{data}-grid": grids(data) for data in ("digits", "digits-color")} | {f"edit-{k}": f for k, f in edits().items()}
+    figures |= {"mnist-grid": grids("mnist", "mnist-examples")}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", metadata={"Software": None})
         print(folder / f"{name}.png")

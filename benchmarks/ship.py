@@ -14,6 +14,7 @@ import torch
 
 from cmlab.data import TOYS
 from cmlab.evaluation import digit_report, is_consistency, toy_report
+from cmlab.evaluation.features import extractor_for
 from cmlab.formats import checkpoints
 from cmlab.training.presets import find, get_preset
 
@@ -22,7 +23,13 @@ def measure(path: Path) -> dict[str, float]:
     model, meta = checkpoints.load(path)
     data = get_preset(meta["about"]["preset"]).data
     if data not in (*TOYS, "digits", "digits-color"):  # measured by the chain that made it
-        ways = {f"{way['sampler']} {way['steps']}": way["figures"] for way in meta["about"]["measured"].values()}
+        usual = extractor_for("classifier", data).title
+        ways = {
+            f"{way['sampler']} {way['steps']}" + ("" if way["features"] == usual else f" ({way['features'].split()[1]})"): way[
+                "figures"
+            ]
+            for way in meta["about"]["measured"].values()
+        }
         return {f"{row['name']}, {way}": round(row["value"], 4) for way, rows in ways.items() for row in rows}
     if data not in TOYS:
         report = digit_report(model, data)
