@@ -1,5 +1,7 @@
 """Optimizers: Muon against the singular values that define it and against torch's, RAdam's first steps."""
 
+import math
+
 import pytest
 import torch
 from conftest import normal, soft3, tiny
@@ -9,7 +11,7 @@ from cmlab.data import ImageData, MixtureData
 from cmlab.denoiser import EDM
 from cmlab.losses import EDMLoss
 from cmlab.training import fit
-from cmlab.training.optimizers import ADAM, Muon, RAdam, orthogonal
+from cmlab.training.optimizers import ADAM, OPTIMIZERS, Muon, RAdam, move_where, orthogonal
 
 
 def newton_schulz(s: torch.Tensor) -> torch.Tensor:
@@ -103,3 +105,30 @@ def test_muon_learns_points_in_fewer_steps_than_radam():
         states = fit(tiny(precond=EDM), MixtureData(soft3()), EDMLoss(), steps=60, every=20, batch=128, optimizer=optimizer, lr=lr)
         last[optimizer] = [state.loss for state in states][-1]
     assert last["muon"] < last["radam"]
+
+
+@pytest.mark.parametrize(("name", "fused"), [*((name, False) for name in OPTIMIZERS), ("adam", True), ("adamw", True)])
+@pytest.mark.parametrize("when", [(0,), (1,), (0, 3), (7,)])
+def test_a_step_that_a_gpu_decides_against_moves_nothing(name, fused, when):
+    """What `move_where` does on a GPU, here on CPU tensors: the same bits as leaving the step out."""
+    options = {"lr": 0.01, "weight_decay": 0.1, "betas": (0.9, 0.99)} | ({"fused": True} if fused else {})
+    gradients = [seeded_gradients(k) for k in range(10)]
+    runs = []
+    for decided_there in (True, False):
+        weights = [torch.nn.Parameter(p) for p in seeded_gradients(99)]
+        optimizer = OPTIMIZERS[name](weights, **options)
+        for k, given in enumerate(gradients):
+            bad = k in when
+            for weight, gradient in zip(weights, given, strict=True):
+                weight.grad = gradient * math.nan if bad else gradient.clone()
+            if decided_there:
+                move_where(torch.tensor(not bad), optimizer, weights)
+            elif not bad:
+                optimizer.step()
+        runs.append([p.detach() for p in weights])
+    for a, b in zip(*runs, strict=True):
+        assert torch.equal(a, b)
+
+
+def seeded_gradients(seed: int) -> list[torch.Tensor]:
+    return [normal(4, 3, seed=seed, dtype=torch.float32), normal(5, seed=seed + 1, dtype=torch.float32)]
