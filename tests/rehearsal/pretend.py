@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ def backward(loss: Tensor) -> None:
         elif node not in seen:
             seen.add(node)
             stack.append((node, True))
-            stack += [(after, False) for after, _ in node.next_functions if after is not None]
+            stack += [(after, False) for after, _ in cast(Any, node).next_functions if after is not None]
     given: dict[Any, dict[int, Tensor]] = {root: {0: torch.ones_like(loss)}}
     with torch.no_grad():
         for node in reversed(order):
@@ -135,10 +135,11 @@ def _pretend() -> None:
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
     torch.random.fork_rng = lambda devices=(), **options: fork(devices=[], **options)
-    torch.amp.grad_scaler.amp_definitely_not_available = torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    for module in (torch.amp.grad_scaler, torch.cuda.amp.common):
+        cast(Any, module).amp_definitely_not_available = lambda: False
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     Tensor.backward = lambda self, *_, **__: backward(self)
-    Tensor.pin_memory = lambda self, *_: self
+    cast(Any, Tensor).pin_memory = lambda self, *_: self
 
     def moved(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         # Parameters that are there already cannot be exchanged once more.

@@ -226,7 +226,7 @@ def test_waits_are_seen():
 
     def reads(device):
         x = torch.zeros(3).to(CUDA, non_blocking=True)
-        bool(x.isfinite().all()), float(x[0]), x.cpu(), torch.ones(2).to(CUDA)
+        _ = bool(x.isfinite().all()), float(x[0]), x.cpu(), torch.ones(2).to(CUDA)
         return [w.partition(":")[0] for w in device.waits]
 
     def mixes(device):

@@ -1,5 +1,7 @@
 """The rest of the CUDA path without a GPU: guidance inside a model, 16 bits, likelihood, augmentation, features of samples."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from conftest import normal, seeded
@@ -54,7 +56,7 @@ def likelihood(trace: str):
 
         torchdiffeq.odeint, torch.autograd.grad = once, grad
         model, noise = small("mlp").to(CUDA).eval(), seeded(0) if trace == "hutchinson" else None
-        found = log_likelihood(model, normal(3, 2).to(CUDA), trace=trace, noise=noise)
+        found = log_likelihood(model, normal(3, 2).to(CUDA), trace=cast(Any, trace), noise=noise)
         assert found.log_prob.device == found.latent.device == CUDA and found.log_prob.shape == (3,)
         return seen
 
@@ -70,7 +72,7 @@ def features(kind: str):
     def case(device):
         model = small("unet", CONSISTENCY, 3).to(CUDA).eval()
         pixels, _ = model_source(model, plan(model), n=10, batch=10).draw(0, 10)
-        network = build_classifier(ClassifierConfig((4, 4), kind=kind), (3, 8, 8), 3).to(CUDA).eval()
+        network = build_classifier(ClassifierConfig((4, 4), kind=cast(Any, kind)), (3, 8, 8), 3).to(CUDA).eval()
         found, logits = network(pixels.repeat(1, 1, 2, 2).to(CUDA))
         assert pixels.dtype == torch.uint8 and found.device == logits.device == CUDA and logits.shape == (10, 3)
 
