@@ -84,7 +84,7 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
         "command": f"`{about['command']}`" if "command" in about else None,
         "training": _training(about) if "seconds" in about else None,
         **{key: value for key, value in about.items() if key not in KNOWN},
-        **{title: _curve(about[key]) for key, title in CURVES.items() if key in about},
+        **{title: _curve(about[key]) for key, title in CURVES.items() if about.get(key)},
     }
     where = f"cmlab/pretrained/{file.name}" if file.parent == checkpoints.PRETRAINED else str(file)
     lines = [f"# {file.stem}", "", where, "", *_listed(facts), ""]

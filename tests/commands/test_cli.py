@@ -367,7 +367,7 @@ def _other(value):
         return (*value, 3)
     return {"noise": "heun", "heun": "euler", "uniform": "lognormal", "lognormal": "uniform", "1": "1/dt", "1/dt": "1",
             "cosine": "constant", "karras": "snr", "truncated-snr": "snr", "model": "ema", "block": "conv",
-            "paper": "code", "l2": "l1", "float32": "bf16", "radam": "adam",
+            "paper": "code", "l2": "l1", "edm": "density", "float32": "bf16", "radam": "adam",
             "huber": "huber", "8gaussians": "rings"}.get(value, "elsewhere")  # fmt: skip
 
 

@@ -171,6 +171,6 @@ def test_pictures_of_a_card(tmp_path, monkeypatch):
 def test_where_the_pictures_came_from_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("CMLAB_DATA", str(tmp_path))
     (tmp_path / "cifar10-jpeg.tar.xz").touch()
-    assert title_of("cifar10:ship,horse") == "CIFAR-10 (JPEG): ship, horse" and title_of("digits") == "digits"
+    assert title_of("cifar10:ship,horse") == "CIFAR-10 (JPEG): ship, horse" and title_of("digits") == "Digits"
     (tmp_path / "cifar-10-python.tar.gz").touch()
     assert title_of("cifar10") == "CIFAR-10"

@@ -21,8 +21,10 @@ def augmented(case, x0: Tensor) -> Tensor:
 # The originals' arguments, whose defaults are cmlab's too.
 EDM_LOSSES = {
     "EDMLoss": lambda P_mean=-1.2, P_std=1.2, sigma_data=0.5: DenoisingLoss(LogNormal(P_mean, P_std), "karras", sigma_data),
-    "VPLoss": lambda beta_d=19.9, beta_min=0.1, epsilon_t=1e-5: DenoisingLoss(VPTime(beta_d, beta_min, epsilon_t), "snr"),
-    "VELoss": lambda sigma_min=0.02, sigma_max=100.0: DenoisingLoss(LogUniform(sigma_min, sigma_max), "snr"),
+    "VPLoss": lambda beta_d=19.9, beta_min=0.1, epsilon_t=1e-5: DenoisingLoss(
+        VPTime(beta_d, beta_min, epsilon_t), "snr", scalings="density"
+    ),
+    "VELoss": lambda sigma_min=0.02, sigma_max=100.0: DenoisingLoss(LogUniform(sigma_min, sigma_max), "snr", scalings="density"),
 }
 
 

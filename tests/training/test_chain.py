@@ -50,7 +50,7 @@ def state(out, name):
 def test_one_command_makes_models_figures_and_cards(finished):
     for name in NAMES:
         text = (finished / f"{name}.md").read_text()
-        assert f"# {name}" in text and "## Licence" in text and "digits-color: 3, 8" in text and "## Curves" in text
+        assert f"# {name}" in text and "## Licence" in text and "Digits in colour: 3, 8" in text and "## Curves" in text
         for picture in ("curves-loss", "samples", "neighbours"):
             assert f"({name}-{picture}.png)" in text and (finished / f"{name}-{picture}.png").stat().st_size > 2000
         model, meta = checkpoints.load(finished / f"{name}.safetensors")
