@@ -25,7 +25,9 @@ CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
 def record_key(measured: dict[str, Any]) -> str:
     """The key under which a report is stored. A later report with an equal key replaces it."""
-    return ", ".join(str(measured[k]) for k in ("sampler", "steps", "sigmas", "guidance", "n", "features") if k in measured)
+    return ", ".join(
+        str(measured[k]) for k in ("sampler", "steps", "sigmas", "guidance", "precision", "n", "features") if k in measured
+    )
 
 
 @dataclass(frozen=True)

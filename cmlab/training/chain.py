@@ -144,7 +144,7 @@ def find_figures(path: Path, how: Plan, n: int, features: str | None = None) -> 
     meta = checkpoints.read_meta(path)
     measured, weight = (meta.get("about") or {}).get("measured", {}), meta.get("guidance", 1)
     asked = {"sampler": how.sampler, "steps": how.steps, "sigmas": how.sigmas.tolist() if how.chosen else None, "n": n}
-    asked |= {"guidance": None if weight == 1 else weight}
+    asked |= {"guidance": None if weight == 1 else weight, "precision": None}
     asked |= {} if features is None else {"features": features}
     return next((one for one in measured.values() if all(one.get(k) == v for k, v in asked.items())), None)
 

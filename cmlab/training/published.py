@@ -71,7 +71,7 @@ _SMALL_STUDENT = replace(
     _SMALL, steps=4000, optimizer="radam", lr=1e-3, lr_schedule="cosine", rampup=0.0, beta2=0.999, ema=0.998, halflife=0.0,
     init="cifar10-small-edm",
 )  # fmt: skip
-# Larger levels than EDM's density has: there a digit is decided on, at sigma 1 to 8.
+# Larger levels than EDM's density has, and guidance: docs/results.md has what they were worth.
 _MNIST = replace(
     _SMALL, data="mnist", loss=EDMLoss(LogNormal(0.0, 1.3)), steps=40_000, batch=64, optimizer="muon", lr=0.02, flip=False,
     label_dropout=0.1, guidance=1.35,

@@ -125,6 +125,9 @@ def test_a_model_trained_to_be_guided_samples_evaluates_and_teaches_so(tmp_path,
     assert main(evaluate) == 0 and main([*evaluate, "--guidance", "2"]) == 0
     assert "2 steps, guidance 3, seeds" in (told := capsys.readouterr().out) and "2 steps, guidance 2, seeds" in told
     assert {row["guidance"] for row in checkpoints.read_meta("runs/digits-edm.safetensors")["about"]["measured"].values()} == {2, 3}
+    assert main([*evaluate, "--precision", "bf16"]) == 0  # beside the figures in float32, not in their place
+    measured = checkpoints.read_meta("runs/digits-edm.safetensors")["about"]["measured"].values()
+    assert [(row["guidance"], row.get("precision")) for row in measured] == [(3, None), (2, None), (3, "bfloat16")]
     teacher = load_teacher(replace(get_preset("digits-cd"), teacher="runs/digits-edm.safetensors"))
     assert isinstance(teacher, Denoiser) and teacher.guidance == 3
     assert main(["train", "digits-cd", *size]) == 0
