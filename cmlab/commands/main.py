@@ -103,13 +103,17 @@ def _execute(command: Callable[[Any], None], options: Any) -> int:
         print(f"cmlab: {stop}", file=sys.stderr)
         return stop.code
     except (RuntimeError, MemoryError) as error:
-        # torch's own error is that of a GPU; of a CPU it says which allocator gave nothing.
-        full = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
-        if type(error).__name__ not in full and "DefaultCPUAllocator" not in str(error):
+        if not _memory_is_full(error):
             raise
         hint = "train with a larger --accumulate or a smaller --batch, sample with a smaller --n"
         raise ValueError(f"the memory of the device is full: {hint}") from error
     return 0
+
+
+def _memory_is_full(error: Exception) -> bool:
+    """Whether torch, numpy or Python got no memory. torch has a type for it on a GPU; on a CPU the words say it."""
+    words = ("DefaultCPUAllocator", "std::bad_alloc", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(w in str(error) for w in words)
 
 
 def run(*first: str) -> NoReturn:
