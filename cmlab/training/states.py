@@ -260,6 +260,11 @@ def changes(saved: dict[str, Any], now: dict[str, Any], where: Path, allowed: Co
     networks = {record.facts["config"].__name__: record.name for record in NETWORKS.records()}
     for name, (before, value) in found.items():
         if name not in allowed:
+            if name not in saved:  # so there is no value to advise
+                raise CheckpointError(
+                    f"{where} is of a cmlab without the option --{name.replace('_', '-')}: finish the run with that cmlab, or pass "
+                    "--overwrite to start anew"
+                )
             if name == "network":
                 before, value = (networks.get(kind, kind) for kind in (before, value))
             said = f"--{name.replace('_', '-')} {' '.join(map(str, before)) if isinstance(before, list) else before}"

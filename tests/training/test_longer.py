@@ -12,7 +12,7 @@ import torch
 
 from cmlab.commands.main import main
 from cmlab.formats import checkpoints
-from cmlab.training.states import FAR, Curves, RunFolder
+from cmlab.training.states import FAR, Curves, RunFolder, flatten
 
 EDM = ["8gaussians-edm", "--batch", "8", "--network.width", "8", "--no-half"]
 
@@ -134,6 +134,16 @@ def test_another_network_is_refused_by_its_name(capsys):
     assert train(*EDM, "--steps", "4") == 0
     assert train("8gaussians-edm", "--resume", "--steps", "8", "--network", "unet") == 1
     assert "was saved with --network mlp, not unet" in capsys.readouterr().err
+
+
+def test_a_state_of_a_cmlab_with_fewer_options_says_so(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("cmlab.training.loop.flatten", lambda o: {k: v for k, v in flatten(o).items() if k != "loss.scalings"})
+        assert train(*EDM, "--steps", "4") == 0
+    assert train("8gaussians-edm", "--resume", "--steps", "8") == 1
+    err = capsys.readouterr().err
+    assert "is of a cmlab without the option --loss.scalings: finish the run with that cmlab" in err
+    assert states() == [4]
 
 
 def test_a_progressive_distillation_ends_where_its_stages_do(capsys):
