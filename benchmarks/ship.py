@@ -51,7 +51,7 @@ def write_readme() -> None:
         "",
         "Written by `python benchmarks/ship.py`. Each was made by the command beside it, on one CPU thread, seed 0.",
         "MNIST and CIFAR-10 in bfloat16, its iCT in float32. Seconds: as it was run, beside other jobs; 2D and digits alone",
-        "take half or less (`benchmarks/speed.py`). 2D: sliced",
+        "take half or less (`benchmarks/run.py`). 2D: sliced",
         "Wasserstein distance, 20,000 points, 256 directions, floor = data against data. Digits: share of 2,000 class-conditional",
         "samples that a classifier (accuracy on held-out scans beside it) puts into the class that was asked for.",
         "CIFAR-10 and MNIST: Frechet and kernel distance on the shipped classifier's features, and its accuracy on the class",
