@@ -91,7 +91,7 @@ def openai_obstacles(config: UNetConfig) -> list[Obstacle]:
 def from_openai(state: Mapping[str, Tensor]) -> State:
     """cmlab's state of a U-Net of openai/consistency_models (1x1 convolutions (3C, C, 1, 1)) or guided-diffusion (3C, C, 1).
 
-    Attention channels are ordered [q|k|v][head], as use_new_attention_order=True has them in guided-diffusion.
+    Attention channels are ordered `[q|k|v][head]`, as use_new_attention_order=True has them in guided-diffusion.
     """
     pointwise = ("qkv.weight", "proj_out.weight")
     return {name: value[..., 0] if name.endswith(pointwise) and value.ndim == 4 else value for name, value in state.items()}
@@ -314,7 +314,7 @@ def _dhariwal_names(config: UNetConfig, shape: tuple[int, ...], classes: int) ->
 def dhariwal_value(new: str, value: Tensor) -> Tensor:
     """One weight of a DhariwalUNet in the UNet's layout; ``new`` is the UNet's name of it.
 
-    Attention rows [head][channel][q, k, v] become [q|k|v][head][channel].
+    Attention rows `[head][channel][q, k, v]` become `[q|k|v][head][channel]`.
     """
     if new == "label_emb.weight":
         return value.T.contiguous()

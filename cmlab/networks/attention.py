@@ -45,8 +45,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend(qkv: Tensor, heads: int, interleaved: bool = False) -> Tensor:
     """Attention between the pixels of qkv (B, 3C, H, W); returns (B, C, H, W).
 
-    Channels are ordered [q|k|v][head][channel of the head] as in openai's networks, or with ``interleaved``
-    [head][channel of the head][q, k, v] as in NVlabs'.
+    Channels are ordered `[q|k|v][head][channel of the head]` as in openai's networks, or with ``interleaved``
+    `[head][channel of the head][q, k, v]` as in NVlabs'.
     """
     b, width, h, w = qkv.shape
     dim = width // 3 // heads
