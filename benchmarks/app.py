@@ -126,8 +126,7 @@ def load(url: str, process: psutil.Process, log: Path, clients: int, minutes: fl
                 ("sample", [None, draw.randrange(99), draw.choice((1, 16)), 18, 1, None, "all", "heun", None]),
                 ("edit", ["inpaint", None, draw.randrange(9), "left", None, None, None, "auto", 4, 2, None, draw.randrange(99)]),
                 ("interpolate", [None, None, draw.randrange(99), 2, 11, "auto", None, None]),
-                ("trajectories", ["two-moons", None, 24, 40, 1, draw.randrange(99)]),
-                ("train_2d", ["rings", None, "cd", 50, 64, 0]),
+                ("train", ["rings", ["cd"], 50, 64, 0, [], ""]),
             ))  # fmt: skip
             with contextlib.suppress(httpx.HTTPError), httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
                 ends[call(client, name, data)[0]] += 1
@@ -167,10 +166,10 @@ def stop(port: int) -> None:
         with served(port) as (url, process, _), httpx.Client(base_url=url, timeout=5, trust_env=False) as client:
             if moment == "flooded":
                 for k in range(40):
-                    data = ["two-moons", None, "ccd", 5000, 2048, k]
+                    data = ["two-moons", ["ccd"], 5000, 2048, k, [], ""]
                     with contextlib.suppress(httpx.HTTPError):
-                        client.post("/gradio_api/call/train_2d", json={"data": data})
-                        client.post("/gradio_api/run/train_2d", json={"data": data})
+                        client.post("/gradio_api/call/train", json={"data": data})
+                        client.post("/gradio_api/run/train", json={"data": data})
                 time.sleep(3)
             else:
                 time.sleep(moment)

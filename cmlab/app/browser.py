@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,27 +15,25 @@ from torch import Tensor
 
 from ..base.registry import DATASETS, LOSSES
 from ..data.load import load_toy
-from ..denoiser import Denoiser, Precond
+from ..denoiser import Denoiser
 from ..formats import checkpoints
 from ..networks import MLPConfig
+from ..noise import SIGMA_MAX, SIGMA_MIN
 from ..oracle import GaussianMixture
+from ..samplers import level_range
 
 FOLDER = Path(__file__).parent / "plane"
-MODULES = ("maths.js", "draw.js", "scene.js", "panel.js", "plane.js")  # in the order in which they can stand in one file
+# In the order in which they can stand in one file.
+MODULES = ("maths.js", "draw.js", "answers.js", "scene.js", "train.js", "panel.js", "plane.js")
+NODES = 257  # noise levels at which the module is told a model's scalings: between them it errs by less than 1e-7
 
 
 @lru_cache(maxsize=1)
 def script() -> str:
-    """The module as one file: the sources one after the other, without their types and without the imports between them."""
+    """The module as one file: the sources one after the other, without comments, types and the imports between them."""
     text = "\n".join((FOLDER / name).read_text("utf-8") for name in MODULES)
-    text = re.sub(r"(?m)^(import [^;]*;|// @ts-check)\n", "", text)
-    return re.sub(r"/\*\*(.*?)\*/(\n *| |)", _untyped, text, flags=re.DOTALL)
-
-
-def _untyped(comment: re.Match[str]) -> str:
-    """A comment of a source without its tags, which are for the checker of types; nothing where it has no other words."""
-    words = comment[1].split("@")[0].strip(" *\n")
-    return f"/** {words} */{comment[2]}" if words else ""
+    text = re.sub(r"(?m)^import [^;]*;\n|^ *//.*\n|  // .*$", "", text)
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?m)^ */\*\*.*?\*/\n|/\*\*.*?\*/ ?", "", text, flags=re.DOTALL))
 
 
 def packed(numbers: Tensor, dtype: torch.dtype) -> str:
@@ -53,13 +52,18 @@ def weights_of(model: Denoiser) -> str:
     return packed(torch.cat([p.flatten() for p in model.net.parameters()]), torch.float32)
 
 
-def described_model(model: Denoiser, data: str, method: str) -> dict[str, Any]:
-    """A model for the module's ``Model``; raises ValueError for one that is no MLP in the plane with EDM's scalings."""
-    config, precond = model.config, model.precond
-    if not isinstance(config, MLPConfig) or not isinstance(precond, Precond) or model.shape != (2,) or model.classes:
-        raise ValueError("the plane takes models of points: an MLP of samples (2,) without classes, in the scalings of EDM")
-    about = {"data": data, "method": method, "label": LOSSES.record(method).label, "consistency": precond.consistency}
-    return about | asdict(precond) | asdict(config) | {"weights": weights_of(model)}
+def described_model(model: Denoiser, data: str, method: str, progress: float = 1.0) -> dict[str, Any]:
+    """A model for the module's ``Model``, at that share of its training; raises ValueError for one that is no MLP in the plane."""
+    config, traits = model.config, model.traits
+    if not isinstance(config, MLPConfig) or model.shape != (2,) or model.classes:
+        raise ValueError("the plane takes models of points: an MLP of samples (2,) without classes")
+    record = LOSSES.record(method)
+    about = {"data": data, "method": method, "label": record.label, "consistency": traits.consistency, "low": level_range(model)[0]}
+    about["steps"] = record.value().sampled(progress).get("steps", 0)
+    levels = torch.linspace(math.log(SIGMA_MIN), math.log(SIGMA_MAX), NODES, dtype=torch.float64).exp()
+    levels[0], levels[-1] = SIGMA_MIN, SIGMA_MAX
+    scalings = packed(torch.stack(model.precond(levels)), torch.float64)
+    return about | asdict(config) | {"scalings": scalings, "weights": weights_of(model)}
 
 
 def bundled_models() -> list[str]:
@@ -80,7 +84,9 @@ def contents(models: Iterable[str] | None = None) -> dict[str, Any]:
         if data not in sets or method not in LOSSES:
             raise ValueError(f"{path.name} is not called SET-METHOD with one of the sets {', '.join(sets)}: rename it")
         trained.append(described_model(checkpoints.load(path)[0], data, method))
-    return {"sets": sets, "models": trained, "style": (FOLDER / "plane.css").read_text("utf-8")}
+    methods = [[loss.name, loss.label, loss.help] for loss in LOSSES.records()]
+    style, frame = ((FOLDER / name).read_text("utf-8") for name in ("plane.css", "frame.html"))
+    return {"sets": sets, "models": trained, "methods": methods, "style": style, "frame": frame}
 
 
 def embedded(value: Any) -> str:
@@ -100,11 +106,24 @@ def page(models: Iterable[str] | None = None, **options: str | bool) -> str:
     return text
 
 
-# In gradio's component: the module and what it shows come when the tab is opened for the first time.
+# In gradio's component: the module and what it shows come when the tab is opened for the first time. A training is asked for as
+# by any program, a second of it at a time: so it waits in the queue, and can be left at any moment.
 ON_LOAD = """(async () => {
+  const {root, api_prefix} = window.gradio_config, address = `${root}${api_prefix}/call/train`;
+  const train = async (data, session_hash) => {
+    const head = {'Content-Type': 'application/json'}, body = JSON.stringify({data, session_hash});
+    const sent = await fetch(address, {method: 'POST', headers: head, body}), {event_id, detail} = await sent.json();
+    if (sent.status === 503) return null;
+    if (!sent.ok) throw new Error(detail);
+    const said = await (await fetch(`${address}/${event_id}`)).text(), last = said.match(/event: (complete|error)\\ndata: (.*)/);
+    if (!last) throw new Error('The connection to the app was lost.');
+    const told = JSON.parse(last[2]);
+    if (last[1] === 'error') throw new Error((told && told.error) || told || 'The app did not answer.');
+    return told[0];
+  };
   const {script, contents} = await server.everything();
   const module = await import(URL.createObjectURL(new Blob([script], {type: 'text/javascript'})));
-  element.plane = module.mount(element.querySelector('div'), contents, {set: 'two-moons'});
+  element.plane = module.mount(element.querySelector('div'), contents, {set: 'two-moons', train});
 })();"""
 
 

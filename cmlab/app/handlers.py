@@ -15,15 +15,14 @@ import torch
 from ..base.files import write_whole
 from ..base.registry import EDITS, SAMPLERS
 from ..editing import EDIT_STEPS, run_edit
-from ..formats.checkpoints import pretrained_names
 from ..noise import SIGMA_MAX, seeds_from
-from ..training.presets import PRESETS
-from . import plane, theory, view
+from . import live, theory, view
 from .parts import refusal
 
 DEVICE = "cpu"  # server.serve sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
 MAX_PICTURES = 4000  # kept on disk, a few kB each
+FIRST, NONE = ["cd"], []  # defaults of `train`, of which gradio makes the API
 NEXT = "its turn comes next"  # where a model's samples will stand
 _WRITTEN: dict[Path, None] = {}
 _WRITING = threading.Lock()
@@ -192,28 +191,24 @@ def edit(
         yield *before, png(view.picture(step.x0_hat)), text, seed
 
 
-@handler
-def trajectories(distribution="two-moons", drawing=None, count=24, steps=40, noise_level=1.0, seed=0):
-    """Exact PF-ODE paths of a 2D distribution, and its exact consistency function as arrows."""
-    data, seed = plane.plane_data(distribution, drawing), view.seed_from(seed)
-    count = view.whole("The number of paths", count, 1, 200)
-    steps = view.whole("The number of steps", steps, 2, 200)
-    noise_level = view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
-    paths, arrows, solid = plane.exact_flow(data, count, steps, noise_level, seed)
-    yield png(paths), png(arrows), solid, seed
+def train(
+    distribution: str = "two-moons", methods: list[str] = FIRST, steps: float = 2000, batch: float = 256, seed: float = 0,
+    points: list[float] = NONE, run: str = "",
+) -> dict:  # fmt: skip
+    """Train small networks in the plane side by side for about a second, and tell their weights and losses.
 
-
-@handler
-def train_2d(distribution="two-moons", drawing=None, method="ect", steps=1500, batch=256, seed=0, turn=None):
-    """Train a small network in the plane; yields its samples from one fixed noise, and its loss, while it learns."""
-    data, seed = plane.plane_data(distribution, drawing), view.seed_from(seed)
+    ``run``, if given, is what an earlier call returned by that name, and all else is left aside: the training goes on, until it is
+    ``done``. ``points`` are those of the distribution "drawn", flat.
+    """
+    if run:
+        return live.go_on(str(run))
+    data, seed = live.plane_data(distribution, points), view.seed_from(seed)
     steps = view.whole("The number of training steps", steps, 10, MAX_TRAINING)
     batch = view.whole("The batch size", batch, 16, 2048)
-    preset = PRESETS.get(f"{distribution}-{method}")  # students start from the diffusion model where one is bundled
-    init = preset.init if preset is not None and preset.init in pretrained_names() else ""
-    yield None, None, "Starting ...", seed
-    for samples, curve, text in plane.train_live(data, method, steps, batch, seed, init, DEVICE):
-        yield png(samples), png(curve), text, seed
+    if not isinstance(methods, list) or not 1 <= len(methods) <= live.MAX_METHODS or len({*map(str, methods)}) < len(methods):
+        raise ValueError(f"Choose from 1 to {live.MAX_METHODS} methods.")
+    training = live.Training(data, distribution, [str(m) for m in methods], int(steps), int(batch), int(seed), DEVICE)
+    return live.go_on(live.began(training), 0.3) | {"seed": seed}
 
 
 @handler

@@ -1,4 +1,4 @@
-"""The app: sample, interpolate, edit, and a 2D playground. Thin over cmlab; run it with ``cmlab app`` or ``make app``."""
+"""The app: sample, interpolate, edit, and the plane. Thin over cmlab; run it with ``cmlab app`` or ``make app``."""
 
 import atexit
 import os
@@ -16,13 +16,12 @@ if "GRADIO_TEMP_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 import gradio as gr
-import numpy as np
+from gradio.events import api
 
-from ..base.registry import DATASETS, EDITS, LOSSES, Record
+from ..base.registry import EDITS, Record
 from ..editing import EDIT_STEPS, MASKS
 from . import browser, handlers, theory, view, words
-from .handlers import MAX_COUNT, MAX_STEPS, MAX_TRAINING, edit, handler, interpolate, png, sample, train_2d, trajectories
-from .paint import is_painted
+from .handlers import MAX_COUNT, MAX_STEPS, edit, handler, interpolate, png, sample
 from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop_button
 
 
@@ -276,73 +275,6 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     examples.select(pick, None, [example, image], **QUIET)
 
 
-def plane_tab(tab: gr.Tab) -> None:
-    with gr.Row():
-        with gr.Column(scale=1, min_width=280):
-            toys = DATASETS.of_kind("toy")
-            distribution = gr.Radio([*toys, view.DRAWN], value="two-moons", label="Distribution", elem_id="distribution")
-            brush = gr.Brush(default_size=10, colors=["#0072B2"], color_mode="fixed")
-            drawing = canvas("Draw it", "drawing", 260, 340, brush)
-            seed, used = seed_box("Seed", 0)
-        with gr.Column(scale=3), gr.Tabs():
-            with gr.Tab("Exact flow"):
-                gr.Markdown(
-                    "**Every noisy point lies on one path, and the consistency function maps it to that path's end.** The score of "
-                    "these distributions is known, so the arrows are exact, and the paths but for the steps of the solver: this is "
-                    "what networks try to learn."
-                )
-                with gr.Row():
-                    count = gr.Slider(1, 200, 24, step=1, label="Paths")
-                    steps = gr.Slider(2, 200, 40, step=1, label="Heun steps")
-                    level = gr.Slider(0.01, 10, 1.0, step=0.01, label="σ of the arrows")
-                go = gr.Button("Show paths", variant="primary", elem_id="paths-go")
-                with gr.Row():
-                    paths = panel("PF-ODE paths", "Paths from noise to data", "paths", "wide", scale=5)
-                    arrows = panel("Consistency function", "Arrows from noisy points to data", "arrows", scale=3)
-                with gr.Accordion("The same paths in 3D: drag to turn", open=False):
-                    solid = gr.Plot(label="Paths over the noise level")
-            with gr.Tab("Train live"):
-                gr.Markdown(
-                    "**Watch a network learn.** EDM learns to denoise; the others learn to do its many steps in one. Those that "
-                    "distil have the exact PF-ODE for a teacher."
-                )
-                methods = [(loss.label, loss.name) for loss in LOSSES.records()]
-                method = gr.Radio(methods, value="cd", label="Method", elem_id="train-method")
-                about = gr.Markdown(LOSSES.record("cd").help, elem_classes="caption")
-                with gr.Row():
-                    train_steps = gr.Slider(10, MAX_TRAINING, 2000, step=10, label="Training steps")
-                    batch = gr.Slider(16, 2048, 256, step=16, label="Batch size")
-                with gr.Row():
-                    train = gr.Button("Train", variant="primary", elem_id="train-go")
-                    stop = stop_button(elem_id="train-stop")
-                status = caption_box("Status", elem_id="train-status")
-                with gr.Row():
-                    points = panel("Samples from one fixed noise", "Data and samples", "train-points", scale=5, name="Samples")
-                    curve = panel("Loss", "The loss over the training steps", "train-loss", scale=3)
-
-    def redraw(distribution, drawing, *rest):
-        """As trajectories, but a canvas that nobody has drawn on yet empties the panels instead of complaining."""
-        if distribution != view.DRAWN or is_painted(drawing):
-            yield from trajectories(distribution, drawing, *rest)
-        else:
-            yield None, None, None, gr.skip()
-
-    inputs, outputs = [distribution, drawing, count, steps, level, seed], [paths, arrows, solid, used]
-    latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
-    go.click(trajectories, inputs, outputs, api_name="trajectories", **latest)
-    follow = [tab.select, distribution.input, level.release]
-    gr.on(follow, redraw, inputs, outputs, api_visibility="private", **latest)
-    inputs = [distribution, drawing, method, train_steps, batch, seed]
-    run = start(train, [], train_2d, inputs, [points, curve, status, used], api_name="train_2d", show_progress="hidden")
-    method.change(lambda m: LOSSES.record(m).help, method, about, **QUIET)
-    halt(run, [stop.click], lambda text: f"{text} · stopped", [status], [status])
-    # Another distribution: what was trained on the old one must not stand beside it.
-    halt(run, [distribution.input], lambda: (None, None, ""), [], [points, curve, status])
-    # Gradio offers its brush at once only over a background.
-    paper = png(np.full((260, 260, 3), 255, np.uint8))
-    distribution.change(lambda d: gr.ImageEditor(paper, visible=d == view.DRAWN), distribution, drawing, **QUIET)
-
-
 def theory_tab() -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -412,8 +344,7 @@ def build_app() -> Page:
                 template = "<div>The plane is drawn by the browser: one moment.</div>"
                 load = {"js_on_load": browser.ON_LOAD, "server_functions": [browser.everything]}
                 gr.HTML(html_template=template, elem_id="plane", apply_default_css=False, min_height=700, **load)
-            with gr.Tab("2D playground") as tab:
-                plane_tab(tab)
+                api(handlers.train, api_name="train", **RUN)
             with gr.Tab("Theorems"):
                 theory_tab()
     return page.queue(max_size=16, api_open=False)

@@ -28,7 +28,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import handlers, plane
+from . import handlers, live
 from .page import build_app
 from .parts import Page
 from .proxy import no_proxy
@@ -341,4 +341,4 @@ def signalled() -> Callable[[float | None], int | None]:
 
 def _warm_up(until: Callable[[float | None], int | None]) -> None:
     if until(WARM_UP_AFTER) is None:
-        plane.warm_up()
+        live.warm_up()

@@ -1,12 +1,13 @@
 """The app through its API, as gradio_client and bare HTTP see it, and its handlers as plain functions."""
 
+import functools
 import json
 import math
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,18 +21,18 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
 from cmlab import samplers  # noqa: E402
-from cmlab.app import handlers, plane, theory, view  # noqa: E402
+from cmlab.app import browser, handlers, live, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
 from cmlab.app.server import launch  # noqa: E402
 from cmlab.base.registry import DATASETS, EDITS, EXPERIMENTS, LOSSES, SAMPLERS  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
-from cmlab.data import EXAMPLES  # noqa: E402
+from cmlab.data import EXAMPLES, drawn_points  # noqa: E402
 from cmlab.denoiser import CONSISTENCY, EDM, Denoiser, traits_of  # noqa: E402
 from cmlab.formats import checkpoints  # noqa: E402
 from cmlab.networks import MLPConfig, UNetConfig, build_network  # noqa: E402
 from cmlab.samplers import default_sigmas  # noqa: E402
 from cmlab.theory import SOLVERS  # noqa: E402
-from cmlab.training.presets import get_preset  # noqa: E402
+from cmlab.training.presets import get_preset, run  # noqa: E402
 
 COLOR, CIFAR = "digits-color", "cifar10-small"
 THREE = "cifar10:automobile,horse,ship"
@@ -85,7 +86,7 @@ def pixels(path: str) -> np.ndarray:
 
 def test_the_endpoints_have_names_and_named_parameters(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {"/sample", "/interpolate", "/edit", "/trajectories", "/train_2d", "/theorems"}
+    assert set(endpoints) == {"/sample", "/interpolate", "/edit", "/train", "/theorems"}
     names = {p["parameter_name"] for p in endpoints["/edit"]["parameters"]}
     assert {"task", "image", "mask", "method", "steps", "noise_level", "seed"} <= names
     for endpoint in endpoints.values():
@@ -149,7 +150,7 @@ def test_a_new_entry_of_a_registry_is_in_the_menus_and_runs(tmp_path, monkeypatc
         free[..., width:-width, width:-width] = 1
         return EDITS["inpaint"](y, free, steps)
 
-    DATASETS.register("spots", "Spots", "two spots", kind="toy")(lambda: plane.drawn_points([(0.0, 0.0), (1.0, 1.0)]))
+    DATASETS.register("spots", "Spots", "two spots", kind="toy")(lambda: drawn_points([(0.0, 0.0), (1.0, 1.0)]))
     page = app.build_app()
     assert choices(page, "EDM: sampler")[-1] == ("My sampler", "mine")
     assert choices(page, "Task")[-1] == ("My edit", "frame")
@@ -163,8 +164,8 @@ def test_a_new_entry_of_a_registry_is_in_the_menus_and_runs(tmp_path, monkeypatc
     about, steps, patch, noise_level, mask, painted, _ = next(refresh("frame", None, 0, "centre", "digits"))
     assert about == "**My edit.** All but the frame is generated."
     assert [box.visible for box in (steps, patch, noise_level, mask, painted)] == [True, False, False, False, False]
-    *_, (paths, *_) = handlers.trajectories("spots", count=2, steps=2)
-    assert Path(paths).is_file()
+    assert "spots" in browser.contents(())["sets"]
+    assert handlers.train("spots", ["cd"], 10, 16)["models"][0]["data"] == "spots"
 
 
 def test_an_empty_seed_is_drawn_and_returned(client):
@@ -288,10 +289,15 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
         ("/edit", {"task": "super_resolve", "patch": 3}, "Value: 3 .* is not in the list of choices"),
         ("/edit", {"task": "denoise", "noise_level": 1e4}, "greater than maximum"),
         ("/edit", {"task": "colorize", "data": "digits"}, "takes a model of RGB images"),
-        ("/trajectories", {"count": 10**6}, "greater than maximum"),
-        ("/trajectories", {"distribution": "drawn"}, "Nothing is drawn"),
-        ("/train_2d", {"steps": 10**7}, "greater than maximum"),
-        ("/train_2d", {"batch": 0}, "less than minimum"),
+        ("/train", {"distribution": "cats"}, "[Uu]nknown distribution 'cats'"),
+        ("/train", {"distribution": "drawn"}, "Draw between 2 and 400 points"),
+        ("/train", {"distribution": "drawn", "points": [0.5, 0.5, 0.5, 0.5]}, "lie on one spot"),
+        ("/train", {"distribution": "drawn", "points": [0, 0, 1, 1e9]}, "Draw between 2 and 400 points"),
+        ("/train", {"steps": 3.7}, "training steps must be a whole number from 10 to 5000, got 3.7"),
+        ("/train", {"batch": 0}, "batch size must be a whole number from 16 to 2048"),
+        ("/train", {"methods": ["cd", "cd"]}, "from 1 to 3 methods"),
+        ("/train", {"methods": ["best"]}, "[Uu]nknown method 'best'"),
+        ("/train", {"run": "another's"}, "press Train again"),
         ("/theorems", {"distribution": "cats"}, "not in the list of choices"),
         ("/theorems", {"seed": 0.5}, "seed must be a whole number"),
     ],
@@ -313,24 +319,16 @@ def test_a_number_that_is_not_finite_is_an_error_and_no_hang(served):
     import httpx
 
     for endpoint, data in (
-        ("trajectories", ["two-moons", None, 4, 5, math.nan, 0]),
-        ("train_2d", ["rings", None, "edm", 20, 32, math.inf]),
+        ("train", ["two-moons", ["cd"], 20, 32, math.nan, [], ""]),
+        ("train", ["drawn", ["cd"], 20, 32, 0, [0, 0, math.inf, 1], ""]),
     ):
         body = json.dumps({"data": data})  # NaN and Infinity, which Python's JSON lets through
         call = httpx.post(f"{served}gradio_api/call/{endpoint}", content=body, headers={"content-type": "application/json"})
         if call.status_code == 200:
             text = httpx.get(f"{served}gradio_api/call/{endpoint}/{call.json()['event_id']}", timeout=20).text
-            assert "event: error" in text and "must be" in text
+            assert "event: error" in text and ("must be" in text or "Draw" in text)
         else:
             assert 400 <= call.status_code < 500
-
-
-def test_trajectories_are_pictures_and_repeat(client):
-    options = {"distribution": "8gaussians", "count": 5, "steps": 6, "noise_level": 0.5, "seed": 3, "api_name": "/trajectories"}
-    paths, arrows, solid, seed = client.predict(**options)
-    assert seed == 3 and pixels(paths).shape[1] > 600 and pixels(arrows).shape[1] > 300
-    assert solid["type"] == "plotly" and len(json.loads(solid["plot"])["data"]) == 5
-    assert (pixels(client.predict(**options)[0]) == pixels(paths)).all()
 
 
 @pytest.mark.parametrize(
@@ -361,47 +359,78 @@ def test_the_theorems_and_their_choices_are_those_of_the_room_theory():
     assert "two-moons-cd" in theory.models() and "two-moons-edm" not in theory.models() and "two-moons-edm" in theory.starts()
 
 
+def trained(told: dict, call=handlers.train) -> list[dict]:
+    """All that a training tells, from its first second to its end."""
+    parts = [told]
+    while not parts[-1]["done"]:
+        parts.append(call(run=parts[-1]["run"]))
+    return parts
+
+
 @pytest.mark.parametrize("method", LOSSES)
-def test_training_streams_pictures_to_its_last_step(client, method):
-    job = client.submit(distribution="two-moons", method=method, steps=10, batch=32, seed=1, api_name="/train_2d")
-    points, curve, text, seed = job.result()
-    assert f"**{view.label_of(method)}**, step 10 of 10" in text and "Wasserstein" in text and seed == 1
-    assert "samples/s" in text and "s in all" in text and ("exact PF-ODE" in text) == LOSSES[method]().needs_teacher
-    assert len(job.outputs()) >= 2
-    assert pixels(points).shape[2] == pixels(curve).shape[2] == 3
+def test_every_method_trains_in_the_plane(monkeypatch, method):
+    monkeypatch.setattr(live, "SLICE", 0.0)
+    parts = trained(handlers.train("two-moons", [method], 10, 16, 1))
+    (model,) = parts[-1]["models"]
+    assert [part["step"] for part in parts] == [*range(1, 11)] and model["label"] == view.label_of(method)
+    assert [loss[0] for part in parts for loss in part["models"][0]["losses"]] == [*range(1, 11)]
+    assert ("exact PF-ODE" in model["origin"]) == LOSSES[method]().needs_teacher and not live._KEPT
+    with pytest.raises(ValueError, match="press Train again"):
+        handlers.train(run=parts[-1]["run"])
+
+
+def test_a_training_in_parts_is_one_training(client, monkeypatch):
+    """Two methods side by side from one seed, a part at a time through the API: the weights of `run` in one go."""
+    monkeypatch.setattr(live, "SLICE", 0.0)
+    call = functools.partial(client.predict, api_name="/train")
+    points = [0.1, 0.2, 0.5, -0.3, -0.6, 0.4]
+    parts = trained(call(distribution="drawn", methods=["ct", "edm"], steps=12, batch=16, seed=5, points=points), call)
+    assert len(parts) > 3 and parts[0]["seed"] == 5
+    data = live.plane_data("drawn", points)
+    for model, method in zip(parts[-1]["models"], ("ct", "edm"), strict=True):
+        *_, end = run(live.live_preset(method, 12, 16, 5), 1, data=data)
+        assert model["weights"] == browser.weights_of(cast(Denoiser, end.ema))
+
+
+def test_trainings_that_are_left_make_room(monkeypatch):
+    monkeypatch.setattr(live, "SLICE", 0.0)
+    monkeypatch.setattr(live, "KEPT", 2)
+    names = [handlers.train("rings", ["ct"], 10, 16)["run"] for _ in range(3)]
+    assert list(live._KEPT) == names[1:]
+    with pytest.raises(ValueError, match="left for too long"):
+        handlers.train(run=names[0])
+    live._KEPT.clear()
 
 
 def test_a_live_training_is_its_preset_made_shorter(tmp_path, monkeypatch):
-    sct = plane.live_preset("sct", 500, 64, 3)
+    sct = live.live_preset("sct", 500, 64, 3)
     full = get_preset("two-moons-sct")
     assert (sct.loss, sct.lr, sct.network, sct.init) == (full.loss, full.lr, full.network, "")
     assert (sct.steps, sct.batch, sct.seed) == (500, 64, 3)
     assert (1 - sct.ema) * 500 == pytest.approx((1 - full.ema) * full.steps)
     for method in LOSSES:
-        assert 0 <= plane.live_preset(method, 1, 16, 0).ema < 1
+        assert 0 <= live.live_preset(method, 1, 16, 0).ema < 1
     # weights to start from bring their network along, also one that the presets no longer build
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
     for scale, method in ((4.0, "ccd"), (0.5, "pd")):
         net = build_network(MLPConfig(width=16, time_scale=scale), (2,))
         checkpoints.save(tmp_path / "rings-edm.safetensors", Denoiser(net, EDM, (2,)), {"data": "rings"})
-        assert plane.live_preset(method, 5, 16, 0, "rings-edm").network == net.config
-        *_, (_, _, text) = plane.train_live(plane.plane_data("rings", None), method, 2, 16, 0, "rings-edm")
-        assert "from rings-edm" in text
+        assert live.live_preset(method, 5, 16, 0, "rings-edm").network == net.config
+        (model,) = live.Training(live.plane_data("rings"), "rings", [method], 2, 16, 0, "cpu").go_on(0)["models"]
+        assert model["origin"].startswith("from rings-edm") and model["time_scale"] == scale
 
 
 def test_progressive_distillation_is_sampled_with_its_own_number_of_steps():
-    texts = [text for *_, text in plane.train_live(plane.plane_data("rings", None), "pd", 9, 16, 0)]
-    assert "(N = 64)" in texts[0] and "step 9 of 9 (N = 1)" in texts[-1]
+    training = live.Training(live.plane_data("rings"), "rings", ["pd"], 9, 16, 0, "cpu")
+    assert [training.go_on(0)["models"][0]["steps"] for _ in range(9)][::8] == [64, 1]
 
 
-def test_a_drawing_is_a_distribution():
-    paint = np.zeros((100, 100, 4), np.uint8)
-    paint[10:20, 10:90, 3] = 255
-    drawing = {"background": None, "layers": [paint], "composite": None}
-    *_, (paths, arrows, _, seed) = handlers.trajectories("drawn", drawing, 3, 4, 1.0, 5)
-    assert Path(paths).is_file() and Path(arrows).is_file() and seed == 5
-    points = np.array(plane.drawing_points(drawing))
-    assert np.ptp(points[:, 0]) > 5 * np.ptp(points[:, 1]) and len(points) <= 400
+def test_drawn_points_stay_where_they_are():
+    points = [0.1, 0.2, 0.5, -0.3, -0.6, 0.4]
+    oracle, fitted = live.plane_data("drawn", points).oracle, drawn_points(torch.tensor(points).reshape(-1, 2), live.SPREAD).oracle
+    assert oracle.means.flatten().tolist() == points
+    shift, scale = oracle.means.mean(0), oracle.stds[0] / fitted.stds[0]
+    assert torch.allclose((oracle.means - shift) / scale, fitted.means, atol=1e-6)  # but for that, the library's
 
 
 def test_without_checkpoints_an_exact_model_stands_in(tmp_path, monkeypatch):
@@ -461,7 +490,6 @@ def test_what_nobody_chooses_is_sampled_as_the_library_does(tmp_path, monkeypatc
         return real(denoise, sampler or other[0], steps or other[1], sigmas, about)
 
     monkeypatch.setattr(view, "plan", plan)
-    monkeypatch.setattr(plane, "plan", plan)
     *_, (_, edm, _, cd, *_) = handlers.sample(count=1)
     assert str(edm).startswith("**EDM, Euler, 7 steps** · 7 NFE") and str(cd).startswith("**CD, 3 steps** · 3 NFE")
     for method, nfe in (("edm", 7), ("cd", 3), ("pd", 1)):
@@ -470,11 +498,6 @@ def test_what_nobody_chooses_is_sampled_as_the_library_does(tmp_path, monkeypatc
     assert [c["props"]["value"] for c in app.build_app().get_config_file()["components"] if c["props"].get("label") in (
         "EDM: sampler", "EDM: steps", "Jumps: steps of the consistency models"
     )] == [3, "euler", 7]  # fmt: skip
-    walked = []
-    monkeypatch.setattr(plane, "trail", lambda *args: walked.append(args[3]) or view.trail(*args))
-    for method in ("edm", "ect", "pd"):
-        list(plane.train_live(plane.plane_data("rings", None), method, 1, 16, 0))
-    assert walked == ["euler", "multistep", "progressive"]
 
 
 def test_a_progressively_distilled_student_takes_one_step_and_edits_nothing(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ def page(tmp_path_factory):
 # --- the page ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sample", "interpolate", "edit", "train_2d"])
+@pytest.mark.parametrize("name", ["sample", "interpolate", "edit"])
 def test_a_press_and_another_data_set_end_the_run(page, name):
     run = next(fn for fn in page.fns.values() if fn.api_name == name)
     assert run.trigger_mode == "always_last"  # a press in mid-run is not lost, and waits for the end of the run ...
@@ -43,9 +43,7 @@ def test_a_press_and_another_data_set_end_the_run(page, name):
     turn = [object()]
     press.fn(turn)
     assert turn == []  # ... which it brings about
-    data, event = (
-        (run.inputs[0], "input") if name == "train_2d" else (next(b for b in run.inputs if b.label == "Data set"), "change")
-    )
+    data, event = next(b for b in run.inputs if b.label == "Data set"), "change"
     cancel = next(fn for fn in page.fns.values() if run._id in fn.cancels and (data._id, event) in fn.targets)
     empty = page.fns[cancel._id + 1]  # after the cancelling: nothing of the run arrives any more
     assert empty.targets == cancel.targets and set(empty.outputs) <= {*run.outputs, *run.inputs}
@@ -60,7 +58,7 @@ def test_what_follows_the_data_set_has_no_default_of_its_own(page):
     known = {(name, p["parameter_name"]): p for name, e in endpoints.items() for p in e["parameters"]}
     for key in (("/sample", "student"), ("/sample", "distilled"), ("/interpolate", "method"), ("/edit", "method")):
         assert known[key]["parameter_has_default"] and known[key]["parameter_default"] is None
-    assert known["/train_2d", "method"]["parameter_default"] == "cd"
+    assert known["/train", "methods"]["parameter_default"] == ["cd"]
     assert all(known[name, "class_name"]["type"] == {"type": "string"} for name in ("/sample", "/interpolate", "/edit"))
 
 
@@ -114,10 +112,7 @@ def test_every_seed_of_the_library_is_one_of_the_app(tmp_path, monkeypatch, seed
     assert used == seed and edm == handlers.png(view.picture(sample(model, group.shape, [seed], "heun", 2, label=label)))
     *_, (*_, used) = handlers.edit("inpaint", data="digits", mask="random", steps=1, seed=seed)
     assert used == seed
-    *_, (*_, used) = handlers.trajectories(count=2, steps=2, seed=seed)
-    assert used == seed
-    *_, (*_, used) = handlers.train_2d(method="edm", steps=10, batch=16, seed=seed)
-    assert used == seed
+    assert handlers.train(methods=["edm"], steps=10, batch=16, seed=seed)["seed"] == seed
 
 
 # --- groups ------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ pytest.importorskip("playwright.sync_api", reason="browser tests need the extra:
 from test_app import served  # noqa: F401  (a fixture)
 from test_plane import browser  # noqa: F401  (a fixture)
 
-from cmlab.app import handlers, theory, view
+from cmlab.app import handlers, live, theory, view
 
 LOCAL = {"127.0.0.1", "localhost", None}
 
@@ -143,31 +143,69 @@ def test_wrong_input_gets_a_message_and_the_app_goes_on(page, tmp_path):
     assert note.count() == 0  # said once for a file, not at every change
 
 
-def test_training_is_live_and_stops(page):
-    open_tab(page, "2D playground")
-    moons = picture(page, "paths")
-    page.get_by_label("8gaussians").check()
-    picture(page, "paths", moons)
-    page.get_by_text("The same paths in 3D").click()
-    page.locator(".js-plotly-plot canvas").first.wait_for()
-    assert fits_a_phone(page)
+PLANE = "() => { window.p = [...document.querySelectorAll('#plane, #plane *')].find((e) => e.plane)?.plane; return p && !p.job }"
 
-    open_tab(page, "Train live")
-    page.get_by_label("sCT (sCM)").check()
-    page.get_by_text("sCM without a teacher").wait_for()
-    page.locator("#train-go").click()
-    seen = [picture(page, "train-points")]
-    for _ in range(2):
-        seen.append(picture(page, "train-points", seen[-1]))
-    assert len(set(seen)) == 3 and fits_a_phone(page)
-    page.locator("#train-stop").click()
-    status, before = page.locator("#train-status").inner_text(), ""
-    for _ in range(10):  # the step that is on its way may still arrive
-        if status == before:
-            break
-        page.wait_for_timeout(2000)
-        before, status = status, page.locator("#train-status").inner_text()
-    assert status == before and "of 2000" in status and "step 2000" not in status
+
+def open_plane(page) -> None:
+    open_tab(page, "The plane")
+    page.get_by_text("two moons").wait_for()
+    page.wait_for_function(PLANE)
+
+
+def test_training_is_live_is_paused_and_stops(page, monkeypatch):
+    monkeypatch.setattr(live, "SLICE", 0.1)
+    open_plane(page)
+    open_tab(page, "Train")
+    page.get_by_role("checkbox", name="CT", exact=True).click()
+    train, hold, stop = (page.locator(f"#plane [data-do={what}]") for what in ("train", "hold", "stop"))
+    assert hold.is_disabled() and stop.is_disabled()
+    train.click()
+    page.wait_for_function("() => p.training.looks.length > 2 && p.training.shown.far.length")
+    assert page.evaluate("() => p.training.shown.models.map((m) => m.method)") == ["cd", "ict", "ct"]
+    assert fits_a_phone(page)
+    hold.click()
+    page.wait_for_function("() => p.training.state === 'paused'")
+    page.wait_for_timeout(600)  # the part that was on its way arrives
+    seen = "() => p.training.looks.length"
+    before = page.evaluate(seen)
+    page.wait_for_timeout(400)
+    assert page.evaluate(seen) == before and "of 2000" in page.locator("#plane .status").inner_text()
+    page.locator("#plane input[type=number]").first.fill("3.7")  # refused: the run that is there is not touched
+    train.click()
+    page.locator("#plane .refused").get_by_text("Please check the input. The number of training steps").wait_for()
+    hold.click()
+    page.wait_for_function("(n) => p.training.looks.length > n + 1", arg=before)
+    page.locator("#plane input[type=range]").evaluate("(i) => { i.value = 0; i.dispatchEvent(new Event('input')) }")
+    first = page.evaluate("() => p.training.looks[0].step")
+    assert page.locator("#plane .level").inner_text() == f"step {first}"  # the history, while it goes on
+    stop.click()
+    assert stop.is_disabled() and page.locator("#plane .status").inner_text().lower().count("stopped") == 1
+    page.evaluate("() => p.act('stop')")
+    assert page.locator("#plane .status").inner_text().lower().count("stopped") == 1
+    open_tab(page, "Where noise ends")  # the other views show the same networks
+    page.wait_for_function("() => p.maps.some((map) => map.answer.name === 'iCT, yours')")
+
+
+def test_no_press_of_train_is_lost(page, monkeypatch):
+    """After another data set, or a Stop, at once or later: the newest press wins, and what comes is of the set that is shown."""
+    monkeypatch.setattr(live, "SLICE", 0.0)
+    open_plane(page)
+    open_tab(page, "Train")
+    page.evaluate("() => p.training.methods = ['ct']")
+    sets, train = ("rings", "two-moons"), page.locator("#plane [data-do=train]")
+    for k in range(30):
+        if k % 3 == 2:
+            page.evaluate("() => p.act('stop')")
+            name = page.evaluate("() => p.set.name")
+        else:
+            name = sets[k % 2]
+            page.locator(f"#plane [data-set={name}]").click()
+        page.wait_for_timeout(600 * k / 29)
+        train.click()
+        number = page.evaluate("() => p.training.pressed")
+        came = "([number, name]) => p.training.current === number && p.training.looks.some((l) => l.models[0].data === name)"
+        page.wait_for_function(came, arg=[number, name])
+        assert page.evaluate("() => [...new Set(p.training.looks.map((l) => l.models[0].data))]") == [name]
 
 
 def test_a_theorem_is_measured_and_another_has_its_own_controls(page, monkeypatch):
@@ -186,12 +224,7 @@ def test_a_theorem_is_measured_and_another_has_its_own_controls(page, monkeypatc
 
 
 def test_the_plane_is_drawn_by_the_browser_with_the_models_that_the_server_hands_over(page):
-    open_tab(page, "The plane")
-    page.get_by_text("two moons").wait_for()
-    ready = (
-        "() => { window.p = [...document.querySelectorAll('#plane, #plane *')].find((e) => e.plane)?.plane; return p && !p.job }"
-    )
-    page.wait_for_function(ready)
+    open_plane(page)
     assert page.evaluate("() => p.box.clientWidth") > 1000  # wide enough for the choices beside the picture
     assert page.evaluate("() => p.answers.map((a) => a.id)") == ["f", "D", "edm", "cd", "ict"]
     page.get_by_role("button", name="One step on").click()

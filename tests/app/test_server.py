@@ -20,7 +20,7 @@ from gradio.state_holder import SessionState  # noqa: E402
 from PIL import Image  # noqa: E402
 from test_app import free_port, served  # noqa: E402, F401  (a fixture)
 
-from cmlab.app import handlers, plane, server, theory, view  # noqa: E402
+from cmlab.app import handlers, live, server, theory, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
 from cmlab.app.proxy import no_proxy  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
@@ -59,8 +59,7 @@ def idle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for module, name in ((view, "trail"), (view, "make_interpolation"), (handlers, "run_edit"), (theory, "experiment")):
         monkeypatch.setattr(module, name, not_now)
-    for name in ("exact_flow", "train_live"):
-        monkeypatch.setattr(plane, name, not_now)
+    monkeypatch.setattr(live, "Training", not_now)
     return app.build_app()
 
 
@@ -84,7 +83,7 @@ def test_every_strange_value_in_every_box_is_answered_in_words(idle, capfd):
         if usual and fn.api_visibility == "public":
             with pytest.raises(gr.Error, match="are needed"):
                 answer(idle, fn, usual[:-1])
-    assert asked > 1500 and "Traceback" not in "".join(capfd.readouterr())
+    assert asked > 1200 and "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_strange_selection_is_answered_in_words(idle):
@@ -108,11 +107,11 @@ def test_what_is_refused_reaches_a_program_and_a_fault_its_log(http, monkeypatch
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [
-        ("call/nope", 404, "choose one of edit, interpolate, sample, theorems, train_2d, trajectories"),
+        ("call/nope", 404, "choose one of edit, interpolate, sample, theorems, train"),
         ("call/v2/nope", 404, "there is no endpoint 'nope'"),
         ("call/lambda", 404, "there is no endpoint 'lambda'"),
         ("run/sample", 404, "runs join the queue"),
-        ("api/train_2d/", 404, "runs join the queue"),
+        ("api/train/", 404, "runs join the queue"),
         ("queue/join", 400, "cannot be answered"),  # event 999
         ("component_server", 400, "Invalid JSON body"),
     ],
@@ -125,7 +124,7 @@ def test_a_wrong_address_is_answered_in_words(http, path, status, words, capfd):
 
 def test_no_run_goes_around_the_queue(http, served):  # noqa: F811
     before = threading.active_count()
-    queued = [e["id"] for e in http.get("/config").json()["dependencies"] if e["api_name"] in ("sample", "train_2d")]
+    queued = [e["id"] for e in http.get("/config").json()["dependencies"] if e["api_name"] in ("sample", "train")]
     for index in queued:
         answer = http.post("/gradio_api/run/predict", json={"data": [], "fn_index": index, "session_hash": "b"})
         assert answer.status_code == 404
@@ -338,9 +337,9 @@ def test_a_signal_ends_the_app_behind_a_proxy(tmp_path, moment):
     port = free_port()
     code = (
         "import os, sys, time\n"
-        "from cmlab.app import plane, server\n"
+        "from cmlab.app import live, server\n"
         "def warm_up():\n    print('warming', flush=True)\n    while True: pass\n"
-        "plane.warm_up = warm_up\n"
+        "live.warm_up = warm_up\n"
         "server.WARM_UP_AFTER = 0.0 if sys.argv[2] == 'in the warm-up' else 60.0\n"
         "print(os.environ['GRADIO_TEMP_DIR'], flush=True)\n"
         "server.serve('0.0.0.0', int(sys.argv[1]), 'cpu')\n"

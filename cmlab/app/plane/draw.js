@@ -18,7 +18,7 @@ export const FONT = 'ui-sans-serif, system-ui, sans-serif';
 /** @type {Record<string, [string, string]>} Okabe and Ito's colours, those of cmlab.plots; lighter on dark ground */
 const COLOURS = {
   D: ['#c07f00', '#f0b429'], teacher: ['#0072b2', '#56b4e9'], first: ['#d55e00', '#ff8a3d'], second: ['#009e73', '#2fd0a2'],
-  third: ['#b5568f', '#e69ac4'],
+  third: ['#b5568f', '#e69ac4'], fourth: ['#8c5a3c', '#d0a080'], fifth: ['#53748c', '#9dbdd3'],
 };
 
 /** @param {string} name

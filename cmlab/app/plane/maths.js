@@ -8,8 +8,9 @@
 /** @typedef {{denoise: (x: F, sigma: number, out: F) => F}} Denoiser */
 /** @typedef {{levels: F, states: F[]}} Path states at falling levels */
 /** @typedef {{means: string, stds: string, weights: string, help?: string}} MixtureData what `Mixture` is made of, in base64 */
-/** @typedef {{data: string, method: string, label: string, consistency: boolean, sigma_data: number, sigma_min: number,
- *             width: number, depth: number, freqs: number, time_scale: number, weights: string}} ModelData */
+/** @typedef {{data: string, method: string, label: string, consistency: boolean, steps: number, low: number, width: number,
+ *             depth: number, freqs: number, time_scale: number, scalings: string, weights: string}} ModelData
+ * steps: of those that know a single number of them, else 0; low: the lowest level that the network knows */
 
 export const SIGMA_MIN = 0.002, SIGMA_MAX = 80, SIGMA_DATA = 0.5;
 
@@ -149,26 +150,6 @@ export class Mixture {
     return out;
   }
 
-  /** The gradient of the log-density, (D - x) / sigma^2.
-   * @param {F} x
-   * @param {number} sigma
-   * @param {F} out */
-  score(x, sigma, out) {
-    this.denoise(x, sigma, out);
-    for (let i = 0; i < x.length; i++) out[i] = (out[i] - x[i]) / (sigma * sigma);
-    return out;
-  }
-
-  /** The natural logarithm of the density at one point.
-   * @param {number} x
-   * @param {number} y
-   * @param {number} sigma */
-  logDensity(x, y, sigma) {
-    this.at(sigma);
-    const most = this.join(x, y);
-    return most + Math.log(this.joint.reduce((sum, value) => sum + Math.exp(value - most), 0));
-  }
-
   /** The density on a grid, row by row, `xs` along each. Gaussians are products of one in x and one in y: few exponentials.
    * @param {F} xs
    * @param {F} ys
@@ -231,27 +212,33 @@ function layersOf({width, depth, freqs}, weights) {
   return {inp, time, blocks, out};
 }
 
-/** A trained model: cmlab's residual MLP in EDM's scalings, D = c_skip x + c_out F(c_in x, ln(sigma) / 4). */
+/** A trained model: cmlab's residual MLP in its scalings, D = c_skip x + c_out F(c_in x, c_noise). */
 export class Model {
   /** @param {ModelData} data */
   constructor(data) {
     this.data = data;
     this.layers = layersOf(data, numbers(data.weights, true));
+    this.scalings = numbers(data.scalings);
     /** @type {F[]} what each block is told of the level */
     this.told = [];
+    this.c = [1, 0, 1, 0];
     this.level = NaN;
   }
 
-  /** The parts that depend on the level alone.
+  /** The parts that depend on the level alone. The scalings stand in a table, evenly in ln sigma: cubic polynomials lie between.
    * @param {number} sigma */
   at(sigma) {
     if (sigma === this.level) return;
+    const {scalings} = this, n = scalings.length / 4, last = Math.log(SIGMA_MAX / SIGMA_MIN);
+    const place = (n - 1) * Math.min(1, Math.max(0, Math.log(sigma / SIGMA_MIN) / last));
+    const k = Math.min(n - 4, Math.max(0, Math.floor(place) - 1)), t = place - k, [a, b, c] = [t - 1, t - 2, t - 3];
+    const share = [-a * b * c / 6, t * b * c / 2, -t * a * c / 2, t * a * b / 6];
+    this.c = [0, n, 2 * n, 3 * n].map((row) => share.reduce((sum, w, i) => sum + w * scalings[row + k + i], 0));
     const {freqs, time_scale} = this.data, tone = new Float64Array(2 * freqs);
-    const noise = Math.log(Math.max(sigma, 1e-6)) / 4;
-    for (let k = 0; k < freqs; k++) {
-      const angle = time_scale * noise * (0.25 + 3.75 * (freqs > 1 ? k / (freqs - 1) : 0));
-      tone[k] = Math.sin(angle);
-      tone[freqs + k] = Math.cos(angle);
+    for (let i = 0; i < freqs; i++) {
+      const angle = time_scale * this.c[3] * (0.25 + 3.75 * (freqs > 1 ? i / (freqs - 1) : 0));
+      tone[i] = Math.sin(angle);
+      tone[freqs + i] = Math.cos(angle);
     }
     const told = linear(this.layers.time, tone, 1).map(silu);
     this.told = this.layers.blocks.map((block) => linear(block.emb, told, 1));
@@ -263,11 +250,8 @@ export class Model {
    * @param {F} out */
   denoise(x, sigma, out) {
     this.at(sigma);
-    const {sigma_data, sigma_min} = this.data, variance = sigma_data ** 2;
-    const above = Math.max(sigma - sigma_min, 0), root = Math.sqrt(sigma * sigma + variance);
-    const skip = variance / (above * above + variance), scale = sigma_data * above / root;
-    const n = x.length / 2, {inp, blocks} = this.layers;
-    const h = linear(inp, x.map((value) => value / root), n);
+    const [skip, scale, within] = this.c, n = x.length / 2, {inp, blocks} = this.layers;
+    const h = linear(inp, x.map((value) => value * within), n);
     for (let b = 0; b < blocks.length; b++) {
       const told = this.told[b], width = told.length;
       const y = linear(blocks[b].one, h.map(silu), n);
@@ -406,4 +390,22 @@ export function slicedWasserstein(a, b, directions = 64) {
     for (let i = 0; i < p.length; i++) sum += (p[i] - q[i]) ** 2 / (p.length * directions);
   }
   return Math.sqrt(sum);
+}
+
+/** The centres of side x side cells in [-reach, reach]^2, row by row from below.
+ * @param {number} side
+ * @param {number} reach */
+export function gridOf(side, reach) {
+  return Float64Array.from({length: 2 * side * side}, (_, i) => {
+    const cell = i % 2 ? Math.floor(i / 2 / side) : (i / 2) % side;
+    return reach * (2 * (cell + 0.5) / side - 1);
+  });
+}
+
+/** A drawing to begin with. */
+export function spiral() {
+  return Float64Array.from({length: 120}, (_, i) => {
+    const t = Math.floor(i / 2) / 60, r = 0.2 + 0.75 * t;
+    return r * (i % 2 ? Math.sin(9.5 * t) : Math.cos(9.5 * t));
+  });
 }

@@ -1,20 +1,22 @@
 // @ts-check
 // The plane: one element that shows a distribution, its noise, and the ways from one to the other. mount() puts it into a page.
 
-import {Mixture, Model, SIGMA_MAX, SIGMA_MIN, between, eulerStep, flow, heun, heunStep, karras, normals, scaleOf,
-  slicedWasserstein} from './maths.js';
+import {Mixture, Model, SIGMA_MAX, SIGMA_MIN, between, flow, gridOf, heun, heunStep, karras, normals, scaleOf,
+  slicedWasserstein, spiral} from './maths.js';
 import {Shade, lookOf, placeColour, short, thumbnail} from './draw.js';
 import {drawScene} from './scene.js';
 import {DRAWN, MODES, build, options, tell} from './panel.js';
+import {answersOf, asking} from './answers.js';
+import {Training} from './train.js';
 
 /** @typedef {import('./maths.js').F} F */
-/** @typedef {import('./maths.js').Denoiser} Denoiser */
 /** @typedef {import('./maths.js').Path} Path */
 /** @typedef {import('./maths.js').ModelData} ModelData */
-/** @typedef {{sets: Record<string, import('./maths.js').MixtureData>, models: ModelData[], style: string}} Contents */
-/** @typedef {{id: string, name: string, about: string, colour: string, cost: string, work: number,
- *             answer: (x: F, sigma: number) => F, trail?: (x: F, sigma: number) => Path}} Answer
- * work: what a point costs, 1 for one look at a network; trail: the way there */
+/** @typedef {{sets: Record<string, import('./maths.js').MixtureData>, models: ModelData[], methods: string[][], frame: string,
+ *             style: string}} Contents
+ * methods: name, label and help of each that can be trained */
+/** @typedef {{set?: string, mode?: string, play?: boolean, train?: import('./train.js').Ask}} Options */
+/** @typedef {import('./answers.js').Answer} Answer */
 /** @typedef {{answer: Answer, ends: F, side: number, shade: Shade, rms: number}} WhereTo */
 
 const GRID = karras(64), SPAN = Math.log(SIGMA_MAX / SIGMA_MIN), SECONDS = 9, MANY = 500, BUDGET = 7, MOST = 200;
@@ -26,9 +28,10 @@ export const timeOf = (sigma) => Math.log(SIGMA_MAX / sigma) / SPAN;
 export class Plane {
   /** @param {HTMLElement} host
    * @param {Contents} contents
-   * @param {{set?: string, mode?: string, play?: boolean}} options */
+   * @param {Options} options */
   constructor(host, contents, options = {}) {
     this.contents = contents;
+    this.training = options.train ? new Training(this, options.train) : null;
     /** @type {Record<string, any>} what is chosen */
     this.set = {name: '', mode: 'walk', sigma: SIGMA_MAX, playing: false, speed: 1, shade: 'density', axes: 'scaled', steps: 18,
       drive: 'exact', show: 'ends', tool: 'pen', jumper: ''};
@@ -37,7 +40,7 @@ export class Plane {
     /** @type {number[]} drawn points, flat */
     this.strokes = [...spiral()];
     /** @type {Generator<void> | null} what takes longer than a frame */
-    this.job = null;
+    this.job = this.filling = null;
     this.size = this.awake = this.last = 0;
     this.look = lookOf(false);
     this.mixture = Mixture.drawn([-1, 0, 1, 0]);
@@ -73,7 +76,7 @@ export class Plane {
     this.pen = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext('2d'));
     this.listen();
     this.choose(options.set && contents.sets[options.set] ? options.set : Object.keys(contents.sets)[0]);
-    this.turn(options.mode && options.mode in MODES ? options.mode : 'walk');
+    this.turn(options.mode && options.mode in MODES && (options.train || options.mode !== 'train') ? options.mode : 'walk');
     this.set.playing = !!options.play && !matchMedia('(prefers-reduced-motion: reduce)').matches;
   }
 
@@ -86,12 +89,14 @@ export class Plane {
   listen() {
     const {canvas, box} = this, slider = this.find('input[type=range]');
     box.addEventListener('click', (event) => {
-      const button = /** @type {HTMLElement} */ (event.target).closest('[data-do]');
-      if (button) this.act(button.getAttribute('data-do') || '');
+      const button = /** @type {HTMLElement} */ (event.target).closest('button');
+      if (button && button.dataset.do) this.act(button.dataset.do);
+      if (button && button.dataset.mode) this.turn(button.dataset.mode);
     });
     slider.addEventListener('input', () => {
       this.set.playing = false;
-      this.level(levelOf(Number(slider.value)));
+      if (this.training && this.set.mode === 'train') this.training.scrub(Number(slider.value));
+      else this.level(levelOf(Number(slider.value)));
     });
     canvas.addEventListener('pointerdown', (event) => {
       if (this.set.mode === 'walk') canvas.setPointerCapture(event.pointerId);
@@ -134,8 +139,12 @@ export class Plane {
   /** What a button does.
    * @param {string} what */
   act(what) {
-    const {set} = this;
-    if (what === 'play') {
+    const {set, training} = this, lesson = set.mode === 'train' ? training : null;
+    if (training && what === 'train') training.press();
+    else if (training && what === 'stop') training.stop();
+    else if (lesson && (what === 'hold' || what === 'play')) lesson.pause();
+    else if (lesson && (what === 'forward' || what === 'back')) lesson.scrub(lesson.place() + (what === 'back' ? -1 : 1) / lesson.looks.length);
+    else if (what === 'play') {
       if (!set.playing && timeOf(set.sigma) > 0.999) this.level(SIGMA_MAX);
       set.playing = !set.playing;
       this.last = 0;
@@ -192,10 +201,10 @@ export class Plane {
    * @param {string} name */
   choose(name) {
     const {set} = this, drawn = name === DRAWN;
+    if (this.training && name !== set.name) this.training.drop();
     if (drawn && set.name !== DRAWN) set.sigma = Math.min(set.sigma, 0.25);
     set.name = name;
-    this.models = {};
-    for (const data of this.contents.models) if (data.data === name) this.models[data.method] = new Model(data);
+    this.own();
     set.drive = 'exact';
     if (!['score', 'none'].includes(set.shade) && !this.models[set.shade]) set.shade = 'density';
     this.mixture = drawn ? Mixture.drawn(this.strokes, 0.08, false) : Mixture.from(this.contents.sets[name]);
@@ -203,9 +212,19 @@ export class Plane {
     options(this);
   }
 
+  /** The models that came with the page. */
+  own() {
+    this.models = {};
+    for (const data of this.contents.models) if (data.data === this.set.name) this.models[data.method] = new Model(data);
+  }
+
   /** Other drawn points.
    * @param {number[]} strokes */
   redraw(strokes) {
+    if (this.training && this.training.looks.length) {
+      this.training.drop();
+      this.own();
+    }
     this.strokes = strokes;
     if (strokes.length > 2) this.mixture = Mixture.drawn(strokes, 0.08, false);
     this.renew();
@@ -223,7 +242,8 @@ export class Plane {
   /** @param {string} key
    * @param {any} value */
   pick(key, value) {
-    this.set[key] = value;
+    if (key === 'methods') this.training?.choose(value);
+    else this.set[key] = value;
     if (key === 'steps') this.renew();
     else if (key === 'drive') this.work();
     else if (key === 'show') for (const map of this.maps) this.paintMap(map);
@@ -232,40 +252,8 @@ export class Plane {
 
   /** Everything that follows from the distribution and the number of steps, anew. */
   renew() {
-    const {mixture, models, set} = this, students = ['first', 'second', 'third'], parts = mixture.count / 2000;
-    const edm = models.edm, steps = `${set.steps} ${set.steps === 1 ? 'step' : 'steps'}`;
-    /** @type {(model: Denoiser, step?: typeof heunStep) => (x: F, sigma: number) => Path} */
-    const way = (model, step) => (x, sigma) => {
-      const levels = Float64Array.of(...karras(set.steps, SIGMA_MIN, Math.max(sigma, 1.01 * SIGMA_MIN)), 0);
-      return {levels, states: heun(model, x, levels, step)};
-    };
-    /** @param {string} id
-     * @param {string} name
-     * @param {string} about
-     * @param {string} colour
-     * @param {number} work
-     * @param {Answer['trail']} trail */
-    const walked = (id, name, about, colour, work, trail) => this.answers.push({id, name, about, colour, cost: steps, trail,
-      work: work * set.steps, answer: (x, sigma) => /** @type {any} */ (trail)(x, sigma).states[set.steps]});
-    /** @param {string} id
-     * @param {string} name
-     * @param {string} about
-     * @param {string} colour
-     * @param {number} work
-     * @param {Denoiser} model */
-    const asked = (id, name, about, colour, work, model) => this.answers.push({id, name, about, colour, cost: 'one step', work,
-      answer: (x, sigma) => model.denoise(x, sigma, new Float64Array(x.length))});
-    this.answers = [{id: 'f', name: 'f(x, σ)', about: 'the end of the exact path', colour: 'f', cost: 'exact', work: 200 * parts,
-      answer: (x, sigma) => flow(mixture, x, sigma, SIGMA_MIN, 48)}];
-    asked('D', 'D(x, σ)', 'the mean of all data that x may have come from', 'D', parts, mixture);
-    if (edm) walked('edm', edm.data.label, 'the trained diffusion model, by Heun’s method', 'teacher', 2, way(edm));
-    else {
-      walked('heun', 'Heun', 'the exact score, by Heun’s method', 'teacher', 2 * parts, way(mixture));
-      walked('euler', 'Euler', 'the exact score, by Euler’s method', 'first', parts, way(mixture, eulerStep));
-    }
-    for (const [method, model] of Object.entries(models)) {
-      if (model.data.consistency) asked(method, model.data.label, 'a trained student', students.shift() || 'third', 1, model);
-    }
+    const {mixture, set} = this;
+    this.answers = answersOf(this);
     if (!this.jumpers().some((a) => a.id === set.jumper)) set.jumper = (this.jumpers()[2] || this.answers[0]).id;
     this.aims = mixture.sample(300, 5);
     this.place(this.spot[0] * scaleOf(set.sigma), this.spot[1] * scaleOf(set.sigma));
@@ -308,7 +296,11 @@ export class Plane {
 
   /** From its beginning. */
   work() {
-    this.job = this.set.mode === 'walk' ? this.fillCloud() : this.set.mode === 'maps' ? this.fillMaps() : null;
+    const {mode} = this.set, lesson = mode === 'train' ? this.training : null;
+    if (!lesson || this.filling !== this.job || !this.job) {
+      this.job = mode === 'walk' ? this.fillCloud() : mode === 'maps' ? this.fillMaps() : lesson ? lesson.fill() : null;
+    }
+    this.filling = lesson && this.job;
     this.wake();
   }
 
@@ -338,11 +330,7 @@ export class Plane {
     for (const side of [12, 24, 48]) {
       const x = gridOf(side, 2.6 * scaleOf(sigma));
       for (const [at, answer] of shown.entries()) {
-        const ends = new Float64Array(x.length), chunk = 2 * Math.max(4, Math.floor(240 / answer.work));
-        for (let from = 0; from < x.length; from += chunk) {
-          ends.set(answer.answer(x.slice(from, from + chunk), sigma), from);
-          yield;
-        }
+        const ends = yield* asking(answer, x, sigma);
         this.maps[at] = Object.assign(this.maps[at] || {shade: new Shade(), rms: NaN}, {answer, ends, side});
         this.paintMap(this.maps[at]);
         tell(this);
@@ -439,28 +427,10 @@ export class Plane {
   }
 }
 
-/** The centres of side x side cells in [-reach, reach]^2, row by row from below.
- * @param {number} side
- * @param {number} reach */
-export function gridOf(side, reach) {
-  return Float64Array.from({length: 2 * side * side}, (_, i) => {
-    const cell = i % 2 ? Math.floor(i / 2 / side) : (i / 2) % side;
-    return reach * (2 * (cell + 0.5) / side - 1);
-  });
-}
-
-/** A drawing to begin with. */
-export function spiral() {
-  return Float64Array.from({length: 120}, (_, i) => {
-    const t = Math.floor(i / 2) / 60, r = 0.2 + 0.75 * t;
-    return r * (i % 2 ? Math.sin(9.5 * t) : Math.cos(9.5 * t));
-  });
-}
-
 /** Put the plane into an element of a page.
  * @param {HTMLElement} host
  * @param {Contents} contents
- * @param {{set?: string, mode?: string, play?: boolean}} [options] */
+ * @param {Options} [options] */
 export function mount(host, contents, options) {
   return new Plane(host, contents, options);
 }

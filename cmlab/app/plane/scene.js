@@ -1,10 +1,10 @@
 // @ts-check
-// The three pictures of the plane: the walk, the maps of where noise ends, the jumps by hand.
+// Three pictures of the plane: the walk, the maps of where noise ends, the jumps by hand. The fourth is in train.js.
 
-import {SIGMA_MIN, between} from './maths.js';
+import {SIGMA_MIN, between, gridOf} from './maths.js';
 import {FONT, arrow, colourOf, placeColour, short, write} from './draw.js';
 import {report} from './panel.js';
-import {gridOf} from './plane.js';
+import {lesson} from './train.js';
 
 /** @typedef {import('./plane.js').Plane} Plane */
 
@@ -17,6 +17,7 @@ export function drawScene(p, now) {
   c.fillRect(0, 0, size, size);
   if (p.set.mode === 'walk') walk(p);
   else if (p.set.mode === 'maps') maps(p);
+  else if (p.set.mode === 'train') lesson(p);
   else jump(p, now);
 }
 
