@@ -11,6 +11,7 @@ import pytest
 
 import cmlab
 from cmlab.commands.main import main
+from cmlab.course.exercises import EXERCISES
 
 ROOT = Path(__file__).parents[1]
 TEXTS = sorted(path for folder in ("", "docs", "notebooks", "benchmarks", "tests", "cmlab") for path in (ROOT / folder).glob(
@@ -118,3 +119,22 @@ def test_the_readmes_figures_are_those_of_the_results():
 
 def test_the_citation_is_of_this_version():
     assert re.search(rf"^version: {re.escape(cmlab.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.M)
+
+
+def test_the_teachers_guide_knows_every_lesson_and_every_exercise():
+    text = (ROOT / "notebooks" / "TEACHING.md").read_text()
+    rows = {row[0]: row[1:] for row in re.findall(r"^\| \[(\d\d)\]\((\S+)\) \| (\d+) \|", text, re.M)}
+    lessons = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    said = {path.name[:2]: (path.name, re.search(r"\*\*Time\*\* (\d+) minutes", path.read_text())[1]) for path in lessons}
+    assert rows == said
+    assert re.findall(r"^\| \d\d \| `(\w+)` \|", text, re.M) == list(EXERCISES)
+
+
+def test_every_paper_that_is_named_by_its_number_is_in_the_bibliography():
+    texts = [path for pattern in ("cmlab/**/*.py", "notebooks/*.ipynb") for path in ROOT.glob(pattern)] + TEXTS
+    number = re.compile(r"(?<![\d.])(\d{4}\.\d{5})(?!\d)")
+    list_of_all = (ROOT / "docs" / "bibliography.md").read_text()
+    listed = set(re.findall(r"\| \[(\d{4}\.\d{5})\]\(https://arxiv\.org/abs/\1\) \|", list_of_all))
+    sources = (re.sub(r'"image/png": ".*?"|base64,[^"]*', "", path.read_text()) for path in texts)
+    found = {name for text in sources for name in number.findall(text) if "arxiv" in text.lower() and name[2:4] <= "12"}
+    assert found == listed
