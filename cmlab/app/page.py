@@ -20,7 +20,7 @@ from gradio.events import api
 
 from ..base.registry import EDITS, Record
 from ..editing import EDIT_STEPS, MASKS
-from . import browser, handlers, theory, view, words
+from . import browser, handlers, link, theory, view, words
 from .handlers import MAX_COUNT, MAX_STEPS, edit, handler, interpolate, png, sample
 from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop_button
 
@@ -57,11 +57,11 @@ def model_boxes(names: list[str], *classes_first: str, class_value: str, info: s
     data = data_menu(names)
     method = follows(free(gr.Radio(label="Model", **methods)))
     kind = free(gr.Dropdown(label="Class", info=info, **classes))
-    data.change(lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind], **QUIET)
+    link.follow(data, lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind])
     return data, method, kind
 
 
-def sample_tab(page: gr.Blocks, names: list[str]) -> None:
+def sample_tab(names: list[str]) -> None:
     gr.Markdown(
         "**The same noise goes into three models.** The diffusion model walks to a picture in many steps; the others jump there. "
         "The better they have learned, the more their pictures resemble the diffusion model's. NFE is how often a network is asked."
@@ -109,22 +109,22 @@ def sample_tab(page: gr.Blocks, names: list[str]) -> None:
             title = "The diffusion model's way, step by step (of pictures: above the noisy state, below its guess of the end)"
             outputs.append(panel(title, "The way from noise to the first sample", "film", "wide", name="Film"))
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
-    run = start(go, [page.load], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
+    run = start(go, [], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
     halt(run, [stop.click], lambda *texts: [(t or "").replace(handlers.NEXT, "not run") for t in texts], captions, captions)
     # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
-    halt(run, [data.change], lambda: ["" if output in captions else None for output in outputs], [], outputs)
+    halt(run, [data.input], lambda: ["" if output in captions else None for output in outputs], [], outputs)
 
     def adapt(name: str, kind: str, count: float, *chosen: str):
         """Class, students and number of samples stay as they are where the new set has them; points come in larger numbers."""
         group = handlers.group_of(name)
         known = ["all", *group.class_names]
-        kinds = gr.Dropdown(known, value=kind if kind in known else "all", visible=group.classes > 0)
+        kinds = gr.update(choices=known, value=kind if kind in known else "all", visible=group.classes > 0)
         usual = (16, MAX_COUNT) if group.is_image else (MAX_COUNT, 16)
         radios = [view.usual(group, (m, *view.students(d))) for m, d in zip(chosen, (True, False), strict=True)]
         return kinds, usual[0] if count == usual[1] else count, *radios
 
-    data.change(adapt, [data, kind, count, distilled, student], [kind, count, distilled, student], **QUIET)
+    link.follow(data, adapt, [data, kind, count, distilled, student], [kind, count, distilled, student])
 
 
 def explained(entry: Record) -> str:
@@ -136,6 +136,18 @@ def thumbnails(name: str) -> list[tuple[str, str]]:
     """The examples of a data set for a gallery, each with its class."""
     pictures, classes = view.examples(handlers.group_of(name))
     return [(png(view.picture(x[None], size=132)), k or "") for x, k in zip(pictures, classes, strict=True)]
+
+
+def example_box(data: gr.Dropdown, label: str, value: int | None) -> gr.Number:
+    """The number of an example of ``data``, out of sight: `thumbnails` show what can be chosen."""
+
+    def last(name: str) -> int:
+        return len(view.examples(handlers.group_of(name))[0]) - 1
+
+    box = link.within(gr.Number(value, visible=False, label=label, step=1), 0, last(data.value))
+    fits = lambda name, k: gr.update(maximum=last(name), value=None if k is None else min(int(k), last(name)))  # noqa: E731
+    link.follow(data, fits, [data, box], [box])
+    return box
 
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
@@ -150,7 +162,7 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
             (seed_a, used_a), (seed_b, used_b) = seed_box("Seed A", 1), seed_box("Seed B", 2)
             with gr.Accordion("Pictures in place of seeds", open=False) as drawer:
                 gr.Markdown("The noise that a picture comes from: the PF-ODE, run upwards by the diffusion model.")
-                example_a, example_b = (gr.Number(None, visible=False, label=f"Example {end}") for end in "AB")
+                example_a, example_b = (example_box(data, f"Example {end}", None) for end in "AB")
                 ends = []
                 for end, example in zip("AB", (example_a, example_b), strict=True):
                     chosen = gr.Markdown(f"**{end}:** its seed", elem_classes="heading")
@@ -166,7 +178,7 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
     inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
     outputs = [strip, frame, caption, used_a, used_b, pictures, position]
     run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
-    halt(run, [data.change], lambda: (None, None, "", None), [], [strip, frame, caption, pictures])
+    halt(run, [data.input], lambda: (None, None, "", None), [], [strip, frame, caption, pictures])
 
     def show(x, k: float):
         k = 0 if x is None else min(int(k), len(x) - 1)
@@ -174,19 +186,24 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
 
     position.input(show, [pictures, position], frame, **QUIET)
 
-    def picker(end: str):
-        def pick(event: gr.SelectData, name: str):
-            kinds = view.examples(handlers.group_of(name))[1]
-            k = view.whole("The example", event.index, 0, len(kinds) - 1)
-            return k, f"**{end}:** picture {k}" + (f", {view.plain(kinds[k] or '')}" if kinds[k] else "")
+    def told(end: str):
+        def tell(k: float | None, name: str) -> tuple[str, dict]:
+            kind = None if k is None else view.examples(handlers.group_of(name))[1][int(k)]
+            picture = f"picture {int(k or 0)}" + (f", {view.plain(kind)}" if kind else "")
+            return f"**{end}:** " + ("its seed" if k is None else picture), gr.update(interactive=k is None)
 
-        return pick
+        return tell
 
-    for end, (chosen, shown, example) in zip("AB", ends, strict=True):
+    for end, seed, (chosen, shown, example) in zip("AB", (seed_a, seed_b), ends, strict=True):
         gr.on([drawer.expand, data.change], thumbnails, data, shown, **QUIET)
-        shown.select(picker(end), data, [example, chosen], **QUIET)
-    back = [example_a, example_b, ends[0][0], ends[1][0]]
-    gr.on([again.click, data.change], lambda: (None, None, "**A:** its seed", "**B:** its seed"), None, back, **QUIET)
+        shown.select(pick, None, example, **QUIET)
+        example.change(told(end), [example, data], [chosen, seed], **QUIET)
+    gr.on([again.click, data.input], lambda: (None, None), None, [example_a, example_b], **QUIET)
+
+
+def pick(event: gr.SelectData) -> int:
+    """Which picture of a gallery was chosen."""
+    return view.whole("The example", event.index, 0, 10**6)
 
 
 def edit_tab(tab: gr.Tab, names: list[str]) -> None:
@@ -194,10 +211,10 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
         with gr.Column(scale=1, min_width=300):
             gr.Markdown("**Pick an example ...**", elem_classes="heading")
             examples = gallery("Examples", "examples")
-            example = gr.Number(3, visible=False, label="Example")
             gr.Markdown("**... or upload a picture**", elem_classes="heading")
             image = gr.File(label="Picture", show_label=False, file_types=["image"], height=120, elem_id="upload")
             data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own", students=True)
+            example = example_box(data, "Example", 3)
             seed, used = seed_box("Seed", 0)
         with gr.Column(scale=3):
             tasks = [(edit.label, edit.name) for edit in EDITS.records()]
@@ -253,12 +270,9 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             chosen,
         )
 
-    def pick(event: gr.SelectData):
-        return view.whole("The example", event.index, 0, 10**6), None
-
-    # Another task or picture: the result of the old one, finished or still on its way, must not stand beside it.
+    # Another task, picture or mask: the result of the old one, finished or still on its way, must not stand beside it.
     stale = [degraded, result, caption]
-    halt(run, [task.change, image.change, example.change, data.change], lambda: (None, None, ""), [], stale)
+    halt(run, [task.input, image.change, examples.select, mask.input, data.input], lambda: (None, None, ""), [], stale)
     follow = [task.change, image.change, example.change, mask.change, data.change]
     inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
@@ -268,11 +282,13 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
         own = view.own_level(task, handlers.group_of(name).shape)
         return gr.skip() if own is None else round(own, 2)
 
-    gr.on([task.change, data.change], level, [task, data], noise_level, **QUIET)
+    for box in (task, data):
+        link.follow(box, level, [task, data], [noise_level])
     # In the queue, unlike the other small events: messages to the user travel with it.
     image.change(announce, [image, data], image, show_progress="hidden", api_visibility="private")
     gr.on([tab.select, data.change], thumbnails, data, examples, **QUIET)
-    examples.select(pick, None, [example, image], **QUIET)
+    examples.select(pick, None, example, **QUIET)
+    examples.select(lambda: None, None, image, **QUIET)
 
 
 def theory_tab() -> None:
@@ -321,7 +337,9 @@ def build_app() -> Page:
     known = view.groups()
     names, images = list(known), [name for name, g in known.items() if g.is_image]
     with Page(title="cmlab", delete_cache=(3600, 3600)) as page:
-        gr.Markdown("# cmlab: consistency models, hands on")
+        with gr.Row(elem_id="top"):
+            gr.Markdown("# cmlab: consistency models, hands on")
+            copy = gr.Button("Copy link", size="sm", scale=0, min_width=110, elem_id="copy-link")
         with gr.Row(elem_id="introduction"):
             gr.Markdown(words.INTRODUCTION)
             gr.HTML(words.drawing(), padding=False)
@@ -334,17 +352,18 @@ def build_app() -> Page:
                 elem_classes="notice",
             )
         with gr.Tabs():
-            with gr.Tab("Sample"):
-                sample_tab(page, names)
-            with gr.Tab("Interpolate") as tab:
+            with gr.Tab("Sample", id="sample"):
+                sample_tab(names)
+            with gr.Tab("Interpolate", id="interpolate") as tab:
                 interpolate_tab(tab, images)
-            with gr.Tab("Edit") as tab:
+            with gr.Tab("Edit", id="edit") as tab:
                 edit_tab(tab, images)
-            with gr.Tab("The plane"):
+            with gr.Tab("The plane", id="plane"):
                 template = "<div>The plane is drawn by the browser: one moment.</div>"
                 load = {"js_on_load": browser.ON_LOAD, "server_functions": [browser.everything]}
                 gr.HTML(html_template=template, elem_id="plane", apply_default_css=False, min_height=700, **load)
                 api(handlers.train, api_name="train", **RUN)
-            with gr.Tab("Theorems"):
+            with gr.Tab("Theorems", id="theorems"):
                 theory_tab()
+        link.install(page, copy)
     return page.queue(max_size=16, api_open=False)

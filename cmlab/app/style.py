@@ -1,4 +1,6 @@
-"""How the app looks."""
+"""How the app looks, and what it does in the browser by itself."""
+
+from pathlib import Path
 
 from gradio.themes import Default
 
@@ -58,4 +60,5 @@ def look() -> dict:
     light = blue | dict.fromkeys(hints, "*neutral_600")
     dark = blue | dict.fromkeys(hints, "*neutral_300")
     theme.set(**light, **{f"{name}_dark": colour for name, colour in dark.items()})
-    return {"theme": theme, "css": CSS, "run_history": False, "footer_links": ["api", "settings"]}
+    own = (Path(__file__).parent / "page.js").read_text("utf-8")
+    return {"theme": theme, "css": CSS, "js": own, "run_history": False, "footer_links": ["api", "settings"]}

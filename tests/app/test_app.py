@@ -525,7 +525,7 @@ def test_another_data_set_keeps_the_choices_that_it_has(tmp_path, monkeypatch):
     adapt = next(fn.fn for fn in app.build_app().fns.values() if fn.name == "adapt")
     assert adapt is not None
     kind, count, distilled, student = adapt("digits", "4", 9, "cd", "ict")
-    assert (kind.value, count, distilled, student) == ("4", 9, "cd", "ict")
+    assert (kind["value"], count, distilled, student) == ("4", 9, "cd", "ict")
     assert adapt(COLOR, "all", app.MAX_COUNT, "cd", "ect")[1:4] == (16, "cd", "ict")
 
 

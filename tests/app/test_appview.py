@@ -43,8 +43,8 @@ def test_a_press_and_another_data_set_end_the_run(page, name):
     turn = [object()]
     press.fn(turn)
     assert turn == []  # ... which it brings about
-    data, event = next(b for b in run.inputs if b.label == "Data set"), "change"
-    cancel = next(fn for fn in page.fns.values() if run._id in fn.cancels and (data._id, event) in fn.targets)
+    data = next(b for b in run.inputs if b.label == "Data set")
+    cancel = next(fn for fn in page.fns.values() if run._id in fn.cancels and (data._id, "input") in fn.targets)
     empty = page.fns[cancel._id + 1]  # after the cancelling: nothing of the run arrives any more
     assert empty.targets == cancel.targets and set(empty.outputs) <= {*run.outputs, *run.inputs}
     stale = {box for box in run.outputs if isinstance(box, (gr.Image, gr.Markdown)) and box.label != "Original"}

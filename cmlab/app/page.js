@@ -1,0 +1,56 @@
+/* The page's own part in the browser: the address, see link.py. Evaluated once, when gradio starts. */
+() => {
+  let about = null;
+  let settings = {}; // as text, of the boxes that are not as they are at first
+  const inner = {}; // of a tab that has tabs in it: the one that was open last
+
+  const query = () => new URLSearchParams(location.search);
+  const tab = () => { const name = query().get('tab'); return about.ways[name] ? name : Object.keys(about.ways)[0]; };
+
+  /** The address of a tab with the settings; what else is in it (a theme, a tracker's mark) stays. */
+  const address = (name) => {
+    const kept = [...query()].filter(([key]) => key !== 'tab' && !key.includes('.'));
+    const text = new URLSearchParams([...kept, ['tab', name], ...Object.entries(settings)]).toString();
+    return `${location.pathname}?${text}`;
+  };
+
+  window.cmlab = {
+    start(told, values) {
+      about = told;
+      cmlab.write(values);
+      addEventListener('popstate', () => {
+        document.querySelector('#link-back').click();
+        history.replaceState(null, '', address(tab()));
+      });
+      // The first tab's pictures are made at once; the others make theirs when they are opened.
+      if (tab() === Object.keys(about.ways)[0]) document.querySelector('#sample-go').click();
+    },
+    write(values) {
+      if (!about) return;
+      const text = (value) => String(value ?? '');
+      const changed = about.names.map((name, k) => [name, text(values[k]), text(about.first[k])]).filter(([, now, first]) => now !== first);
+      settings = Object.fromEntries(changed);
+      const unset = !query().has('tab') && !changed.length;
+      if (!unset) history.replaceState(null, '', address(tab()));
+    },
+    open(name) {
+      if (!about) return; // gradio opens the first tab before the link is read
+      const outer = (of) => about.ways[of][0];
+      if (name !== outer(name)) inner[outer(name)] = name;
+      const now = inner[name] ?? name;
+      if (now === tab()) return;
+      if (outer(now) === outer(tab())) history.replaceState(null, '', address(now));
+      else history.pushState(null, '', address(now));
+    },
+    back() {
+      const way = about.ways[tab()];
+      const updates = about.sets.map((ids) => way.find((id) => ids.includes(id))).map((id) => ({ __type__: 'update', ...(id && { selected: id }) }));
+      return updates.length > 1 ? updates : updates[0];
+    },
+    async copy() {
+      try { await navigator.clipboard.writeText(location.href); return 'Link copied'; }
+      catch { prompt('The link to what is set here:', location.href); return 'Copy link'; } // no clipboard without https
+    },
+    copied: () => new Promise((done) => setTimeout(() => done('Copy link'), 1500)),
+  };
+}
