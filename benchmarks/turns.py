@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from cmlab.samplers import sample
 from cmlab.training import fit
 from cmlab.training.cost import forward_flops
 from cmlab.training.presets import Preset
-from cmlab.training.trainer import PRECISIONS, has_bf16
+from cmlab.training.trainer import PRECISIONS, compute_in, has_bf16
 
 # The evaluations of a sample that a row cannot do without: passes forward alone, and forward and backward.
 FORWARD, FEW, BACKWARD = "forward", "forward of few", "forward + backward"
@@ -152,7 +152,7 @@ def own_rows(given: Given, preset: Preset, precision: str, compiled: bool) -> Ca
     asked = copy.deepcopy(net).eval()
     models = [Denoiser(asked, precond, shape) for precond in (EDM, CONSISTENCY)]
     for m in models:
-        m.compute = None if precision == "float32" else dtype
+        compute_in(m, cast(Any, precision))
     if compiled:
         net.compile()
         asked.compile()

@@ -28,7 +28,8 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import handlers, live
+from ..training.config import Precision
+from . import handlers, live, view
 from .page import build_app
 from .parts import Page
 from .proxy import no_proxy
@@ -281,7 +282,15 @@ def hush() -> None:
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning, r"torch\.jit\._script")
 
 
-def serve(host: str, port: int, device: str, share: bool = False, auth: str = "", names: Sequence[str] = ()) -> None:
+def serve(
+    host: str,
+    port: int,
+    device: str,
+    share: bool = False,
+    auth: str = "",
+    names: Sequence[str] = (),
+    precision: Precision = "float32",
+) -> None:
     """Serve the app until a signal ends this process; raises ValueError for an address or a device that cannot be used."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -294,6 +303,7 @@ def serve(host: str, port: int, device: str, share: bool = False, auth: str = ""
         handlers.DEVICE = str(torch.zeros(1, device=device).device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the device {device!r} cannot be used ({str(error).splitlines()[0]}): choose cpu or cuda") from error
+    view.PRECISION = precision
     hush()
     until = signalled()
     if "OMP_NUM_THREADS" not in os.environ:

@@ -34,9 +34,12 @@ from ..methods.likelihood import encode
 from ..noise import as_draws, state_dtype
 from ..oracle import FiniteData
 from ..samplers import Plan, Step, adds_noise, initial_noise, plan, round_level
+from ..training.config import Precision
 from ..training.presets import PRESETS
+from ..training.trainer import compute_in
 from .paint import painted_mask, painted_over
 
+PRECISION: Precision = "float32"  # server.serve sets it
 EXACT = "digits, exact"
 OWN = " (runs)"  # ends the name of a group of the user's own models that differ from the bundled ones
 PAINTED = "painted"
@@ -166,8 +169,8 @@ def _exact_digits() -> FiniteData:
     return FiniteData(load_images("digits").x0[:300])
 
 
-def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> Denoise:
-    """The group's model for ``method``; raises ValueError where there is none."""
+def model_of(group: Group, method: str, device: torch.device | str = "cpu", precision: Precision | None = None) -> Denoise:
+    """The group's model for ``method``, in the precision of the app; raises ValueError where there is none."""
     if method not in group.models:
         have = ", ".join(map(label_of, group.models)) or "none"
         names = () if group.name.endswith(OWN) else (f"{group.name}-{method}", f"{group.data}-{method}")
@@ -177,12 +180,12 @@ def model_of(group: Group, method: str, device: torch.device | str = "cpu") -> D
     if group.name == EXACT:
         return _exact_digits() if method == "edm" else _exact_digits().consistency
     path = group.models[method]
-    return _load(path, Path(path).stat().st_mtime_ns, str(device))
+    return _load(path, Path(path).stat().st_mtime_ns, str(device), precision or PRECISION)
 
 
 @lru_cache(maxsize=32)
-def _load(path: str, changed: int, device: str) -> Denoise:
-    model, _ = checkpoints.load(path, device)
+def _load(path: str, changed: int, device: str, precision: Precision) -> Denoise:
+    model = compute_in(checkpoints.load(path, device)[0], precision)
     label = torch.zeros(1, dtype=torch.int64, device=device) if model.classes else None
     with torch.no_grad():  # the first evaluation pays for torch's own start: keep it out of the milliseconds that the app shows
         model(torch.zeros(1, *model.shape, device=device), torch.ones((), device=device), label)
@@ -436,7 +439,8 @@ def make_interpolation(
     def noise_of(end: int | Tensor) -> Tensor:
         if isinstance(end, int):
             return initial_noise(group.shape, [end], device=device)
-        return encode(model_of(group, "edm", device), end.to(device), one, rtol=1e-3, atol=1e-3)
+        # In float32: to a solver that chooses its steps, the rounding of 16 bits looks like a rough ODE.
+        return encode(model_of(group, "edm", device, "float32"), end.to(device), one, rtol=1e-3, atol=1e-3)
 
     a, b = (noise_of(end).expand(frames, *group.shape) for end in ends)
     chosen = plan_of(group, method, device=device)

@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass, field
 
+from .options import InPrecision
+
 
 @dataclass(frozen=True)
 class AppOptions:
@@ -23,6 +25,7 @@ class AppOptions:
     share: bool = False
     auth: str = ""
     name: tuple[str, ...] = ()
+    precision: InPrecision = "float32"
 
     def __post_init__(self):
         if not self.port.isdecimal() or not 1 <= int(self.port) <= 65535:  # before torch is imported, which takes seconds
@@ -48,4 +51,4 @@ def app(o: AppOptions) -> None:
         raise ImportError("the app needs gradio: pip install 'cmlab[app]'") from error
     from ..app.server import serve
 
-    serve(o.host, int(o.port), o.device, o.share, auth, o.name)
+    serve(o.host, int(o.port), o.device, o.share, auth, o.name, o.precision)

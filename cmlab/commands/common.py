@@ -14,7 +14,7 @@ from ..formats import checkpoints
 from ..formats.checkpoints import PRETRAINED, SUFFIX, pretrained_names
 from ..training.config import Precision
 from ..training.presets import class_names, data_of, find
-from ..training.trainer import PRECISIONS, usable_precision
+from ..training.trainer import compute_in
 
 if TYPE_CHECKING:
     from .evaluate import EvaluateOptions
@@ -41,11 +41,7 @@ def load(
             model.guidance = guidance
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    usual = len(model.shape) == 3 or precision != "auto"
-    wanted = PRECISIONS[usable_precision(precision, next(model.parameters()).device) if usual else "float32"]
-    model.compute = None if wanted == torch.float32 else wanted
-    if len(model.shape) == 3 and (model.compute or next(model.parameters()).is_cuda):
-        model.to(memory_format=torch.channels_last)  # the faster order there; in float32 a CPU keeps its bits
+    compute_in(model, precision)
     return model, meta, meta.get("about") or {}
 
 

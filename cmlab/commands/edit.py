@@ -9,7 +9,7 @@ import tyro
 
 from ..base.files import new_file, user_path, write_png
 from ..base.registry import EDITS
-from .options import Checkpoint, check_taken, one_of
+from .options import Checkpoint, InPrecision, check_taken, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,7 @@ class EditOptions:
     seed: int = 0
     out: Path = Path("edit.png")
     overwrite: bool = False
+    precision: InPrecision = "float32"
 
 
 def edit(o: EditOptions) -> None:
@@ -68,7 +69,7 @@ def edit(o: EditOptions) -> None:
     arguments = _arguments(o)
     if o.image is not None and o.index is not None:
         raise ValueError("--index chooses a bundled picture: leave it out when --image is given")
-    model, meta, _ = load(o.checkpoint)
+    model, meta, _ = load(o.checkpoint, precision=o.precision)
     if len(model.shape) != 3:
         raise ValueError(f"{o.checkpoint} makes points, not pictures: choose an image model such as digits-color-cd")
     if not model.traits.consistency:

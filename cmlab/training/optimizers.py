@@ -15,7 +15,7 @@ class RAdam(torch.optim.RAdam):
 
     In five steps or so the spread of the gradients is not known well enough to divide by it (Liu et al., arXiv 1908.03265, section
     4: rho at most 5). torch goes along the raw gradient then, at the full rate, whatever its size: a sum over many pixels is
-    thrown far off. Here those gradients are shortened to norm 1. All other steps are torch's.
+    thrown far off. Here those gradients are shortened to norm 1. All other steps are torch's, to the rounding of the last bit.
     """
 
     @torch.no_grad()
@@ -30,7 +30,29 @@ class RAdam(torch.optim.RAdam):
                 EACH._foreach_mul_(grads, torch.where(early, shorter, 1.0))
             elif _rho(int(taken) + 1, group["betas"][1]) <= 5:
                 torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+            elif closure is None and len(self.param_groups) == 1 and self._at_once(group):
+                return None
         return super().step(closure)
+
+    def _at_once(self, group: dict[str, Any]) -> bool:
+        """A step after the first ones is Adam's with another rate and epsilon, which torch computes of all tensors in one call.
+
+        Returns whether it did: not for tensors that are not equally many steps old.
+        """
+        params = [p for p in group["params"] if p.grad is not None]
+        states, (beta1, beta2) = [self.state[p] for p in params], group["betas"]
+        if len(taken := {int(state["step"]) if state else 0 for state in states}) != 1:
+            return False
+        steps, t = [state["step"] for state in states], taken.pop() + 1
+        EACH._foreach_add_(steps, torch.ones(()), alpha=1.0)
+        most, rho = 2 / (1 - beta2) - 1, _rho(t, beta2)
+        rectified = ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)) ** 0.5
+        grads, means, squares = [p.grad for p in params], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+        EACH._fused_adam_(
+            params, grads, means, squares, [], steps, lr=group["lr"] * rectified, beta1=beta1, beta2=beta2,
+            weight_decay=group["weight_decay"], eps=group["eps"] / (1 - beta2**t) ** 0.5, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return True
 
 
 def _rho(t: Any, beta2: float) -> Any:
@@ -127,8 +149,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 def on_device(name: str, device: torch.device) -> dict[str, bool]:
     """Options with which optimizer ``name`` is fast on ``device``, and counts its steps there."""
-    fast = {"adam": "fused", "adamw": "fused", "radam": "capturable"}
-    return {fast[name]: True} if device.type == "cuda" and name in fast else {}
+    if name in ("adam", "adamw"):
+        return {"fused": device.type in ("cuda", "cpu")}
+    return {"capturable": True} if name == "radam" and device.type == "cuda" else {}
 
 
 @torch.no_grad()

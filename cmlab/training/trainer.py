@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..denoiser import Denoise, Denoiser
@@ -38,6 +38,20 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
     return precision if precision != "auto" else "bf16" if has_bf16(device) else "float32"
 
 
+def compute_in(model: Denoiser, precision: Precision) -> Denoiser:
+    """``model``, whose network computes in ``precision`` from now on; what it is given and answers stays float32 or float64.
+
+    "auto" is what is fast on its device (`usable_precision`), for pictures alone: points it leaves in float32. Filters are ordered
+    by pixel where that is faster; in float32 a CPU keeps its bits.
+    """
+    images, weight = len(model.shape) == 3, next(model.parameters())
+    wanted = PRECISIONS[usable_precision(precision, weight.device) if images or precision != "auto" else "float32"]
+    model.compute = None if wanted == torch.float32 else wanted
+    if images and (model.compute or weight.is_cuda):
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model
+
+
 class MicroBatch(NamedTuple):
     """Some samples of a batch.
 
@@ -61,22 +75,33 @@ class Snapshot(NamedTuple):
     facts: dict[str, Any]
 
 
+class Tensors(NamedTuple):
+    """The parameters and buffers of a module: to list them takes a small network longer than to average them."""
+
+    parameters: list[nn.Parameter]
+    buffers: list[Tensor]
+
+    @classmethod
+    def of(cls, module: "nn.Module | Tensors") -> "Tensors":
+        return module if isinstance(module, Tensors) else cls(list(module.parameters()), list(module.buffers()))
+
+    @property
+    def here(self) -> list[Tensor]:
+        """The parameters; of those that are divided over processes the part that this one holds."""
+        return [getattr(p, "_local_tensor", p) for p in self.parameters]
+
+
 @torch.no_grad()
-def update_average(target: nn.Module, source: nn.Module, rate: float, made: Tensor | bool = True) -> None:
+def update_average(target: nn.Module | Tensors, source: nn.Module | Tensors, rate: float, made: Tensor | bool = True) -> None:
     """target <- rate target + (1 - rate) source, every parameter, where ``made`` () holds on their device; buffers are copied."""
-    # Of tensors that are divided over processes, the part that is here.
-    old, new = _here(target), _here(source)
+    target, source = Tensors.of(target), Tensors.of(source)
+    old, new = target.here, source.here
     if isinstance(made, Tensor):
         EACH._foreach_add_(old, EACH._foreach_mul(EACH._foreach_sub(new, old), made * (1 - rate)))
     elif made:
         get_ema_multi_avg_fn(rate)(old, new, None)
-    for mean, buffer in zip(target.buffers(), source.buffers(), strict=True):
+    for mean, buffer in zip(target.buffers, source.buffers, strict=True):
         mean.copy_(buffer)
-
-
-def _here(module: nn.Module) -> list[Tensor]:
-    """The parameters; of those that are divided over processes the part that this one holds."""
-    return [getattr(p, "_local_tensor", p) for p in module.parameters()]
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -185,6 +210,8 @@ class Trainer:
         self.emas = tuple(self._copy(self.model).eval() for _ in self.rates)
         self.target = self._copy(self.model) if self.loss.needs_target else None
         self._compile(self.target)
+        self._moved = Tensors.of(self.model)
+        self._averages = [Tensors.of(m) for m in (*self.emas, self.target) if m is not None]
         c = self.config
         options: dict[str, Any] = {"lr": c.lr, "weight_decay": c.weight_decay, "betas": (0.9, c.beta2)}
         self.optimizer = OPTIMIZERS[c.optimizer](self.parameters, **options, **on_device(c.optimizer, self.parameters[0].device))
@@ -233,7 +260,7 @@ class Trainer:
         A GPU decides and counts itself: the host, which would have to wait for it, goes on to the next step.
         """
         self.scaler.unscale_(self.optimizer)
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = torch.stack(EACH._foreach_norm([p.grad for p in self.parameters if p.grad is not None])).norm()
         whole = cast(Any, norm).full_tensor() if self.shards else norm
         self.made = torch.isfinite(whole) & torch.isfinite(total)
         there = self.made.device.type == "cuda"
@@ -248,10 +275,10 @@ class Trainer:
             self.scaler.step(self.optimizer)
         else:
             return
-        for ema, rate in zip(self.emas, self.rates, strict=True):
-            update_average(ema, self.model, rate.decay(self.images, batch) if isinstance(rate, HalfLife) else rate, made)
-        if self.target is not None:
-            update_average(self.target, self.model, self.loss.target_decay(progress), made)
+        rates = [rate.decay(self.images, batch) if isinstance(rate, HalfLife) else rate for rate in self.rates]
+        rates += [] if self.target is None else [self.loss.target_decay(progress)]
+        for average, rate in zip(self._averages, rates, strict=True):
+            update_average(average, self._moved, rate, made)
 
     @property
     def skipped(self) -> int:

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -116,6 +117,17 @@ def test_every_seed_of_the_library_is_one_of_the_app(tmp_path, monkeypatch, seed
 
 
 # --- groups ------------------------------------------------------------------------------------------------------------------
+
+
+def test_models_compute_in_the_precision_of_the_app(monkeypatch):
+    group, label, seen = view.groups()["digits"], torch.tensor([3, 3]), []
+    exact = cast(Any, view.model_of(group, "edm"))
+    monkeypatch.setattr(view, "PRECISION", "bf16")
+    assert exact.compute is None and cast(Any, view.model_of(group, "edm")).compute == torch.bfloat16
+    monkeypatch.setattr(view, "encode", lambda model, x, *_, **__: seen.append(model) or x)
+    ends = torch.ones(1, *group.shape), -torch.rand(1, *group.shape, generator=torch.Generator().manual_seed(0))
+    view.make_interpolation(group, "cd", ends, 2, label)
+    assert [model.compute for model in seen] == [None, None]  # the noise of a picture is found in float32
 
 
 def test_an_own_model_of_another_kind_takes_nobodys_place(tmp_path, monkeypatch):

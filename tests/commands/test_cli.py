@@ -81,6 +81,13 @@ def test_precision_is_that_of_samples_and_said_of_their_figures(tmp_path, monkey
             assert 0 < np.abs(x[checkpoint, precision] - exact).max() < most
     assert np.array_equal(x["digits-cd", "auto"], x["digits-cd", "bf16"])
     assert np.array_equal(x["two-moons-cd", "auto"], x["two-moons-cd", "float32"])
+    for precision in ("float32", "bf16"):
+        edit = ["edit", "digits-cd", "inpaint", "--out", f"{precision}.png", "--precision", precision]
+        search = ["search", "two-moons-cd", "--n", "50", "--grid", "4", "--precision", precision]
+        capsys.readouterr()
+        assert main(edit) == main(search) == 0
+        x[precision] = Path(f"{precision}.png").read_bytes(), capsys.readouterr().out
+    assert x["float32"][0] != x["bf16"][0] and x["float32"][1] != x["bf16"][1]
     capsys.readouterr()
     evaluate = ["evaluate", "digits-cd", "--n", "20", "--metrics", "accuracy", "--json", "x.json", "--precision", "bf16"]
     assert main(evaluate) == 0 and "computed in bfloat16" in capsys.readouterr().out
