@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-TABS = {"Sample": "film", "Interpolate": "frame", "Edit": "result", "2D playground": "arrows"}  # tab: the picture that comes last
+TABS = {"Sample": "film", "Interpolate": "frame", "Edit": "result"}  # tab: the picture that comes last
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 
 

@@ -1,5 +1,6 @@
 """What the app's buttons do: generators that gradio streams, and that `gradio_client` calls by name. The page is in page.py."""
 
+import contextlib
 import functools
 import inspect
 import os
@@ -17,7 +18,7 @@ from ..base.registry import EDITS, SAMPLERS
 from ..editing import EDIT_STEPS, run_edit
 from ..noise import SIGMA_MAX, seeds_from
 from . import live, theory, view
-from .parts import refusal
+from .parts import Stopped, Turn, number_of, refusal
 
 DEVICE = "cpu"  # server.serve sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
@@ -31,25 +32,39 @@ _WRITING = threading.Lock()
 def handler(fn):
     """Show refusals of the library as messages; anything else is a bug and stays an exception.
 
-    ``turn``, if ``fn`` has it, is a list that the session's runs enter: one that is no longer in it ends at its next step.
+    A run of the page comes with its session's `Turn` and the number of its press: see `parts.start`. It shows nothing more once a
+    newer one has begun; where it was stopped, ``fn`` is told so by `Stopped`.
     """
-    parameters = inspect.signature(fn)
+
+    own = inspect.signature(fn)
+    more = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for name in ("turn", "press")]
+    signature = own.replace(parameters=[*own.parameters.values(), *more])
 
     @functools.wraps(fn)
     def wrapped(*args, **kwargs):
-        turn, run = parameters.bind(*args, **kwargs).arguments.get("turn"), object()
-        turn = [] if turn is None else turn
-        turn.append(run)
+        given = signature.bind(*args, **kwargs).arguments
+        turn, press = given.pop("turn", None) or Turn(), given.pop("press", None)
+        number, run, begun = number_of(press), fn(**given), False
         try:
-            for shown in fn(*args, **kwargs):
-                if run not in turn:
+            while True:
+                if number is not None and number < turn.stopped:
+                    with contextlib.suppress(Stopped, StopIteration):
+                        yield run.throw(Stopped()) if begun else gr.skip()
+                    return
+                shown = next(run, None)
+                if number is not None and not begun and shown is not None:
+                    turn.end(press)
+                begun = True
+                if shown is None:
+                    return
+                if number is not None and number < turn.over:
+                    yield gr.skip()  # what is shown last is sent once more at the end
                     return
                 yield shown
         except (ValueError, FloatingPointError) as error:  # a traceback in the log is for bugs
             raise refusal(str(error)) from error
-        finally:
-            turn[:] = [other for other in turn if other is not run]
 
+    wrapped.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
     return wrapped
 
 
@@ -98,7 +113,6 @@ def source_picture(group: view.Group, image: str | None, example: float) -> tupl
 @handler
 def sample(
     data=None, seed=0, count=16, edm_steps=None, student_steps=None, student=None, class_name="all", sampler=None, distilled=None,
-    turn=None,
 ):  # fmt: skip
     """The same noise through the diffusion model and two students; yields after every solver step.
 
@@ -113,12 +127,15 @@ def sample(
     walks = {"edm": (sampler, edm_steps), distilled: (None, student_steps), student: (None, student_steps)}
     seeds, label = seeds_from(seed, count), view.class_labels(group, class_name, count, DEVICE)
     panels: dict[str, tuple] = dict.fromkeys(walks, (None, NEXT))
-    film = None
+    film, stopped = None, False
 
     def shown():
         return (*(part for panel in panels.values() for part in panel), film, seed)
 
     for method, (solver, steps) in sorted(walks.items(), key=lambda walk: walk[0] == "edm"):  # what takes long comes last
+        if stopped:
+            panels[method] = (None, "not run")
+            continue
         try:
             model = view.model_of(group, method, DEVICE)
         except ValueError as error:
@@ -134,7 +151,12 @@ def sample(
                 png(view.picture(step.x0_hat)),
                 f"**{name}, {done}** · {step.nfe} NFE · {view.clock(ms)}",
             )
-            yield shown()
+            try:
+                yield shown()
+            except Stopped:
+                stopped = True
+                panels[method] = (panels[method][0], f"{panels[method][1]} · stopped")
+                break
         if method == "edm":
             film = png(view.film(walked))
     yield shown()
@@ -143,7 +165,6 @@ def sample(
 @handler
 def interpolate(
     data=None, method=None, seed_a=1, seed_b=2, frames=11, class_name="auto", example_a=None, example_b=None,
-    turn=None,
 ):  # fmt: skip
     """Pictures between two noises: the strip, its first frame, and the seeds used. The slider picks from the frames.
 
@@ -167,7 +188,7 @@ def interpolate(
 @handler
 def edit(
     task="inpaint", image=None, example=3, mask="centre", painted=None, data=None, method=None, class_name="auto",
-    steps=EDIT_STEPS, patch=2, noise_level=None, seed=0, turn=None,
+    steps=EDIT_STEPS, patch=2, noise_level=None, seed=0,
 ):  # fmt: skip
     """Edit a picture: the original, what the model is given, and the result; yields after every step of the sampler.
 
@@ -213,13 +234,14 @@ def train(
 
 @handler
 def theorems(
-    experiment="thm1", distribution="soft3", solver="heun", model=None, distance="l2", target="other", start="8gaussians-edm",
+    experiment="thm1", distribution=None, solver="heun", model=None, distance="l2", target="other", start="8gaussians-edm",
     weight="1", seed=0,
 ):  # fmt: skip
     """Measure a theorem of the paper against exact scores: a figure, what it says, and its table."""
     seed = view.seed_from(seed)
+    measure = theory.experiment(experiment, distribution or None, solver, model or None, distance, target, start, weight, seed)
     yield None, "Measuring, some seconds to half a minute ...", "", seed
     clock = time.perf_counter()
-    found = theory.experiment(experiment, distribution, solver, model or None, distance, target, start, weight, seed)
-    text = " · ".join([f"**{found.title}**", *found.conclusions, f"{time.perf_counter() - clock:.1f} s"])
+    found = measure()
+    text = " · ".join([f"**{found.title}**", *found.conclusions, f"seed {seed}, {time.perf_counter() - clock:.1f} s"])
     yield png(theory.figure_of(found)), text, theory.table_of(found), seed

@@ -22,7 +22,7 @@ from ..base.registry import EDITS, Record
 from ..editing import EDIT_STEPS, MASKS
 from . import browser, handlers, link, theory, view, words
 from .handlers import MAX_COUNT, MAX_STEPS, edit, handler, interpolate, png, sample
-from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop_button
+from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop, stop_button
 
 
 def model_choices(
@@ -82,7 +82,7 @@ def sample_tab(names: list[str]) -> None:
             free(kind)
             seed, used = seed_box("Seed", 0)
             with gr.Row():
-                go, stop = gr.Button("Sample", variant="primary", elem_id="sample-go"), stop_button()
+                go, ending = gr.Button("Sample", variant="primary", elem_id="sample-go"), stop_button()
             few = view.usual_plan(view.PREFERRED[0])
             student_steps = gr.Slider(1, 16, few.steps, step=1, label="Jumps: steps of the consistency models")
             more = gr.Accordion("More settings", open=False)
@@ -111,7 +111,7 @@ def sample_tab(names: list[str]) -> None:
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
     run = start(go, [], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
-    halt(run, [stop.click], lambda *texts: [(t or "").replace(handlers.NEXT, "not run") for t in texts], captions, captions)
+    stop(run, ending)
     # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
     halt(run, [data.input], lambda: ["" if output in captions else None for output in outputs], [], outputs)
 
@@ -296,12 +296,11 @@ def theory_tab() -> None:
         with gr.Column(scale=1, min_width=280):
             choices = [(name, e) for e, name in theory.EXPERIMENTS.items()]
             experiment = gr.Radio(choices, value="thm1", label="Experiment", elem_id="experiment")
-            data = gr.Dropdown(
-                list(theory.distributions()), value="soft3", label="Distribution", info="soft3: three broad Gaussians"
-            )
+            free_choice = {"info": "soft3: three broad Gaussians", "interactive": True}
+            data = follows(gr.Dropdown(list(theory.distributions()), value=theory.USUAL, label="Distribution", **free_choice))
             solver = gr.Radio(list(theory.SOLVERS), value="heun", label="Solver", elem_id="solver")
             beside = [("none", ""), *((name, name) for name in theory.models())]
-            model = gr.Dropdown(beside, value="", label="A trained model beside it", info="on its own distribution")
+            model = gr.Dropdown(beside, value="", label="A trained model beside it")
             distance = gr.Radio(list(theory.DISTANCES), value="l2", label="Distance", visible=False)
             target = gr.Radio(
                 [("another network", "other"), ("the online network", "online")], value="other", label="Target", visible=False
@@ -320,16 +319,20 @@ def theory_tab() -> None:
                 table = gr.Markdown("", label="Table", elem_classes="numbers")
     inputs = [experiment, data, solver, model, distance, target, start_from, weight, seed]
     outputs = [picture, caption, table, used]
-    latest = {"trigger_mode": "always_last", "show_progress": "minimal", **RUN}
-    go.click(handlers.theorems, inputs, outputs, api_name="theorems", **latest)
-
-    def adapt(e: str):
-        """Each experiment's own controls; the figure of another must not stand below its words."""
-        shown = [e != "variance", e == "thm1", e == "thm1", e == "thm2", e == "thm2", e == "variance", e == "variance"]
-        return theory.HELP[e], *(gr.update(visible=v) for v in shown), None, "", ""
-
+    run = start(go, [], handlers.theorems, inputs, outputs, api_name="theorems", show_progress="minimal")
     boxes = [data, solver, model, distance, target, start_from, weight]
-    experiment.change(adapt, experiment, [about, *boxes, picture, caption, table], **QUIET)
+    # What is shown was measured with what is set.
+    halt(run, [box.input for box in (experiment, seed, *boxes)], lambda: (None, "", ""), [], [picture, caption, table])
+
+    def adapt(e: str, chosen: str, before: str):
+        """Each experiment's own controls. A model beside the curve brings its distribution."""
+        bound = e == "thm1" and bool(chosen)
+        about = {"info": f"that of {chosen}, which stands beside it", "interactive": False} if bound else free_choice
+        own = gr.Dropdown(value=theory.data_of(chosen) if bound else before, visible=e != "variance", **about)
+        shown = [e == "thm1", e == "thm1", e == "thm2", e == "thm2", e == "variance", e == "variance"]
+        return theory.HELP[e], own, *(gr.update(visible=v) for v in shown)
+
+    gr.on([experiment.change, model.change], adapt, [experiment, model, data], [about, *boxes], **QUIET)
 
 
 def build_app() -> Page:

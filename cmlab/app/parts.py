@@ -3,6 +3,8 @@
 import functools
 import html
 from copy import copy
+from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.state_holder import SessionState
@@ -12,6 +14,29 @@ from . import view
 # Two at a time: a training run must not lock the other tabs, and a class of users must not lock the machine.
 RUN = {"concurrency_id": "model", "concurrency_limit": 2}
 QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+
+class Stopped(Exception):
+    """What a handler's generator is told where it stands: it may show, once more, what it has."""
+
+
+@dataclass
+class Turn:
+    """A session's runs of one kind: the numbers below which they are over, and below which they were stopped."""
+
+    over: int = 0
+    stopped: int = 0
+
+    def end(self, press: Any) -> None:
+        self.over = max(self.over, number_of(press) or 0)
+
+    def stop(self, press: Any) -> None:
+        self.stopped = max(self.stopped, number_of(press) or 0)
+
+
+def number_of(press: Any) -> int | None:
+    """The number of a press in the browser; None for a run that a program has asked for."""
+    return int(press) if isinstance(press, str) and press.isascii() and press.isdecimal() and len(press) < 16 else None
 
 
 class Page(gr.Blocks):
@@ -57,6 +82,8 @@ class Page(gr.Blocks):
         fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         if not fn.fn:
             raise refusal("This event is one of the browser's own.")
+        if len(inputs) == len(fn.inputs) - 1 and isinstance(fn.inputs[-1], gr.Button):
+            inputs = [*inputs, None]  # a program counts no presses
         selected = getattr(event_data, "_data", None)
         if fn.collects_event_data and not (isinstance(selected, dict) and {"index", "value"} <= selected.keys()):
             raise refusal("This event needs to be told what was selected.")
@@ -138,11 +165,6 @@ def seed_box(label: str, value: int) -> tuple[gr.Number, gr.Number]:
     return box, used
 
 
-def stop_button(**options) -> gr.Button:
-    """The button that ends a run."""
-    return gr.Button("Stop", variant="stop", min_width=80, **options)
-
-
 def _bounded(accept):
     """A canvas keeps what is painted until a run takes it: not the layers of any number that a program may send without a run."""
 
@@ -174,25 +196,42 @@ def gallery(label: str, elem_id: str) -> gr.Gallery:
     return gr.Gallery(label=label, columns=6, height=150, elem_id=elem_id, elem_classes="examples", **common)
 
 
-def start(button: gr.Button, others: list, fn, inputs: list, outputs: list, **options) -> tuple:
-    """``fn`` when the button is pressed, and at ``others``: a run for `halt`.
+# The browser counts what is pressed or changed there: a press that comes late is told from a newer one.
+COUNTED = "(...values) => [...values.slice(0, -1), String(window.presses = (window.presses ?? 0) + 1)]"
 
-    Pressed in mid-run, the run ends at its next step and starts anew with what is chosen by then.
+
+def start(button: gr.Button, others: list, fn, inputs: list, outputs: list, **options) -> tuple:
+    """``fn``, a `handlers.handler`, when the button is pressed, and at ``others``: a run for `halt` and `stop`.
+
+    It has a number. Once its inputs are found to be right, the older ones of its session end at their next step.
     """
-    turn = gr.State([])  # the session's runs, see `handlers.handler`
-    button.click(lambda turn: turn.clear(), turn, None, **QUIET)
-    # Gradio's own cancelling forgets a run that starts before it is done, so a press does without: it waits for the old run's end.
-    options |= {"trigger_mode": "always_last", **RUN}
-    return gr.on([button.click, *others], fn, [*inputs, turn], outputs, **options), turn
+    turn = gr.State(Turn())
+    options |= {"trigger_mode": "multiple", "js": COUNTED, **RUN}
+    # A button is no parameter of the API, and here stands for the number of the press.
+    gr.on([button.click, *others], fn, [*inputs, turn, button], outputs, **options)
+    return turn, button
 
 
 def halt(run: tuple, triggers: list, fn, inputs: list, outputs: list) -> None:
-    """End ``run`` at ``triggers``, then show what ``fn`` makes of ``inputs``: nothing of the run arrives after that."""
-    event, turn = run
-    gr.on(triggers, None, None, None, cancels=[event], api_visibility="private")
+    """End what ``run`` has begun before ``triggers``, then show what ``fn`` makes of ``inputs``."""
+    turn, button = run
 
-    def after(turn: list, *values):
-        turn.clear()
+    def after(*values):
+        *values, turn, press = values
+        turn.end(press)
         return fn(*values)
 
-    gr.on(triggers, after, [turn, *inputs], outputs, **QUIET)
+    options = {"trigger_mode": "multiple", "js": COUNTED, **QUIET}
+    gr.on(triggers, after, [*inputs, turn, button], outputs, **options)
+
+
+def stop_button(**options) -> gr.Button:
+    """The button that ends a run, see `stop`."""
+    return gr.Button("Stop", variant="stop", min_width=80, **options)
+
+
+def stop(run: tuple, button: gr.Button) -> None:
+    """Let ``button`` end ``run``, which shows what it has and says that it was stopped. Without one, nothing."""
+    turn, counter = run
+    options = {"trigger_mode": "multiple", "js": COUNTED, **QUIET}
+    button.click(lambda turn, press: turn.stop(press), [turn, counter], None, **options)

@@ -1,6 +1,8 @@
 """The app's theorems, without gradio: small versions of the experiments of `cmlab theory`, each done in seconds."""
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +19,7 @@ HELP = {name: inspect.getdoc(RECORDS[name]) for name in EXPERIMENTS}
 SMALL = {record.name: record.facts["small"] for record in RECORDS.records()}
 SOLVERS = RECORDS.record("thm1").facts["solver"]
 DISTANCES, TARGETS = (RECORDS.record("thm2").facts[option] for option in ("distance", "target"))
+USUAL = "soft3"  # distribution
 WEIGHTS = RECORDS.record("variance").facts["weight"]
 
 
@@ -30,24 +33,37 @@ def models() -> list[str]:
     return [name for name in starts() if PRESETS[name].consistency]
 
 
+def data_of(model: str) -> str:
+    """The distribution that a bundled model was trained on."""
+    return PRESETS[model].data
+
+
 def experiment(
     name: str, data: str | None, solver: str, model: str | None, distance: str, target: str, start: str, weight: str, seed: int
-) -> Measured:
-    """Run one in small; options of the others are left aside. Raises ValueError for a name that is not offered."""
-    own = {
-        "thm1": {"solver": solver} | ({"checkpoint": model} if model else {"data": data}),
-        "thm2": {"data": data, "distance": distance, "target": target},
-        "variance": {"checkpoint": start, "weight": weight},
-    }
+) -> Callable[[], Measured]:
+    """What measures one in small, once it is called; options of the others are left aside. ``data`` None is the usual.
+
+    Raises ValueError for a name that is not offered, and for a model beside a distribution that it was not trained on.
+    """
     offered = (
-        ("experiment", name, EXPERIMENTS), ("distribution", data, distributions()), ("solver", solver, SOLVERS),
+        ("experiment", name, EXPERIMENTS), ("distribution", data, (None, *distributions())), ("solver", solver, SOLVERS),
         ("model", model, (None, *models())), ("distance", distance, DISTANCES), ("target", target, TARGETS),
         ("start", start, starts()), ("weight", weight, WEIGHTS),
     )  # fmt: skip
     for what, value, known in offered:
         if value not in known:
             raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(map(str, filter(None, known)))}.")
-    return RECORDS[name]({"seed": seed, **SMALL[name]}, **own[name])
+    if name == "thm1" and model and data not in (None, data_of(model)):
+        raise ValueError(
+            f"{model} was trained on {data_of(model)}, not on {data}: choose that distribution, or no model beside it."
+        )
+    data = data or USUAL
+    own = {
+        "thm1": {"solver": solver} | ({"checkpoint": model} if model else {"data": data}),
+        "thm2": {"data": data, "distance": distance, "target": target},
+        "variance": {"checkpoint": start, "weight": weight},
+    }
+    return partial(RECORDS[name], {"seed": seed, **SMALL[name]}, **own[name])
 
 
 def figure_of(found: Measured) -> np.ndarray:

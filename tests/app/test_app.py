@@ -299,6 +299,7 @@ def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
         ("/train", {"methods": ["best"]}, "[Uu]nknown method 'best'"),
         ("/train", {"run": "another's"}, "press Train again"),
         ("/theorems", {"distribution": "cats"}, "not in the list of choices"),
+        ("/theorems", {"distribution": "soft3", "model": "two-moons-cd"}, "trained on two-moons, not on soft3: choose that"),
         ("/theorems", {"seed": 0.5}, "seed must be a whole number"),
     ],
 )

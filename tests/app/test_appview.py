@@ -15,6 +15,7 @@ from test_app import COLOR, THREE, pixels, untrained  # noqa: E402
 
 from cmlab.app import handlers, view  # noqa: E402
 from cmlab.app import page as app  # noqa: E402
+from cmlab.app.parts import COUNTED, Turn  # noqa: E402
 from cmlab.app.server import hush  # noqa: E402
 from cmlab.base.files import write_png  # noqa: E402
 from cmlab.commands.main import main  # noqa: E402
@@ -36,22 +37,17 @@ def page(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["sample", "interpolate", "edit"])
-def test_a_press_and_another_data_set_end_the_run(page, name):
+def test_a_press_and_another_data_set_carry_numbers(page, name):
     run = next(fn for fn in page.fns.values() if fn.api_name == name)
-    assert run.trigger_mode == "always_last"  # a press in mid-run is not lost, and waits for the end of the run ...
-    press = page.fns[run._id - 1]
-    assert press.targets == [run.targets[0]] and press.inputs == [run.inputs[-1]] and not press.queue
-    turn = [object()]
-    press.fn(turn)
-    assert turn == []  # ... which it brings about
-    data = next(b for b in run.inputs if b.label == "Data set")
-    cancel = next(fn for fn in page.fns.values() if run._id in fn.cancels and (data._id, "input") in fn.targets)
-    empty = page.fns[cancel._id + 1]  # after the cancelling: nothing of the run arrives any more
-    assert empty.targets == cancel.targets and set(empty.outputs) <= {*run.outputs, *run.inputs}
+    data, counter = next(b for b in run.inputs if b.label == "Data set"), run.inputs[-1]
+    empty = next(fn for fn in page.fns.values() if (data._id, "input") in fn.targets and fn.inputs[-1:] == [counter])
+    assert run.trigger_mode == empty.trigger_mode == "multiple" and run.js == empty.js == COUNTED  # none waits, none is left out
+    assert not run.cancels and not empty.cancels and empty.inputs[-2] is run.inputs[-2]
+    assert set(empty.outputs) <= {*run.outputs, *run.inputs}
     stale = {box for box in run.outputs if isinstance(box, (gr.Image, gr.Markdown)) and box.label != "Original"}
     assert stale <= set(empty.outputs)
-    turn = [object()]
-    assert not any(empty.fn(turn)) and turn == []
+    turn = Turn()
+    assert not any(empty.fn(turn, "7")) and turn == Turn(over=7)
 
 
 def test_what_follows_the_data_set_has_no_default_of_its_own(page):
@@ -77,18 +73,49 @@ def test_torchs_own_deprecation_does_not_reach_the_terminal():
 # --- handlers ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_lost_its_turn_shows_nothing_more(tmp_path, monkeypatch):
+def test_the_newest_press_wins_and_a_refused_one_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options, turn = {"data": "digits", "count": 1, "edm_steps": 3}, []
-    walk = handlers.sample(**options, turn=turn)
-    next(walk)
-    turn.clear()
-    assert list(walk) == [] and turn == []
-    first, second = handlers.sample(**options, turn=turn), handlers.sample(**options, turn=turn)
+    turn, nothing = Turn(), gr.skip()
+
+    def walk(press: str | None, **options):
+        return handlers.sample(**{"data": "digits", "count": 1, "edm_steps": 3, "turn": turn, "press": press, **options})
+
+    first, refused, second, third = walk("1"), walk("2", edm_steps=3.7), walk("3"), walk("4")
     next(first)
-    next(second)
-    assert len(turn) == 2
-    assert len(list(first)) == len(list(second)) == 1 + 3 + 1 and turn == []  # they leave each other alone
+    with pytest.raises(gr.Error, match="whole number"):
+        next(refused)
+    assert next(first) != nothing  # the good run goes on
+    assert next(third) != nothing
+    assert list(first) == [nothing] and list(second) == [nothing]  # older: also one that only now gets its turn
+    turn.end("4")  # what came before: it stays
+    assert len([next(third) for _ in range(2)]) == 2
+    turn.end("5")
+    assert list(third) == [nothing]
+    assert len(list(walk(None))) == 1 + 1 + 3 + 1  # a program's runs have no number
+
+
+def test_a_stopped_run_shows_what_it_has_and_says_so_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    turn = Turn()
+    run = handlers.sample(data="digits", count=1, edm_steps=5, turn=turn, press="1")
+    seen = [next(run) for _ in range(4)]
+    turn.stop("2")
+    turn.stop("3")
+    (last,) = run
+    assert isinstance(last, tuple) and last[0] == seen[-1][0] and last[1] == f"{seen[-1][1]} · stopped"
+    assert last[2:6] == seen[-1][2:6] and Path(last[6]).is_file()  # the students' pictures, and the film so far
+    early = handlers.sample(data="digits", count=1, edm_steps=5, turn=turn, press="4")
+    next(early)
+    turn.stop("5")
+    (last,) = early
+    assert last[1] == "not run" and sum("stopped" in str(part) for part in last) == 1
+    assert list(handlers.sample(data="digits", turn=turn, press="4")) == [gr.skip()]
+    for name in ("interpolate", "edit"):
+        run = getattr(handlers, name)(data="digits", turn=turn, press="6")
+        next(run)
+        turn.stop("7")
+        assert list(run) == []
+        turn = Turn()
 
 
 def test_without_a_name_the_data_sets_own_students_are_shown(tmp_path, monkeypatch):

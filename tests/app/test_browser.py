@@ -11,7 +11,7 @@ pytest.importorskip("playwright.sync_api", reason="browser tests need the extra:
 from test_app import served  # noqa: F401  (a fixture)
 from test_plane import browser  # noqa: F401  (a fixture)
 
-from cmlab.app import handlers, live, theory, view
+from cmlab.app import handlers, live, theory, view, words
 
 LOCAL = {"127.0.0.1", "localhost", None}
 
@@ -116,6 +116,30 @@ def test_sample_interpolate_and_inpaint(page):
     page.wait_for_function("() => !document.querySelector('#result img') && !document.querySelector('#degraded img')")
 
 
+def test_sample_pressed_after_another_data_set_or_a_stop_runs_and_says_what_was_stopped(page):
+    page.get_by_text("35 NFE").wait_for()
+    menu, go = page.get_by_label("Data set").locator("visible=true"), page.locator("#sample-go")
+    page.get_by_role("button", name="Stop").locator("visible=true").click()  # nothing runs
+    for k, name in enumerate(("two-moons", "8gaussians", "two-moons")):
+        menu.click()
+        page.get_by_role("option", name=words.title(view.groups()[name])).click()
+        page.wait_for_timeout(200 * k)
+        go.click()
+        picture(page, "film")
+    page.get_by_text("More settings").click()
+    page.get_by_label("EDM: steps").locator("visible=true").first.fill("80")
+    page.get_by_label("EDM: steps").locator("visible=true").first.press("Enter")
+    go.click()
+    page.get_by_text("step 2 of 80").wait_for()
+    for _ in range(2):
+        page.get_by_role("button", name="Stop").locator("visible=true").click()
+    page.get_by_text("· stopped").wait_for()
+    assert page.get_by_text("stopped").count() == 1 and picture(page, "film")
+    go.click()
+    page.get_by_text("step 1 of 80").wait_for()
+    assert page.get_by_text("stopped").count() == 0
+
+
 def test_wrong_input_gets_a_message_and_the_app_goes_on(page, tmp_path):
     open_tab(page, "Edit")
     done = picture(page, "result")
@@ -218,6 +242,16 @@ def test_a_theorem_is_measured_and_another_has_its_own_controls(page, monkeypatc
     page.get_by_text("The numbers").click()
     page.get_by_role("cell", name="16", exact=True).wait_for()
     assert fits_a_phone(page)
+    page.get_by_label("A trained model beside it").click()
+    page.get_by_role("option", name="two-moons-cd").click()
+    page.locator("#theorem img").wait_for(state="detached")  # it was measured without
+    data = page.get_by_label("Distribution").locator("visible=true")
+    page.get_by_text("that of two-moons-cd").wait_for()
+    assert data.input_value() == "two-moons" and data.is_disabled()
+    page.locator("#theorem-go").click()
+    picture(page, "theorem")
+    page.locator("#theorem-says").get_by_text("Theorem 1 on two-moons").wait_for()
+    page.locator("#theorem-says").get_by_text("two-moons-cd: max error").wait_for()
     page.get_by_label("Theorem 2: CD and CT").check()
     page.get_by_label("huber").wait_for()
     assert page.get_by_label("euler").count() == 0 and page.locator("#theorem img").count() == 0
