@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _WRITTEN: dict[Path, None] = {}
 _WRITING = threading.Lock()
 
 
-def handler(fn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+def handler(fn: Callable[..., Generator[Any, None, None]]) -> Callable[..., Iterator[Any]]:
     """Show refusals of the library as messages; anything else is a bug and stays an exception.
 
     A run of the page comes with its session's `Turn` and the number of its press: see `parts.start`. It shows nothing more once a
