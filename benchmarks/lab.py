@@ -254,9 +254,9 @@ class Lesson:
 
     def click(self) -> str:
         """Click an answer to every prediction; returns ``clicks that were understood/predictions``."""
-        groups = self.page.locator(".widget-toggle-buttons").all()
+        groups = self.page.locator(".widget-radio").all()
         for group in groups:
-            group.locator("button").first.click()
+            group.locator("input").first.click()
         said = self.page.get_by_text("Your guess:").locator("visible=true")
         self._until(lambda: said.count() >= len(groups))
         return f"{said.count()}/{len(groups)}"

@@ -43,4 +43,5 @@ def plane(data: str = "two-moons", models: Sequence[str] | None = None, *, mode:
         f'<iframe title="The plane: {escape(data)}" style="position:absolute;inset:0;width:100%;height:100%;border:0" '
         f'srcdoc="{frame}"></iframe></div>',
         f"[{alt}]",
+        *teach._picture(still, alt),
     )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import plots
 from ..base.suggest import unknown
 from ..denoiser import Denoiser
 from ..formats import checkpoints
@@ -61,13 +62,13 @@ def _shell() -> Any:
     return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
-def _emit(html: str, text: str, extra: Mapping[str, Any] | None = None) -> None:
+def _emit(html: str, text: str, extra: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> None:
     if _shell() is None:
         print(text)
         return
     from IPython.display import display
 
-    display({"text/html": html, "text/plain": text, **(extra or {})}, raw=True)
+    display({**({"text/html": html} if html else {}), "text/plain": text, **(extra or {})}, metadata=metadata, raw=True)
 
 
 def _tag(name: str, text: str) -> str:
@@ -82,8 +83,10 @@ def _code(text: str) -> str:
     return f"<pre>{_tag('code', text)}</pre>"
 
 
-def _figcaption(text: str) -> str:
-    return f"<figcaption>{_tag('i', text)}</figcaption>"
+def _figcaption(text: str, alt: str = "") -> str:
+    # JupyterLab gives an image/png no alt text: there a screen reader finds it here.
+    label = f' role="note" aria-label="Figure: {escape(alt)} {escape(text)}"' if alt else ""
+    return f"<figcaption{label}>{_tag('i', text)}</figcaption>"
 
 
 def _box(title: str, *parts: str) -> str:
@@ -94,6 +97,8 @@ def _box(title: str, *parts: str) -> str:
 # --- figures -------------------------------------------------------------------------------------------------------------
 
 
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDEST = 960  # pixels of a page
 PHOTOGRAPHS = 20_000  # bytes: a figure with a larger PNG holds photographs; rows of digits take less
 
 
@@ -102,7 +107,7 @@ def _png(figure: "Figure", dpi: int) -> bytes:
 
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-    pictures = any(ax.images for ax in figure.axes)
+    pictures = bool(figure.images) or any(ax.images for ax in figure.axes)
     if pictures and len(raw.getvalue()) <= PHOTOGRAPHS:
         return raw.getvalue()  # small pictures keep all their colours
     # 64 colours make a plot several times smaller. Maximum coverage keeps the colours of thin lines; the default mixes them.
@@ -111,12 +116,18 @@ def _png(figure: "Figure", dpi: int) -> bytes:
     return small.getvalue()
 
 
-def _img(figure: "Figure", alt: str, dpi: int = 110) -> str:
+def _picture(figure: "Figure", alt: str, dpi: int = 110) -> tuple[dict[str, str], dict[str, Any]]:
+    """A figure as an output's data and metadata: an image/png, which every viewer shows, a PDF too."""
     if len(alt.split()) < 4:
         raise ValueError(f"describe the figure to a reader who cannot see it (alt=...), got {alt!r}")
-    width = round(figure.get_figwidth() * 96)
-    data = base64.b64encode(_png(figure, dpi)).decode()
-    return f'<img alt="{escape(alt)}" width="{width}" style="max-width:100%;height:auto" src="data:image/png;base64,{data}">'
+    width = min(round(figure.get_figwidth() * 96), WIDEST)
+    return {"image/png": base64.b64encode(_png(figure, dpi)).decode()}, {"image/png": {"alt": alt, "width": width}}
+
+
+def _img(figure: "Figure", alt: str, dpi: int = 110) -> str:
+    data, metadata = _picture(figure, alt, dpi)
+    size = f'width="{metadata["image/png"]["width"]}" style="max-width:100%;height:auto"'
+    return f'<img alt="{escape(alt)}" {size} src="data:image/png;base64,{data["image/png"]}">'
 
 
 def show(figure: "Figure | go.Figure", alt: str, caption: str, static: "Figure | None" = None) -> None:
@@ -127,15 +138,16 @@ def show(figure: "Figure | go.Figure", alt: str, caption: str, static: "Figure |
     """
     from matplotlib.figure import Figure
 
-    text = f"[{alt}]\n{caption}"
-    if isinstance(figure, Figure):
-        _emit(f'<figure style="margin:0">{_img(figure, alt)}{_figcaption(caption)}</figure>', text)
-        return
-    if static is None:
+    still, extra = (figure, {}) if isinstance(figure, Figure) else (static, {PLOTLY: json.loads(figure.to_json() or "{}")})
+    if still is None:
         raise ValueError("a plotly figure needs static=, a matplotlib figure that shows the same")
-    data = json.loads(figure.to_json() or "{}")
-    _emit(_img(static, alt), text, {"application/vnd.plotly.v1+json": data})
-    _emit(_figcaption(caption), caption)  # on its own, because the interactive renderer shows the data alone
+    _figure(still, alt, caption, extra)
+
+
+def _figure(still: "Figure", alt: str, caption: str, extra: Mapping[str, Any] | None = None, dpi: int = 110) -> None:
+    data, metadata = _picture(still, alt, dpi)
+    _emit("", f"[{alt}]", {**data, **(extra or {})}, metadata)
+    _emit(_figcaption(caption, alt), caption)  # on its own: a viewer shows one kind of data of an output
 
 
 def caption(text: str) -> None:
@@ -161,17 +173,13 @@ def explore(
     chosen = [round(k * (len(values) - 1) / max(shown - 1, 1)) for k in range(shown)]
     slider = live()
     figures = {k: draw(values[k]) for k in (range(len(values)) if slider else chosen)}
-    # The slider shows a picture at its full size. Where there is none, as in a committed file, fewer pixels will do.
-    images = {k: _img(figure, alt(values[k]), dpi=110 if slider else 72) for k, figure in figures.items()}
     # A window 1280 pixels wide leaves 360 for each of three columns: too small for the words in a figure over 5.5 inches.
-    wide = max(figure.get_figwidth() for figure in figures.values()) > 5.5
-    style = f"margin:0;flex:1 1 {40 if wide else 30}%;max-width:{49 if wide else 33}%"
+    columns = min(shown, 2 if max(figure.get_figwidth() for figure in figures.values()) > 5.5 else 3)
     labels = [f"{name} = {value}" for value in values]
-    tiles = "".join(f'<figure style="{style}">{images[k]}<figcaption>{escape(labels[k])}</figcaption></figure>' for k in chosen)
-    text = "\n".join(f"[{labels[k]}: {alt(values[k])}]" for k in chosen) + f"\n{caption}"
-    _emit(f'<div style="display:flex;flex-wrap:wrap;gap:6px">{tiles}</div>{_figcaption(caption)}', text)
+    tiles = plots.side_by_side({labels[k]: figures[k] for k in chosen}, columns, dpi=72)
+    _figure(tiles, "\n".join(f"{labels[k]}: {alt(values[k])}" for k in chosen), caption, dpi=72)
     if slider:
-        _slider(name, [str(v) for v in values], list(images.values()))
+        _slider(name, [str(v) for v in values], [_img(figure, alt(values[k])) for k, figure in figures.items()])
 
 
 def _slider(name: str, labels: Sequence[str], pages: Sequence[str]) -> None:
@@ -185,7 +193,8 @@ def _slider(name: str, labels: Sequence[str], pages: Sequence[str]) -> None:
         style={"description_width": "initial", "handle_color": "#0072B2"},
         layout={"width": "min(100%, 480px)"},
     )
-    picture = ipywidgets.HTML(pages[0])
+    slider.index = len(pages) // 2  # the ends show least: no noise or nothing but noise
+    picture = ipywidgets.HTML(pages[slider.index])
     slider.observe(lambda change: setattr(picture, "value", pages[change["new"]]), names="value")
     display(ipywidgets.VBox([slider, picture]))
 
@@ -278,8 +287,9 @@ def _buttons(prediction: Prediction) -> None:
     import ipywidgets
     from IPython.display import display
 
-    buttons = ipywidgets.ToggleButtons(options=list(prediction.options), value=prediction.guess or None, description="or click:")
-    said = ipywidgets.Label()  # a pressed button is hard to tell from the others in a dark theme
+    answers = [(text, key) for key, text in prediction.options.items()]
+    buttons = ipywidgets.RadioButtons(options=answers, value=prediction.guess or None, layout={"width": "auto"})
+    said = ipywidgets.Label()
 
     def choose(change: Mapping[str, Any]) -> None:
         prediction.guess = change["new"] or ""

@@ -3,6 +3,7 @@
 Colours are Okabe and Ito's (distinguishable with colour-blindness); series also differ by marker or line style.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from torch import Tensor
 
 from ..data.pixels import MAX_PIXELS as MAX_PIXELS  # where pictures were read and written before
@@ -46,9 +48,10 @@ def image_grid(x: Tensor, columns: int | None = None, scale: int = 1, gap: int =
     return canvas.repeat(scale, 0).repeat(scale, 1)
 
 
-def plot_images(rows: Mapping[str, Tensor], title: str = "", scale: float = 0.55) -> Figure:
-    """One labelled row of pictures per entry, (B, C, H, W) each."""
+def plot_images(rows: Mapping[str, Tensor], title: str = "", scale: float | None = None) -> Figure:
+    """One labelled row of pictures per entry, (B, C, H, W) each, ``scale`` inches wide: by default 1, less where a page is full."""
     columns = max(len(x) for x in rows.values())
+    scale = scale or min(1.0, 7.4 / columns)
     figure = new_figure(max(columns * scale + 1.6, 3), len(rows) * scale * 1.15 + (0.4 if title else 0.1), title)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for (name, x), axes in zip(rows.items(), grid, strict=True):
@@ -117,6 +120,25 @@ def _square(ax: Axes, half: float = 1.5) -> None:
     ax.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
 
 
+def side_by_side(figures: Mapping[str, Figure], columns: int, dpi: int = 72) -> Figure:
+    """Figures as tiles of one, row by row, each with its name below it. All are drawn at ``dpi``, at which to save the result."""
+    tiles = []
+    for figure in figures.values():
+        raw = io.BytesIO()
+        figure.savefig(raw, format="png", dpi=dpi)
+        raw.seek(0)
+        tiles.append(imread(raw))
+    width, height = max(t.shape[1] for t in tiles), max(t.shape[0] for t in tiles) + dpi * 2 // 5  # room for the name
+    rows = -(-len(tiles) // columns)
+    whole = Figure(figsize=(width * columns / dpi, height * rows / dpi), dpi=dpi)
+    for k, (name, tile) in enumerate(zip(figures, tiles, strict=True)):
+        left, top = width * (k % columns), height * (rows - k // columns)
+        whole.figimage(tile, left + (width - tile.shape[1]) // 2, top - tile.shape[0], origin="upper")
+        middle, bottom = (left + width / 2) / (width * columns), (top - height + dpi // 7) / (height * rows)
+        whole.text(middle, bottom, name, ha="center", va="bottom", fontsize=9)
+    return whole
+
+
 # --- the plane -----------------------------------------------------------------------------------------------------------
 
 
@@ -179,24 +201,35 @@ def plot_fields(
 
 
 def plot_maps(
-    panels: Mapping[str, Tensor], half: float, label: str, title: str = "", low: float = 1e-3, high: float = 1.0, size: float = 2.7
+    panels: Mapping[str, Tensor],
+    half: float,
+    label: str | Sequence[str],
+    title: str = "",
+    low: float = 1e-3,
+    high: float = 1.0,
+    size: float = 2.7,
 ) -> Figure:
-    """Small multiples of positive functions over the square [-half, half]^2: brighter is larger, on one logarithmic scale.
+    """Small multiples of positive functions over the square [-half, half]^2: brighter is larger, on a logarithmic scale.
 
     Args:
         panels: values (n, n) each; the first index is x_1, as `torch.cartesian_prod` runs.
-        label: what the colours mean.
-        low, high: ends of the scale; values beyond them have the colour of the end.
+        label: what the colours mean; a word for each panel gives each a scale of its own, down from its largest value.
+        low, high: ends of the common scale; values beyond them have the colour of the end.
     """
-    figure, axes = new_panels([*panels], size * len(panels) + 1.0, size + (0.65 if title else 0.4), title)
+    own = [] if isinstance(label, str) else list(label)
+    figure, axes = new_panels([*panels], size * len(panels) + max(1.0, 0.9 * len(own)), size + (0.65 if title else 0.4), title)
     image = None
-    for ax, values in zip(axes, panels.values(), strict=True):
+    for k, (ax, values) in enumerate(zip(axes, panels.values(), strict=True)):
+        if own:
+            high, low = float(values.max()), float(values.max()) / 300
         image = ax.imshow(
             _array(values).clip(low, high).T,
             origin="lower", extent=(-half, half, -half, half), cmap="cividis", norm=LogNorm(low, high), interpolation="nearest",
         )  # fmt: skip
         ax.set(xticks=[-half, 0, half], yticks=[-half, 0, half])
-    if image is not None:
+        if own:
+            figure.colorbar(image, ax=ax, label=own[k], shrink=0.9)
+    if image is not None and not own:
         figure.colorbar(image, ax=axes, label=label, shrink=0.9)
     return figure
 

@@ -1,6 +1,8 @@
 """Exercises, predictions, quizzes, sliders and figures: what a reader types and what comes back."""
 
+import base64
 import inspect
+import io
 import re
 import sys
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cmlab import plots
 from cmlab.course import teach
@@ -23,9 +26,13 @@ MISTAKES = [
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Everything that would have been displayed, as (html, text, extra)."""
+    """Everything that would have been displayed, as (html, text, other data and metadata)."""
     outputs = []
-    monkeypatch.setattr(teach, "_emit", lambda html, text, extra=None: outputs.append((html, text, extra or {})))
+
+    def keep(html, text, extra=None, metadata=None):
+        outputs.append((html, text, {**(extra or {}), **(metadata or {}).get("image/png", {})}))
+
+    monkeypatch.setattr(teach, "_emit", keep)
     return outputs
 
 
@@ -181,14 +188,15 @@ def test_predictions_refuse_what_they_do_not_know(shown):
 
 
 def test_a_click_is_a_guess_where_widgets_are_live(shown, monkeypatch):
-    from ipywidgets import ToggleButtons
+    from ipywidgets import RadioButtons
 
     made = []
     monkeypatch.setattr(teach, "live", lambda: True)
     monkeypatch.setattr("IPython.display.display", made.append)
     teach.predict("error", "The error", {"a": "falls", "b": "rises"})
     buttons, said = made[0].children
-    assert isinstance(buttons, ToggleButtons) and buttons.value is None and said.value == ""
+    assert isinstance(buttons, RadioButtons) and buttons.value is None and said.value == ""
+    assert [text for text, _ in buttons.options] == ["falls", "rises"]  # the answers, not their letters
     buttons.value = "b"
     assert said.value.startswith("Your guess: b.")
     teach.outcome("error", "b", "")
@@ -229,9 +237,11 @@ def test_the_quiz_lists_the_exercises_so_far(shown):
 
 def test_a_figure_has_alt_text_and_a_caption(shown):
     teach.show(figure(), 'Two points & a "line" between', "It rises.")
-    html, text, extra = shown[-1]
-    assert 'alt="Two points &amp; a &quot;line&quot; between"' in html and "<figcaption><i>It rises.</i>" in html
-    assert text == '[Two points & a "line" between]\nIt rises.' and not extra
+    (html, text, data), (caption, said, _) = shown
+    assert base64.b64decode(data["image/png"])[:4] == b"\x89PNG" and not html  # a PDF shows it, too
+    assert data["alt"] == 'Two points & a "line" between' and text == f"[{data['alt']}]"
+    assert 'aria-label="Figure: Two points &amp; a &quot;line&quot; between It rises."' in caption
+    assert "<i>It rises.</i>" in caption and said == "It rises."
     with pytest.raises(ValueError, match="describe the figure"):
         teach.show(figure(), "plot", "It rises.")
 
@@ -247,8 +257,8 @@ def test_a_plotly_figure_travels_as_data_with_a_still_picture(shown):
     with pytest.raises(ValueError, match="needs static="):
         teach.show(interactive, "Two paths in three dimensions", "They part.")
     teach.show(interactive, "Two paths in three dimensions", "They part.", plots.trajectories_3d_static(path, sigmas))
-    html, _, extra = shown[0]
-    assert "<script" not in html and 'alt="Two paths in three dimensions"' in html
+    _, _, extra = shown[0]
+    assert extra["alt"] == "Two paths in three dimensions" and extra["image/png"]
     assert len(extra["application/vnd.plotly.v1+json"]["data"]) == 2
     assert "They part." in shown[1][0]
 
@@ -262,12 +272,14 @@ def test_explore_without_widgets_shows_small_multiples(shown, monkeypatch):
 
     teach.explore(draw, range(11), name="n", alt=lambda n: f"a line for n equal to {n}", caption="It grows.", panels=3)
     assert drawn == [0, 5, 10]  # nothing is drawn in vain
-    html, text, _ = shown[-1]
-    assert html.count("<img alt=") == 3 and "n = 5" in html and "It grows." in html and "a line for n equal to 10" in text
+    (_, _, data), (caption, _, _) = shown
+    assert data["alt"] == "\n".join(f"n = {n}: a line for n equal to {n}" for n in drawn) and "It grows." in caption
+    tiles = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert 1.2 < tiles.width / tiles.height < 1.6  # two above one: wide figures
     with pytest.raises(ValueError, match="at least one value"):
         teach.explore(draw, [], name="n", alt=str, caption="")
     teach.explore(draw, [1], name="n", alt=lambda n: "a line for the only value", caption="It is there.")
-    assert shown[-1][0].count("<img alt=") == 1
+    assert shown[-2][2]["alt"] == "n = 1: a line for the only value"
 
 
 def test_explore_with_widgets_adds_a_slider_over_all_values(shown, monkeypatch):
@@ -275,11 +287,12 @@ def test_explore_with_widgets_adds_a_slider_over_all_values(shown, monkeypatch):
     monkeypatch.setattr(teach, "live", lambda: True)
     monkeypatch.setattr("IPython.display.display", made.append)
     teach.explore(figure, [1.0, 2.0, 3.0, 4.0], name="n", alt=lambda n: f"a line for n equal to {n}", caption="It grows.", panels=2)
-    assert shown[-1][0].count("<img alt=") == 2
+    assert shown[0][2]["alt"].count("a line for") == 2
     slider, picture = made[0].children
+    assert slider.label == "3.0" and "equal to 3.0" in picture.value  # not at an end, where least is to be seen
     assert [label for label, _ in slider.options] == ["1.0", "2.0", "3.0", "4.0"]
-    slider.index = 2
-    assert 'alt="a line for n equal to 3.0"' in picture.value
+    slider.index = 1
+    assert 'alt="a line for n equal to 2.0"' in picture.value
 
 
 def test_widgets_are_live_only_in_front_of_a_reader(monkeypatch):
