@@ -122,11 +122,21 @@ def shown(output: nbformat.NotebookNode) -> str:
     if output.output_type == "error":
         raise ValueError(f"a saved output is an error: {output.ename}: {output.evalue}. Run the lesson again: make notebooks")
     figure = output.data.get("application/vnd.plotly.v1+json")
-    html = output.data.get("text/html") or f"<pre>{escape(output.data['text/plain'])}</pre>"
+    html = output.data.get("text/html") or picture(output) or f"<pre>{escape(output.data['text/plain'])}</pre>"
     if figure is None:
         return html
     data = json.dumps(figure).replace("<", "\\u003c")
     return f'<div class="plotly-figure">{html}</div><script type="application/json">{data}</script>'
+
+
+def picture(output: nbformat.NotebookNode) -> str:
+    """The image/png of an output with its alt text; "" where it has none."""
+    if (data := output.data.get("image/png")) is None:
+        return ""
+    about = output.metadata.get("image/png", {})
+    width = f' width="{about["width"]}"' if "width" in about else ""
+    size = f'{width} style="max-width:100%;height:auto"'
+    return f'<img alt="{escape(about.get("alt", ""))}"{size} src="data:image/png;base64,{"".join(data.split())}">'
 
 
 def docstring(path: Path) -> str:
