@@ -14,6 +14,17 @@
     return `${location.pathname}?${text}`;
   };
 
+  // Gradio cuts a number that is typed beside a slider to the slider's ends, without a word: let it be refused as others are.
+  addEventListener('blur', (event) => { if (event.target.matches?.('[data-testid=number-input]')) event.stopPropagation(); }, true);
+
+  // Gradio heads every refusal with "Error", whatever its title: what is no fault of the app or of the line is one of the input.
+  new MutationObserver((changes) => {
+    for (const node of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
+      const toast = node.matches?.('.toast-body') ? node : node.querySelector?.('.toast-body');
+      if (toast?.matches('.error') && !/fault of the app|connection|queue is full/i.test(toast.textContent)) toast.dataset.refused = '';
+    }
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
   window.cmlab = {
     start(told, values) {
       about = told;

@@ -2,6 +2,7 @@
 
 import functools
 import html
+import os
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from gradio.state_holder import SessionState
 
 from . import view
 
-# Two at a time: a training run must not lock the other tabs, and a class of users must not lock the machine.
-RUN = {"concurrency_id": "model", "concurrency_limit": 2}
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+THREADS = max(1, min(4, CORES // 4))  # of a run: small networks lose time on more
+# As many at a time as have cores of their own; two at least, so that no run locks the other tabs.
+RUN = {"concurrency_id": "model", "concurrency_limit": max(2, CORES // THREADS)}
 QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 

@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..training.config import Precision
 from . import handlers, live, view
 from .page import build_app
-from .parts import Page
+from .parts import RUN, THREADS, Page
 from .proxy import no_proxy
 from .style import look
 
@@ -40,7 +40,7 @@ MAX_FILE, MAX_BODY, MAX_UPLOAD = 20 * MB, MB, 21 * MB  # bytes: of a file; of a 
 MAX_FOLDER, MAX_FILES = 400 * MB, 10_000  # of the temporary folder: then the oldest files go
 MAX_UPLOADS, UPLOAD_SECONDS = 8, 120  # at a time, and of each
 MAX_SESSIONS = 128  # that are remembered, some hundred kB each; the one that was idle for longest goes first
-MAX_THREADS = 8  # in which handlers run; two of them with models (`parts.RUN`)
+MAX_THREADS = RUN["concurrency_limit"] + 6  # in which handlers run: models, and what is answered at once
 PATIENCE = 15.0  # seconds that a run, or a result, waits for somebody who listens
 WARM_UP_AFTER = 5.0  # seconds: its imports would slow down the first paint
 API = "/gradio_api"
@@ -307,7 +307,7 @@ def serve(
     hush()
     until = signalled()
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, min(4, (os.cpu_count() or 2) // 2)))  # small networks lose time on more threads
+        torch.set_num_threads(THREADS)
     page = build_app()
     launch(page, host, port, names=names, auth=auth, share=share)
     if not auth and (share or not Door(page).knows(host)):

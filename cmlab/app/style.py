@@ -32,6 +32,8 @@ CSS = r"""
 .numbers th, .numbers td { white-space: nowrap; word-break: normal; overflow-wrap: normal; }
 /* A refusal is told once, by its message; the pictures of the last run stay in sight. */
 .wrap:has(> .error) { display: none; }
+.toast-body[data-refused] .toast-title { font-size: 0; }
+.toast-body[data-refused] .toast-title::before { content: "Please check the input"; font-size: var(--text-md); }
 /* The plane takes the width that there is, and its picture the height but for what stands above and below it. */
 #plane { --around: 330px; width: min(1152px, 100vw - 48px); max-width: 100%; }
 /* The tabs' own width would be the least that the page can have. */

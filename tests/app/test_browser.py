@@ -116,6 +116,20 @@ def test_sample_interpolate_and_inpaint(page):
     page.wait_for_function("() => !document.querySelector('#result img') && !document.querySelector('#degraded img')")
 
 
+def test_a_number_out_of_range_is_refused_and_not_cut(page):
+    page.get_by_text("35 NFE").wait_for()
+    page.get_by_text("More settings").click()
+    count = page.get_by_label("Samples").locator("visible=true").first
+    count.fill("0")
+    count.press("Tab")
+    assert count.input_value() == "0"
+    page.locator("#sample-go").click()
+    told = page.locator(".toast-body[data-refused]")
+    told.get_by_text("Value 0 is less than minimum value 1").wait_for()
+    title = "(node) => getComputedStyle(node, '::before').content"
+    assert told.locator(".toast-title").evaluate(title) == '"Please check the input"'
+
+
 def test_sample_pressed_after_another_data_set_or_a_stop_runs_and_says_what_was_stopped(page):
     page.get_by_text("35 NFE").wait_for()
     menu, go = page.get_by_label("Data set").locator("visible=true"), page.locator("#sample-go")
