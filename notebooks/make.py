@@ -5,6 +5,7 @@ The result depends on the sources alone: no widgets, no timestamps, no kernel of
 
 import asyncio
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +21,32 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+
+INSTALL = """# Where `import cmlab` would fail, as on Colab and Kaggle, this installs it; elsewhere it does nothing.
+import importlib.util
+import os
+import subprocess
+import sys
+
+SOURCE = os.environ.get("CMLAB_SOURCE", "")  # a wheel's path or address, or a clone's folder
+if importlib.util.find_spec("cmlab") is None:
+    if not SOURCE:
+        raise ModuleNotFoundError("no cmlab here: write into SOURCE where it is, and run this again")
+    pip = [sys.executable, "-m", "pip", "install", "-q", SOURCE]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    importlib.invalidate_caches()"""
+
+
+def with_install(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with the cell ``INSTALL`` before the first one that imports cmlab, in the place of an older one."""
+    cells = [cell for cell in notebook.cells if cell.id != "install"]
+    first = next(
+        k for k, cell in enumerate(cells) if cell.cell_type == "code" and re.search(r"(?m)^(import|from) cmlab", cell.source)
+    )
+    notebook.cells = [*cells[:first], nbformat.v4.new_code_cell(INSTALL, id="install"), *cells[first:]]
+    return notebook
 
 
 class ThisPython(KernelSpecManager):
@@ -82,7 +109,7 @@ def main(names: list[str]) -> None:
         if names and not any(path.name.startswith(name) for name in names):
             continue
         clock = time.perf_counter()
-        done = execute(nbformat.read(path, as_version=4))
+        done = execute(with_install(nbformat.read(path, as_version=4)))
         part = path.with_suffix(".part")
         nbformat.write(done, part)
         part.replace(path)  # a run that is stopped leaves the old file
