@@ -22,7 +22,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 
-INSTALL = """# Where `import cmlab` would fail, as on Colab and Kaggle, this installs it; elsewhere it does nothing.
+INSTALL = """# Where `import cmlab` would fail, as on Colab and Kaggle, this installs it.
 import importlib.util
 import os
 import subprocess
@@ -31,7 +31,7 @@ import sys
 SOURCE = os.environ.get("CMLAB_SOURCE", "")  # a wheel's path or address, or a clone's folder
 if importlib.util.find_spec("cmlab") is None:
     if not SOURCE:
-        raise ModuleNotFoundError("no cmlab here: write into SOURCE where it is, and run this again")
+        raise ModuleNotFoundError("no cmlab here: write into SOURCE where it is, then run this")
     pip = [sys.executable, "-m", "pip", "install", "-q", SOURCE]
     done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:

@@ -4,10 +4,12 @@ import ast
 import asyncio
 import itertools
 import json
+import os
 import pkgutil
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -221,6 +223,21 @@ def definitions(source: str) -> dict[str, str]:
     return {node.name: ast.dump(node) for node in nodes}
 
 
+@each_notebook
+def test_the_cell_that_installs_stands_before_the_first_that_imports(path):
+    wanted = MAKE["with_install"](read(path)).cells
+    assert [(cell.id, cell.source) for cell in read(path).cells] == [(cell.id, cell.source) for cell in wanted]
+    assert all(len(line) <= 100 for line in MAKE["INSTALL"].splitlines()) and len(MAKE["INSTALL"].splitlines()) <= 15
+
+
+def test_the_cell_that_installs_says_what_it_lacks_and_why_it_fails(tmp_path):
+    for source, error in (("", "write into SOURCE where it is"), (str(tmp_path / "none.whl"), "none.whl")):
+        command = [sys.executable, "-S", "-c", f"import sys; sys.executable = {sys.executable!r}\n{MAKE['INSTALL']}"]
+        env = {"CMLAB_SOURCE": source, "PATH": os.environ["PATH"]}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 1 and error in done.stderr
+
+
 def test_the_eighty_lines_are_those_of_the_lesson_and_import_nothing_else():
     source = PLAIN.read_text()
     before, _, _ = "\n".join(cell.source for cell in code_cells(read(EIGHTY))).partition("import cmlab")
@@ -247,7 +264,8 @@ def test_committed_outputs(path):
     notebook = read(path)
     nbformat.validate(notebook)
     for number, cell in enumerate(code_cells(notebook), 1):
-        assert cell.outputs and cell.execution_count == number, f"run 'make notebooks': {cell.source[:60]}"
+        done = cell.execution_count == number and (cell.outputs or cell.id == "install")
+        assert done, f"run 'make notebooks': {cell.source[:60]}"
         for output in cell.outputs:
             assert output.output_type in ("stream", "display_data") and output.get("name") != "stderr"
             assert not any("widget" in mime for mime in output.get("data", {}))
