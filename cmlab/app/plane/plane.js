@@ -134,6 +134,7 @@ export class Plane {
     this.pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.backed = false;
     drawScene(this, performance.now());
+    tell(this);
   }
 
   /** What a button does.

@@ -197,7 +197,7 @@ export class Training {
       /** @type {(step: number) => number} */
       const px = (step) => left + w * step / this.steps;
       c.fillStyle = look.soft;
-      c.fillText(k ? 'rms distance to f' : 'loss', left, 0);
+      c.fillText(k ? 'rms to f' : 'loss', left, 0);
       c.strokeStyle = look.line;
       c.strokeRect(left + 0.5, 18.5, w - 1, high - 19);
       if (!logs.length) continue;
@@ -238,7 +238,7 @@ export function lesson(p) {
     const left = k % 2 * size / 2 + 12, top = (k > 1 ? size / 2 : 0) + 26, half = w / 2;
     const px = (/** @type {number} */ x) => left + half * (1 + x / 1.35), py = (/** @type {number} */ y) => top + half * (1 - y / 1.35);
     c.fillStyle = look.ink;
-    c.fillText(name, left, top - 12);
+    c.fillText(w > 220 ? name : name.split(',')[0], left, top - 12);
     c.fillStyle = c.strokeStyle = look.soft;
     c.textAlign = 'right';
     c.fillText(w > 400 ? far : far.split(',')[0], left + w, top - 12);
