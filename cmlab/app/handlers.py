@@ -3,32 +3,25 @@
 import contextlib
 import functools
 import inspect
-import os
-import shutil
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import torch
 
-from ..base.files import write_whole
 from ..base.registry import EDITS, SAMPLERS
 from ..editing import EDIT_STEPS, run_edit
 from ..noise import SIGMA_MAX, seeds_from
-from . import live, theory, view
+from ..plots.figures import edit_picture
+from . import films, live, theory, view
+from .keep import command, png, take_home
 from .parts import Stopped, Turn, number_of, refusal
 
 DEVICE = "cpu"  # server.serve sets it
 MAX_COUNT, MAX_STEPS, MAX_TRAINING = 256, 80, 5000
-MAX_PICTURES = 4000  # kept on disk, a few kB each
 FIRST, NONE = ["cd"], []  # defaults of `train`, of which gradio makes the API
 NEXT = "its turn comes next"  # where a model's samples will stand
-_WRITTEN: dict[Path, None] = {}
-_WRITING = threading.Lock()
 
 
 def handler(fn: Callable[..., Generator[Any, None, None]]) -> Callable[..., Iterator[Any]]:
@@ -70,25 +63,6 @@ def handler(fn: Callable[..., Generator[Any, None, None]]) -> Callable[..., Iter
     return wrapped
 
 
-def png(pixels: np.ndarray) -> str:
-    """A picture as a file in gradio's cache, written once: gradio rewrites it at every yield, while the browser reads it."""
-    from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
-    from PIL import Image
-
-    data = encode_pil_to_bytes(Image.fromarray(pixels), "png")
-    path = Path(os.environ["GRADIO_TEMP_DIR"]) / hash_bytes(data) / "image.png"
-    with _WRITING:
-        _WRITTEN.pop(path, None)
-        _WRITTEN[path] = None  # the newest comes last
-        if not path.exists():
-            write_whole(path, data)
-        while len(_WRITTEN) > MAX_PICTURES:  # gradio's own clean-up does not know these files
-            oldest = next(iter(_WRITTEN))
-            del _WRITTEN[oldest]
-            shutil.rmtree(oldest.parent, ignore_errors=True)
-    return str(path)
-
-
 def group_of(data: str | None, images: bool = False) -> view.Group:
     """The group ``data``, or the first there is (of images)."""
     known = {name: g for name, g in view.groups().items() if g.is_image or not images}
@@ -118,8 +92,9 @@ def sample(
 ):  # fmt: skip
     """The same noise through the diffusion model and two students; yields after every solver step.
 
-    None: the data set's first students; the sampler and steps that `samplers.plan` takes.
+    None: the data set's first students; the sampler and steps that `samplers.plan` takes. A film and an archive come at the end.
     """
+    settings = dict(locals())
     group, seed = group_of(data), view.seed_from(seed)
     distilled = distilled or view.usual(group, view.students(distilled=True))
     student = student or view.usual(group, view.students(distilled=False))
@@ -129,10 +104,10 @@ def sample(
     walks = {"edm": (sampler, edm_steps), distilled: (None, student_steps), student: (None, student_steps)}
     seeds, label = seeds_from(seed, count), view.class_labels(group, class_name, count, DEVICE)
     panels: dict[str, tuple] = dict.fromkeys(walks, (None, NEXT))
-    film, stopped = None, False
+    film, archive, walked, files, commands, stopped = None, None, {}, {}, [], False
 
-    def shown():
-        return (*(part for panel in panels.values() for part in panel), film, seed)
+    def shown() -> tuple[Any, ...]:
+        return (*(part for panel in panels.values() for part in panel), film, archive, seed)
 
     for method, (solver, steps) in sorted(walks.items(), key=lambda walk: walk[0] == "edm"):  # what takes long comes last
         if stopped:
@@ -144,23 +119,30 @@ def sample(
             panels[method] = (None, view.plain(str(error)))
             continue
         chosen = view.plan_of(group, method, solver, steps, DEVICE)
-        walked, k = [], chosen.steps
-        name = view.label_of(method) + (f", {SAMPLERS.record(chosen.sampler).label}" if method == "edm" else "")
+        own, k, label_of = walked.setdefault(method, []), chosen.steps, view.label_of(method)
+        name = label_of + (f", {SAMPLERS.record(chosen.sampler).label}" if method == "edm" else "")
+        file = f"{group.name}-{method}-seed{seed}"
         for step, ms in view.trail(model, group.shape, seeds, chosen.sampler, chosen.sigmas, label, DEVICE):
-            walked.append(step)
-            done = f"step {len(walked)} of {k}" if len(walked) < k else "1 step" if k == 1 else f"{k} steps"
-            panels[method] = (
-                png(view.picture(step.x0_hat)),
-                f"**{name}, {done}** · {step.nfe} NFE · {view.clock(ms)}",
-            )
+            own.append(step)
+            done = f"step {len(own)} of {k}" if len(own) < k else "1 step" if k == 1 else f"{k} steps"
+            panels[method] = png(view.picture(step.x0_hat), file), f"**{name}, {done}** · {step.nfe} NFE · {view.clock(ms)}"
             try:
                 yield shown()
             except Stopped:
                 stopped = True
                 panels[method] = (panels[method][0], f"{panels[method][1]} · stopped")
                 break
-        if method == "edm":
-            film = png(view.film(walked))
+        path = group.models[method]
+        if path != view.EXACT and not stopped:
+            files[f"{file}.png"] = films.as_commanded(own[-1].x, path)
+            said = {"sampler": solver, "steps": None if solver is None and view.loss_of(method).sampled() else steps}
+            said |= {"label": None if class_name == "all" else class_name} if group.classes else {}
+            commands.append(command("sample", path, n=count, seed=seed, **said, device=DEVICE, out=f"{file}.png"))
+    if "edm" in walked:
+        others = {view.label_of(method): own for method, own in walked.items() if method != "edm"}
+        about = {"data": group.name, "seed": seed, "class_name": class_name, "count": count, "method": view.usual(group)}
+        film = films.film_of(walked["edm"], others, about=about)
+    archive = take_home(f"{group.name}-seed{seed}", files, settings | {"data": group.name, "seed": seed}, commands)
     yield shown()
 
 
@@ -168,10 +150,11 @@ def sample(
 def interpolate(
     data=None, method=None, seed_a=1, seed_b=2, frames=11, class_name="auto", example_a=None, example_b=None,
 ):  # fmt: skip
-    """Pictures between two noises: the strip, its first frame, and the seeds used. The slider picks from the frames.
+    """Pictures between two noises: the strip, the frames as a film, and the seeds used.
 
     An example's number takes the place of a seed: then the noise is the one that this picture comes from.
     """
+    settings = dict(locals())
     group, seed_a, seed_b = group_of(data, images=True), view.seed_from(seed_a), view.seed_from(seed_b)
     frames, method = view.whole("The number of frames", frames, 2, 33), method or view.usual(group)
     pictures = [None if k is None else source_picture(group, None, k) for k in (example_a, example_b)]
@@ -183,20 +166,23 @@ def interpolate(
     parts = [f"**{view.label_of(method)}**", f"{frames} frames"] + ([f"class {view.plain(class_name)}"] if group.classes else [])
     parts += [f"{step.nfe} NFE each · {view.clock(ms)} in all"]
     parts += ["noises of pictures: EDM's PF-ODE run upwards"] if any(pictures) else []
-    slider = gr.Slider(maximum=frames - 1, value=0)
-    yield png(view.strip(x)), png(view.picture(x[:1])), " · ".join(parts), seed_a, seed_b, x.float().cpu(), slider
+    (strip, columns), file = view.strip(x), f"{group.name}-{method}-{seed_a}-to-{seed_b}"
+    labels = [f"frame {k + 1} of {frames}: {k / (frames - 1):.0%} of the way from A to B" for k in range(frames)]
+    film = films.film({"Frame": list(x[:, None])}, labels, start=0) | {"strip": columns, "pictures": frames}
+    yield png(strip, file), film, " · ".join(parts), take_home(file, {f"{file}.png": strip}, settings), seed_a, seed_b
 
 
 @handler
 def edit(
     task="inpaint", image=None, example=3, mask="centre", painted=None, data=None, method=None, class_name="auto",
-    steps=EDIT_STEPS, patch=2, noise_level=None, seed=0,
+    steps=EDIT_STEPS, patch=2, noise_level=None, seed=0, count=1,
 ):  # fmt: skip
-    """Edit a picture: the original, what the model is given, and the result; yields after every step of the sampler.
+    """Edit a picture: the original beside the first result, what the model is given, and the results of ``count`` seeds.
 
-    None as ``noise_level`` is the edit's own for pictures of this size.
+    Yields after every step of the sampler. None as ``noise_level`` is the edit's own for pictures of this size.
     """
-    group, seed = group_of(data, images=True), view.seed_from(seed)
+    settings = {k: v for k, v in locals().items() if k not in ("image", "painted")}
+    group, seed, count = group_of(data, images=True), view.seed_from(seed), view.whole("The number of results", count, 1, 16)
     steps, patch = view.whole("The number of steps", steps, 1, MAX_STEPS), view.whole("The block size", patch, 2, 16)
     noise_level = None if noise_level is None else view.real("The noise level", noise_level, 0.01, SIGMA_MAX)
     method = method or view.usual(group)
@@ -205,13 +191,26 @@ def edit(
     if class_name is None and group.classes:
         class_name, why = view.likeliest_class(group, model, y.to(DEVICE))
         notes.append(f"taken for class {view.plain(class_name)} ({why}): choose another if it is not")
-    label = None if class_name is None else view.class_labels(group, class_name, 1, DEVICE)
-    made = view.make_edit(task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed)
-    before = png(view.picture(y)), png(view.picture(made.degraded))
-    for step, ms in view.timed(run_edit(model, made, [seed], label, DEVICE)):
+    label = None if class_name is None else view.class_labels(group, class_name, count, DEVICE)
+    made, source, options = view.make_edit(
+        task, y, mask=mask, painted=painted, patch=patch, noise_level=noise_level, steps=steps, seed=seed, count=count
+    )
+    file = f"{group.name}-{method}-{task}-seed{seed}"
+    given, before, walked = png(view.picture(made.degraded[:1]), f"{file}-given"), png(view.picture(y), f"{file}-original"), []
+    for step, ms in view.timed(run_edit(model, made, seeds_from(seed, count), label, DEVICE)):
+        walked.append(step)
         progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {view.clock(ms)}"
         text = " · ".join([f"**{EDITS.record(task).label}** with {view.label_of(method)}", progress, *notes])
-        yield *before, png(view.picture(step.x0_hat)), text, seed
+        after = png(view.picture(step.x0_hat), file)
+        yield (before, png(view.picture(step.x0_hat[:1]), file)), given, after, text, None, None, seed
+    pictures = {"original.png": films.as_read(source), f"{file}.png": edit_picture(source, made.degraded, step.x)}
+    if "free" in options:
+        options["free"] = "mask.png" if mask == view.PAINTED else mask
+        pictures |= {"mask.png": films.as_read(2 * made.free - 1)} if mask == view.PAINTED else {}
+    said = {"image": "original.png", "label": class_name, "n": count, "seed": seed, "out": f"{file}.png"}
+    commands = [] if group.models[method] == view.EXACT else [command("edit", group.models[method], task, **options, **said)]
+    archive = take_home(file, pictures, settings | {"data": group.name, "seed": seed, "class_name": class_name}, commands)
+    yield (before, png(view.picture(step.x[:1]), file)), given, after, text, films.film_of(walked), archive, seed
 
 
 def train(

@@ -28,7 +28,7 @@ def follow(box: Any, fn: Callable, inputs: list, outputs: list) -> None:
     box.followers = [*getattr(box, "followers", ()), (fn, inputs, outputs)]
 
 
-def within(box: gr.Number, low: float, high: float) -> gr.Number:
+def within(box: Any, low: float, high: float) -> Any:
     """Let links set ``box`` from ``low`` to ``high``; a program, which may choose another data set, is told by the handler."""
     box.bounds = {"minimum": low, "maximum": high}
     return box
@@ -103,13 +103,13 @@ def settings(known: dict[str, Any], asked: Mapping[str, str]) -> tuple[dict[Any,
     return updates, wrong
 
 
-def install(page: gr.Blocks, copy: gr.Button) -> None:
+def install(page: gr.Blocks, copy: gr.Button) -> tuple[Callable[[Mapping[str, str]], list], list]:
     """Restore what a visitor's address says when the page opens, and keep the address up to date; ``copy`` copies it.
 
-    To be called when all else is on ``page``.
+    To be called when all else is on ``page``. Returns what a link does, as a function for an event, and the outputs of that event.
     """
     known, ways = controls(page), tabs(page)
-    sets = list(dict.fromkeys(tab.parent for way in ways.values() for tab in way))
+    sets: list[Any] = list(dict.fromkeys(tab.parent for way in ways.values() for tab in way))
     about = {
         "names": list(known),
         "first": [box.value for box in known.values()],
@@ -117,26 +117,28 @@ def install(page: gr.Blocks, copy: gr.Button) -> None:
         "sets": [[name for name, way in ways.items() if way[-1].parent is each] for each in sets],
     }
 
-    def restore(request: gr.Request) -> list:
-        asked = {name: text for name, text in request.query_params.items() if name == "tab" or "." in name}
+    boxes = list(known.values())
+
+    def go_to(asked: Mapping[str, str]) -> list:
         updates, wrong = settings(known, asked)
         wrong += [f"nothing here is called {view.short(name)}" for name in asked if name not in known and name != "tab"]
-        tab = asked.get("tab", "")
-        if tab and tab not in ways:
-            wrong.append(f"there is no tab {view.short(tab)}")
+        if asked.get("tab", next(iter(ways))) not in ways:
+            wrong.append(f"there is no tab {view.short(asked['tab'])}")
         if wrong:
             gr.Warning(escape(f"Left out of the link: {'; '.join(wrong[:6])}."), title="Please check the link", duration=None)
-        for each in ways.get(tab, ()):
-            updates[each.parent] = {"selected": each.id}
-        return [gr.update(**updates[box]) if box in updates else gr.skip() for box in (*sets, *known.values())]
+        return [gr.update(**updates[box]) if box in updates else gr.skip() for box in boxes]
 
-    own = {"api_visibility": "private", "show_progress": "hidden"}
+    def restore(request: gr.Request) -> list:
+        return go_to({name: text for name, text in request.query_params.items() if name == "tab" or "." in name})
+
+    own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # In the queue, unlike other small events: messages to the visitor travel with it.
-    restored = page.load(restore, None, [*sets, *known.values()], **own)
-    restored.then(None, list(known.values()), None, js=f"(...values) => cmlab.start({json.dumps(about)}, values)", **own)
-    gr.on([box.change for box in known.values()], None, list(known.values()), None, js="(...values) => cmlab.write(values)", **own)
+    restored = page.load(restore, None, boxes, **own)
+    restored.then(None, boxes, None, js=f"(...values) => cmlab.start({json.dumps(about)}, values)", **own)
+    gr.on([box.change for box in known.values()], None, boxes, None, js="(...values) => cmlab.write(values)", **own)
     for name, way in ways.items():
         way[-1].select(None, None, None, js=f"() => cmlab.open({json.dumps(name)})", **own)
     back = gr.Button(visible="hidden", elem_id="link-back")
     back.click(None, None, sets, js="() => cmlab.back()", **own)
     copy.click(None, None, copy, js="() => cmlab.copy()", **own).then(None, None, copy, js="() => cmlab.copied()", **own)
+    return go_to, boxes

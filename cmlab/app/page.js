@@ -1,6 +1,6 @@
 /* The page's own part in the browser: the address, see link.py. Evaluated once, when gradio starts. */
 () => {
-  let about = null;
+  let about = null, wanted = '';
   let settings = {}; // as text, of the boxes that are not as they are at first
   const inner = {}; // of a tab that has tabs in it: the one that was open last
 
@@ -25,16 +25,45 @@
     }
   }).observe(document.documentElement, { childList: true, subtree: true });
 
+  // A click on samples shows one of them large; on the strip of an interpolation, that frame.
+  document.addEventListener('click', (event) => {
+    for (const [grid, film, act] of [['[id^=sample-] img', '#film', 'pick'], ['#strip img', '#frames', 'go']]) {
+      const image = event.target.closest(grid), shown = document.querySelector(`${film} .film`)?.film;
+      const k = image && shown?.value?.size ? cmlab.cell(image, event, shown.value.strip ?? shown.value.columns, shown.value.pictures) : null;
+      if (k !== null) { shown[act](k); document.querySelector(film).scrollIntoView({ block: 'nearest', behavior: 'smooth' }); }
+    }
+  });
+
+  // Arrow keys go from tab to tab, as a screen reader announces.
+  document.addEventListener('keydown', (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key], at = event.target.closest?.('[role=tab]');
+    if (!step || !at) return;
+    const tabs = [...at.parentElement.querySelectorAll('[role=tab]')].filter((t) => t.offsetParent && t.ariaDisabled !== 'true');
+    const next = tabs[(tabs.indexOf(at) + step + tabs.length) % tabs.length];
+    next.click();
+    next.focus();
+    event.preventDefault();
+  });
+
   window.cmlab = {
     start(told, values) {
       about = told;
       cmlab.write(values);
       addEventListener('popstate', () => {
-        document.querySelector('#link-back').click();
+        cmlab.show(tab());
         history.replaceState(null, '', address(tab()));
       });
       // The first tab's pictures are made at once; the others make theirs when they are opened.
       if (tab() === Object.keys(about.ways)[0]) document.querySelector('#sample-go').click();
+      else cmlab.show(tab());
+    },
+    /** Open a tab as a visitor does; where its button has no room, by way of gradio, to which `back` tells which. */
+    show(name) {
+      for (const id of about.ways[name]) {
+        const button = [...document.querySelectorAll(`[role=tab][data-tab-id="${id}"]`)].find((b) => b.offsetParent);
+        if (button) button.click();
+        else { wanted = name; document.querySelector('#link-back').click(); }
+      }
     },
     write(values) {
       if (!about) return;
@@ -54,13 +83,22 @@
       else history.pushState(null, '', address(now));
     },
     back() {
-      const way = about.ways[tab()];
+      const way = about.ways[wanted];
       const updates = about.sets.map((ids) => way.find((id) => ids.includes(id))).map((id) => ({ __type__: 'update', ...(id && { selected: id }) }));
       return updates.length > 1 ? updates : updates[0];
     },
     async copy() {
       try { await navigator.clipboard.writeText(location.href); return 'Link copied'; }
       catch { prompt('The link to what is set here:', location.href); return 'Copy link'; } // no clipboard without https
+    },
+    /** A click on a grid of pictures: number k of `count` in `columns`. */
+    cell(image, event, columns, count) {
+      const { left, top, width, height } = image.getBoundingClientRect();
+      const scale = Math.min(width / image.naturalWidth, height / image.naturalHeight);
+      const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
+      const x = (event.clientX - left - (width - w) / 2) / w, y = (event.clientY - top - (height - h) / 2) / h;
+      const k = Math.floor(y * Math.ceil(count / columns)) * columns + Math.floor(x * columns);
+      return x >= 0 && x < 1 && y >= 0 && k < count ? k : null;
     },
     copied: () => new Promise((done) => setTimeout(() => done('Copy link'), 1500)),
   };

@@ -20,9 +20,27 @@ from gradio.events import api
 
 from ..base.registry import EDITS, Record
 from ..editing import EDIT_STEPS, MASKS
-from . import browser, handlers, link, theory, view, words
-from .handlers import MAX_COUNT, MAX_STEPS, edit, handler, interpolate, png, sample
-from .parts import QUIET, RUN, Page, canvas, caption_box, follows, free, gallery, halt, panel, seed_box, start, stop, stop_button
+from . import browser, films, handlers, link, theory, view, words
+from .handlers import MAX_COUNT, MAX_STEPS, edit, handler, interpolate, sample
+from .keep import png
+from .parts import (
+    QUIET,
+    RUN,
+    Page,
+    canvas,
+    caption_box,
+    film,
+    follows,
+    free,
+    gallery,
+    halt,
+    panel,
+    seed_box,
+    start,
+    stop,
+    stop_button,
+)
+from .parts import take_home as take_home_button
 
 
 def model_choices(
@@ -61,7 +79,8 @@ def model_boxes(names: list[str], *classes_first: str, class_value: str, info: s
     return data, method, kind
 
 
-def sample_tab(names: list[str]) -> None:
+def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
+    """The tab's content; what stands for a sample that was picked, and the buttons that edit it and interpolate from it."""
     gr.Markdown(
         "**The same noise goes into three models.** The diffusion model walks to a picture in many steps; the others jump there. "
         "The better they have learned, the more their pictures resemble the diffusion model's. NFE is how often a network is asked."
@@ -106,8 +125,17 @@ def sample_tab(names: list[str]) -> None:
                     with gr.Column(min_width=240):
                         outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}", name=f"{name} samples"))
                         outputs.append(caption_box(f"{name} caption"))
-            title = "The diffusion model's way, step by step (of pictures: above the noisy state, below its guess of the end)"
-            outputs.append(panel(title, "The way from noise to the first sample", "film", "wide", name="Film"))
+            gr.Markdown(
+                "**The diffusion model's way, step by step.** Click on a sample to see it in all models.", elem_classes="heading"
+            )
+            outputs.append(way := film("Film", "film"))
+            with gr.Row(visible=False) as chosen_row:
+                gr.Markdown("**This sample:**", elem_classes="heading")
+                editing = gr.Button("Edit this", size="sm", elem_id="edit-this")
+                mixing = gr.Button("Interpolate from this", size="sm", elem_id="interpolate-this")
+                looking = gr.Button("Nearest training pictures", size="sm", elem_id="nearest-this")
+            near, chosen = gallery("Nearest training pictures", "nearest", visible=False), gr.State(None)
+            outputs.append(take_home_button("sample-download"))
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
     run = start(go, [], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
     captions = [output for output in outputs if isinstance(output, gr.Markdown)]
@@ -125,6 +153,21 @@ def sample_tab(names: list[str]) -> None:
         return kinds, usual[0] if count == usual[1] else count, *radios
 
     link.follow(data, adapt, [data, kind, count, distilled, student], [kind, count, distilled, student])
+
+    def choose(event: gr.SelectData):
+        """What the film knows of the run, with the seed and the class of the sample that was clicked on."""
+        return films.one_of(event.value, event.index), gr.update(visible=True), gr.update(value=None, visible=False)
+
+    @handler
+    def nearest(picked: dict):
+        found = films.nearest(picked["data"], films.drawn_again(picked, handlers.DEVICE))
+        pictures = [(png(view.picture(x[None], size=132)), f"root mean square distance {d:.3f}") for x, d in found]
+        yield gr.update(value=pictures, visible=True)
+
+    way.select(choose, None, [chosen, chosen_row, near], **QUIET)
+    gr.on([go.click, data.input], lambda: (gr.update(visible=False),) * 2, None, [chosen_row, near], **QUIET)
+    looking.click(nearest, chosen, near, api_visibility="private", **RUN)
+    return chosen, editing, mixing
 
 
 def explained(entry: Record) -> str:
@@ -153,7 +196,7 @@ def example_box(data: gr.Dropdown, label: str, value: int | None) -> gr.Number:
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
     gr.Markdown(
         "**Mix two noises, and watch the picture change.** The mixtures lie on a circle through both (slerp), so each is as strong "
-        "as noise should be. Neighbouring noises end in similar pictures. The slider picks one of the frames."
+        "as noise should be. Neighbouring noises end in similar pictures. A click on the strip picks one of the frames."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -172,19 +215,12 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
             go = gr.Button("Interpolate", variant="primary", elem_id="interpolate-go")
         with gr.Column(scale=3, elem_classes="pictures"):
             strip = panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
-            position = gr.Slider(0, 10, 0, step=1, label="Frame", elem_id="position")
-            frame = panel("The chosen frame", "The frame that the slider points at", "frame", height=380, name="First frame")
-            caption, pictures = caption_box("Caption"), gr.State(None)  # each session's, so not yet enlarged
+            gr.Markdown("**One frame at a time.** A click on the strip picks one.", elem_classes="heading")
+            frame, caption, archive = film("Frames", "frames"), caption_box("Caption"), take_home_button("interpolate-download")
     inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
-    outputs = [strip, frame, caption, used_a, used_b, pictures, position]
+    outputs = [strip, frame, caption, archive, used_a, used_b]
     run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
-    halt(run, [data.input], lambda: (None, None, "", None), [], [strip, frame, caption, pictures])
-
-    def show(x, k: float):
-        k = 0 if x is None else min(int(k), len(x) - 1)
-        return None if x is None else png(view.picture(x[k : k + 1]))
-
-    position.input(show, [pictures, position], frame, **QUIET)
+    halt(run, [data.input], lambda: (None, None, "", None), [], [strip, frame, caption, archive])
 
     def told(end: str):
         def tell(k: float | None, name: str) -> tuple[str, dict]:
@@ -206,7 +242,8 @@ def pick(event: gr.SelectData) -> int:
     return view.whole("The example", event.index, 0, 10**6)
 
 
-def edit_tab(tab: gr.Tab, names: list[str]) -> None:
+def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
+    """The tab's content; the box for a picture of one's own."""
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             gr.Markdown("**Pick an example ...**", elem_classes="heading")
@@ -216,25 +253,37 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own", students=True)
             example = example_box(data, "Example", 3)
             seed, used = seed_box("Seed", 0)
-        with gr.Column(scale=3):
+        with gr.Column(scale=3, elem_classes="pictures"):
             tasks = [(edit.label, edit.name) for edit in EDITS.records()]
             task = gr.Radio(tasks, value="inpaint", label="Task", elem_id="task")
             about = gr.Markdown(explained(EDITS.record("inpaint")))
-            with gr.Row():
-                original = panel("Original", "The picture before the edit", "original", name="Original")
+            with gr.Row(elem_classes="panels"):
                 degraded = panel("What the model is given", "What is left of the picture", "degraded", name="Given")
-                result = panel("Result", "The edited picture", "result")
+                result = panel("Result", "The edited picture, once for each seed", "result")
+                with gr.Column(min_width=200):
+                    gr.Markdown("**Original | result: move the line**", elem_classes="heading")
+                    how = {
+                        "label": "Original and result",
+                        "show_label": False,
+                        "format": "png",
+                        "interactive": False,
+                        "buttons": [],
+                    }
+                    original = gr.ImageSlider(elem_id="original", elem_classes="panel", **how)
             caption = caption_box("Caption")
             with gr.Row():
                 steps = gr.Slider(1, MAX_STEPS, EDIT_STEPS, step=1, label="Steps")
                 patch = gr.Radio([2, 4, 8], value=2, label="Block size", visible=False)
                 noise_level = follows(gr.Slider(0.05, 10, 0.5, step=0.01, label="Noise level σ", visible=False))
+                count = gr.Slider(1, 8, 1, step=1, label="Results, side by side")
                 go = gr.Button("Run", variant="primary", elem_id="edit-go")
             mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
             brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
             painted = canvas("Paint", "painted", view.CANVAS, 470, brush)
-    inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed]
-    outputs = [original, degraded, result, caption, used]
+            gr.Markdown("**Step by step**", elem_classes="heading")
+            way, archive = film("Film", "edit-film"), take_home_button("edit-download")
+    inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed, count]
+    outputs = [original, degraded, result, caption, way, archive, used]
     shown = {"show_progress": "minimal", "show_progress_on": result}
     run = start(go, [tab.select], edit, inputs, outputs, api_name="edit", **shown)
 
@@ -267,12 +316,13 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
             gr.Slider(visible="sigma" in takes),
             gr.Radio(visible="free" in takes),
             gr.ImageEditor(value=paper if paint else None, visible=paint),
-            chosen,
+            (chosen, chosen),
         )
 
     # Another task, picture or mask: the result of the old one, finished or still on its way, must not stand beside it.
-    stale = [degraded, result, caption]
-    halt(run, [task.input, image.change, examples.select, mask.input, data.input], lambda: (None, None, ""), [], stale)
+    stale = [degraded, result, caption, way, archive]
+    ends = [task.input, image.upload, image.clear, examples.select, mask.input, data.input]
+    halt(run, ends, lambda: (None, None, "", None, None), [], stale)
     follow = [task.change, image.change, example.change, mask.change, data.change]
     inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
@@ -289,6 +339,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> None:
     gr.on([tab.select, data.change], thumbnails, data, examples, **QUIET)
     examples.select(pick, None, example, **QUIET)
     examples.select(lambda: None, None, image, **QUIET)
+    return image
 
 
 def theory_tab() -> None:
@@ -356,11 +407,11 @@ def build_app() -> Page:
             )
         with gr.Tabs():
             with gr.Tab("Sample", id="sample"):
-                sample_tab(names)
+                chosen, editing, mixing = sample_tab(names)
             with gr.Tab("Interpolate", id="interpolate") as tab:
                 interpolate_tab(tab, images)
             with gr.Tab("Edit", id="edit") as tab:
-                edit_tab(tab, images)
+                image = edit_tab(tab, images)
             with gr.Tab("The plane", id="plane"):
                 template = "<div>The plane is drawn by the browser: one moment.</div>"
                 load = {"js_on_load": browser.ON_LOAD, "server_functions": [browser.everything]}
@@ -368,5 +419,19 @@ def build_app() -> Page:
                 api(handlers.train, api_name="train", **RUN)
             with gr.Tab("Theorems", id="theorems"):
                 theory_tab()
-        link.install(page, copy)
+        go_to, boxes = link.install(page, copy)
+
+        def edit_this(picked: dict) -> list:
+            own = {"edit.data": picked["data"], "edit.class_name": picked["class_name"] or "auto"}
+            return [*go_to(own), png(films.as_read(films.drawn_again(picked, handlers.DEVICE)), view.short(picked["seed"]))]
+
+        def interpolate_from(picked: dict) -> list:
+            said = {"data": picked["data"], "seed_a": str(picked["seed"]), "class_name": picked["class_name"] or "auto"}
+            return go_to({f"interpolate.{name}": value for name, value in said.items()})
+
+        for button, fn, outputs, name in (
+            (editing, edit_this, [*boxes, image], "edit"),
+            (mixing, interpolate_from, boxes, "interpolate"),
+        ):
+            button.click(fn, chosen, outputs, **QUIET).then(None, None, None, js=f"() => cmlab.show('{name}')", **QUIET)
     return page.queue(max_size=16, api_open=False)

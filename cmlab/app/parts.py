@@ -5,6 +5,7 @@ import html
 import os
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ from gradio.state_holder import SessionState
 
 from . import view
 
+FILM = (Path(__file__).parent / "film.js").read_text("utf-8")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 THREADS = max(1, min(4, CORES // 4))  # of a run: small networks lose time on more
 # As many at a time as have cores of their own; two at least, so that no run locks the other tabs.
@@ -149,6 +151,17 @@ def panel(title: str, alt: str, elem_id: str, *classes: str, scale: int = 1, hei
         )
 
 
+def film(name: str, elem_id: str) -> gr.HTML:
+    """A film that the browser plays, see film.js; its value is what `view.film` makes."""
+    own = {"html_template": '<div class="film"></div>', "apply_default_css": False}
+    return gr.HTML(label=name, elem_id=elem_id, js_on_load=f"({FILM})(element, props, watch, trigger)", **own)
+
+
+def take_home(elem_id: str) -> gr.DownloadButton:
+    """The archive of a run, see `keep.take_home`."""
+    return gr.DownloadButton("Download: pictures, settings, command", size="sm", elem_id=elem_id)
+
+
 def caption_box(name: str, **options) -> gr.Markdown:
     """A line about an output. Its ``name`` is what the API calls it."""
     return gr.Markdown("", label=name, elem_classes="caption", **options)
@@ -193,10 +206,10 @@ def canvas(label: str, elem_id: str, side: int, height: int, brush: gr.Brush) ->
     return gr.ImageEditor(label=label, elem_id=elem_id, brush=brush, visible=False, **how, **size)
 
 
-def gallery(label: str, elem_id: str) -> gr.Gallery:
+def gallery(label: str, elem_id: str, **more) -> gr.Gallery:
     """Examples to click on. They are filled in when their tab opens."""
     common = {"format": "png", "allow_preview": False, "buttons": [], "interactive": False, "show_label": False}
-    return gr.Gallery(label=label, columns=6, height=150, elem_id=elem_id, elem_classes="examples", **common)
+    return gr.Gallery(label=label, columns=6, height=150, elem_id=elem_id, elem_classes="examples", **common, **more)
 
 
 # The browser counts what is pressed or changed there: a press that comes late is told from a newer one.

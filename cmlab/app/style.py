@@ -8,7 +8,11 @@ CSS = r"""
 .gradio-container { max-width: 1240px !important; margin: auto; }
 .gradio-container > .main { padding: clamp(12px, 3vw, 32px) !important; }
 .heading p, .caption p { margin: 0; }
-.caption { min-height: 1.8em; }
+.caption { min-height: 3.2em; font-variant-numeric: tabular-nums; }
+:focus-visible { outline: 2px solid var(--walk) !important; outline-offset: 2px; }
+/* A panel has its picture's height before there is one. */
+.panels .panel { min-height: min(270px, 60vw); }
+#strip.panel { min-height: 90px; }
 .note p { margin: 0; font-size: 0.85rem; opacity: 0.85; }
 :root { --walk: #0072B2; --jump: #C24E00; }
 .dark { --walk: #56B4E9; --jump: #F08A3C; }
@@ -22,6 +26,17 @@ CSS = r"""
   .panel .icon-button-wrapper { opacity: 0; }
   .panel:hover .icon-button-wrapper, .panel .icon-button-wrapper:focus-within { opacity: 1; }
 }
+.film { min-height: 300px; }
+.film:not(.ready) .film-bar { visibility: hidden; }
+.film-cells { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; min-height: 200px; }
+.film figure { margin: 0; max-width: 380px; }
+.film canvas { width: 100%; image-rendering: pixelated; border-radius: 4px; cursor: zoom-in; display: block; }
+.film figcaption { font-size: 0.85rem; }
+.film-bar { display: flex; flex-wrap: wrap; gap: 10px; align-items: center; margin-top: 8px; }
+.film-bar input { flex: 1 1 160px; }
+.film-bar output { flex: 1 1 260px; font-variant-numeric: tabular-nums; min-height: 1.5em; }
+.film-bar button { border: 1px solid var(--border-color-primary); border-radius: 4px; padding: 4px 12px; min-width: 70px; }
+[id^=sample-] img, #strip img { cursor: zoom-in; }
 /* "random" stands inside of its panel, as the numbers of the sliders do. */
 .icon-button-wrapper.top-panel:has(> .custom-button) {
   top: 10px !important; right: 12px !important;
@@ -60,7 +75,9 @@ def look() -> dict:
     blue = {"button_primary_background_fill": "#0072B2", "button_primary_background_fill_hover": "#005A8C"}
     hints = ("block_info_text_color", "body_text_color_subdued", "input_placeholder_color")  # gradio's own are too pale to read
     light = blue | dict.fromkeys(hints, "*neutral_600")
-    dark = blue | dict.fromkeys(hints, "*neutral_300")
+    dark = {"button_primary_background_fill": "#1F78B4", "button_primary_background_fill_hover": "#2B8AC9"} | dict.fromkeys(
+        hints, "*neutral_300"
+    )
     theme.set(**light, **{f"{name}_dark": colour for name, colour in dark.items()})
     own = (Path(__file__).parent / "page.js").read_text("utf-8")
     return {"theme": theme, "css": CSS, "js": own, "run_history": False, "footer_links": ["api", "settings"]}

@@ -24,6 +24,7 @@ from ..base.registry import DATASETS, EDITS, LOSSES, SAMPLERS, Record
 from ..data import load_images
 from ..data.names import class_names_of, split_name
 from ..data.pictures import MAX_CLASSES
+from ..data.pixels import as_files
 from ..denoiser import Denoise, classes_in_turn
 from ..editing import Edit, edit_of, preset_mask, slerp
 from ..evaluation.classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
@@ -278,10 +279,11 @@ def seed_from(value: Any) -> int:
 # --- pictures --------------------------------------------------------------------------------------------------------------
 
 
-def strip(x: Tensor, most: int = 11, size: int = 192) -> np.ndarray:
-    """Pictures in as few rows as hold ``most`` each, evenly filled, each row about ``size`` pixels high."""
+def strip(x: Tensor, most: int = 11, size: int = 192) -> tuple[np.ndarray, int]:
+    """Pictures in as few rows as hold ``most`` each, evenly filled, a row about ``size`` pixels high; and how many are in a row."""
     rows = math.ceil(len(x) / most)
-    return picture(x, math.ceil(len(x) / rows), size * rows)
+    columns = math.ceil(len(x) / rows)
+    return picture(x, columns, size * rows), columns
 
 
 def picture(x: Tensor, columns: int | None = None, size: int = PANEL) -> np.ndarray:
@@ -293,19 +295,6 @@ def picture(x: Tensor, columns: int | None = None, size: int = PANEL) -> np.ndar
     columns = columns or math.ceil(math.sqrt(len(x)))
     rows = math.ceil(len(x) / columns)
     return plots.image_grid(x, columns, scale=max(1, size // (rows * (x.shape[-2] + 1))))
-
-
-def film(steps: Sequence[Step], most: int = 18) -> np.ndarray:
-    """How samples came about. Images: the first one at up to ``most`` of the steps, above the noisy state after the step, below
-    the estimate made at it. Points: their paths.
-    """
-    from .. import plots
-
-    if steps[0].x.ndim == 2:
-        path, sigmas = torch.stack([step.x[:24] for step in steps]), torch.tensor([step.sigma_next for step in steps])
-        return drawn(plots.plot_trajectories, path, sigmas)
-    keep = sorted({round(k * (len(steps) - 1) / max(1, min(most, len(steps)) - 1)) for k in range(min(most, len(steps)))})
-    return picture(torch.cat([steps[k].x[:1] for k in keep] + [steps[k].x0_hat[:1] for k in keep]), len(keep), 160)
 
 
 def plain(name: str) -> str:
@@ -353,7 +342,8 @@ def examples(group: Group) -> tuple[Tensor, list[str | None]]:
         grey, colours = ("digits", "digits-color") if small else ("mnist-examples", "cifar10-examples")
         x0, names = _examples(grey if group.shape[0] == 1 else colours)
         known += [None] * len(names)
-    return torch.nn.functional.adaptive_avg_pool2d(x0, (group.shape[1], group.shape[2])), known
+    x0 = torch.nn.functional.adaptive_avg_pool2d(x0, (group.shape[1], group.shape[2]))
+    return as_files(x0), known
 
 
 @lru_cache(maxsize=16)
@@ -397,22 +387,26 @@ def _parameters(task: str) -> list[inspect.Parameter]:
 
 
 def make_edit(
-    task: str, y: Tensor, *, mask: str, painted: dict | None, patch: int, noise_level: float | None, steps: int, seed: int
-) -> Edit:
-    """The edit of y (1, C, H, W), called with those of the page's options that it takes; no ``noise_level`` is the edit's own."""
+    task: str, y: Tensor, *, mask: str, painted: dict | None, patch: int, noise_level: float | None, steps: int, seed: int,
+    count: int = 1,
+) -> tuple[Edit, Tensor, dict[str, Any]]:  # fmt: skip
+    """The edit of y (1, C, H, W), called with those of the page's options that it takes; no ``noise_level`` is the edit's own.
+
+    With it the picture that it starts from and those options. Of several results each is a single draw: they are to differ.
+    """
     shape, takes = y.shape[1:], options_of(task)
-    options: dict[str, Any] = {"steps": steps, "patch": patch} | ({} if noise_level is None else {"sigma": noise_level})
+    options: dict[str, Any] = {"steps": steps, "patch": patch, "sigma": noise_level, "draws": 1 if count > 1 else None}
     if "free" in takes:
         options["free"] = painted_mask(painted, shape) if mask == PAINTED else preset_mask(mask, shape, seed)
     if task == "stroke":
         # Nothing painted: the picture in coarse blocks stands for a rough painting.
         guide = painted_over(painted, shape)
-        y = EDITS["super_resolve"](y, patch).kept if guide is None else guide
-    options = {name: value for name, value in options.items() if name in takes}
+        y = as_files(EDITS["super_resolve"](y, patch).kept if guide is None else guide)
+    options = {name: value for name, value in options.items() if name in takes and value is not None}
     needs = [p.name for p in _parameters(task) if p.default is p.empty and p.name not in options]
     if needs:
         raise ValueError(f"{task} needs a value for {' and '.join(needs)}, which was left out or has no control here.")
-    return edit_of(task, y, torch.Generator().manual_seed(seed), **options)
+    return edit_of(task, y.expand(count, *shape), torch.Generator().manual_seed(seed), **options), y, options
 
 
 def own_level(task: str, shape: Sequence[int]) -> float | None:

@@ -23,8 +23,8 @@ GLOSSARY = {
     "CD": "consistency distillation: a student learns the jump from a trained diffusion model.",
     "CT, iCT, ECT": "consistency training and its later forms: a student learns the jump from the data alone.",
     "teacher, student": "the diffusion model that knows the paths, and the consistency model that learns where they end.",
-    "two steps": "after the jump a consistency model may add noise again, less of it, and jump once more: the second jump mends "
-    "what the first got wrong.",
+    "two steps": "after the jump a consistency model may add some noise again, weaker than before, and jump once more: the second "
+    "jump mends what the first got wrong.",
     "NFE": "number of function evaluations: how often the network was asked. It is the cost of a picture.",
     "Heun": "a way to walk the path that looks one step ahead: two evaluations a step.",
     "slerp": "mixing two noises along a circle, so that the mixture is as strong as they are.",

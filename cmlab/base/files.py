@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and paths as a person gives them."""
 
 import errno
+import io
 import os
 import secrets
 import tempfile
@@ -55,12 +56,18 @@ def write_whole(path: str | Path, content: bytes | Callable[[BinaryIO], object])
     return Path(path)
 
 
-def write_png(path: str | Path, picture: Any) -> Path:
-    """Write a uint8 picture (H, W) or (H, W, 3), or a figure of matplotlib."""
+def png_of(picture: Any) -> bytes:
+    """A uint8 picture (H, W) or (H, W, 3), or a figure of matplotlib, as a PNG."""
     from PIL import Image
 
-    save = getattr(picture, "savefig", None) or Image.fromarray(picture).save
-    return write_whole(path, lambda file: save(file, format="png"))
+    file = io.BytesIO()
+    (getattr(picture, "savefig", None) or Image.fromarray(picture).save)(file, format="png")
+    return file.getvalue()
+
+
+def write_png(path: str | Path, picture: Any) -> Path:
+    """Write what `png_of` takes."""
+    return write_whole(path, png_of(picture))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class EditOptions:
         draws: for colorize: colourings of which the result is the mean; by default 4, nearer to the truth than 1, less varied.
         set: further parameters of the task's function, such as fill=-1 of inpaint: NAME=VALUE, several of them with blanks.
         label: class of the picture, its name or its number; by default a bundled one's own, or the likeliest for a given one.
+        n: number of results, side by side: result k has the seed + k.
         seed: seed of the noise.
         out: picture to write.
         overwrite: replace that file.
@@ -50,6 +51,7 @@ class EditOptions:
     draws: int | None = None
     set: tuple[str, ...] = ()
     label: str | None = None
+    n: int = 1
     seed: int = 0
     out: Path = Path("edit.png")
     overwrite: bool = False
@@ -62,11 +64,14 @@ def edit(o: EditOptions) -> None:
 
     from ..editing import apply_edit, edit_of
     from ..methods.classify import likeliest_label
-    from ..plots.figures import image_grid
+    from ..noise import seeds_from
+    from ..plots.figures import edit_picture
     from ..training.presets import class_names
     from .common import class_number, labels, load
 
     arguments = _arguments(o)
+    if not 1 <= o.n <= 64:
+        raise ValueError(f"--n must lie in 1..64, got {o.n}")
     if o.image is not None and o.index is not None:
         raise ValueError("--index chooses a bundled picture: leave it out when --image is given")
     model, meta, _ = load(o.checkpoint, precision=o.precision)
@@ -85,11 +90,11 @@ def edit(o: EditOptions) -> None:
         label = int(likeliest_label(model, original, model.classes))
     if "free" in arguments:
         arguments["free"] = _mask(arguments["free"], size, o.seed)
-    task = edit_of(o.task, original, torch.Generator().manual_seed(o.seed), **arguments)
-    label = labels(model, label, 0, 1)
+    task = edit_of(o.task, original.expand(o.n, *model.shape), torch.Generator().manual_seed(o.seed), **arguments)
+    label = labels(model, label, 0, o.n)
     target = new_file(o.out, o.overwrite)
-    result = apply_edit(model, task, [o.seed], label=label)
-    write_png(target, image_grid(torch.cat([original, task.degraded.to(original), result.to(original)]), 3, max(1, 160 // size[0])))
+    result = apply_edit(model, task, seeds_from(o.seed, o.n), label=label)
+    write_png(target, edit_picture(original, task.degraded, result))
     difference = float((task.project(result) - result).abs().max())
     print(f"{target}: original, known, result. Largest change of what was kept: {difference:.1e}")
 

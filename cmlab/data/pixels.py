@@ -57,8 +57,13 @@ def to_uint8(x: Tensor) -> np.ndarray:
 
 def from_uint8(image: np.ndarray, channels: int = 3) -> Tensor:
     """One picture (H, W, 3) uint8 as (1, channels, H, W) float32 in [-1, 1]; one channel takes the luma."""
-    x = from_pixels(torch.from_numpy(np.ascontiguousarray(image[..., :3])).permute(2, 0, 1)[None])
+    x = from_pixels(torch.from_numpy(np.ascontiguousarray(image[..., :3])).permute(2, 0, 1)[None].contiguous())
     return luma(x) if channels == 1 else x
+
+
+def as_files(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] to the bits with which they would be read again from files of 8 bits."""
+    return torch.cat([from_uint8(picture, x.shape[1]) for picture in to_uint8(x)])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------------

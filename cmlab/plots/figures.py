@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -353,6 +354,12 @@ def plot_orders(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], tit
     ax.grid(True, alpha=0.3)
     ax.legend(fontsize=8)
     return figure
+
+
+def edit_picture(original: Tensor, known: Tensor, results: Tensor) -> np.ndarray:
+    """An edit as one picture: the original (1, C, H, W), what is known of it, and the results (N, C, H, W), side by side."""
+    row = torch.cat([original, known[:1].to(original), results.to(original)])
+    return image_grid(row, len(row), max(1, 160 // original.shape[-2]))
 
 
 def picture_of(x: Tensor, title: str) -> Any:

@@ -98,11 +98,11 @@ def test_the_endpoints_have_names_and_named_parameters(client):
 def test_sample_streams_and_the_same_seed_gives_the_same_pictures(client):
     options = {"data": COLOR, "count": 9, "edm_steps": 3, "student_steps": 2, "student": "ict", "api_name": "/sample"}
     job = client.submit(seed=7, **options)
-    edm, edm_text, cd, cd_text, student, _, film, seed = job.result()
+    edm, edm_text, cd, cd_text, student, _, film, archive, seed = job.result()
     assert len(job.outputs()) == 3 + 2 + 2 + 1  # every step of each model, and the end
     assert seed == 7 and "5 NFE" in edm_text and "2 NFE" in cd_text and "ms" in cd_text
     assert pixels(edm).shape == pixels(cd).shape == pixels(student).shape
-    assert pixels(film).shape[1] > pixels(film).shape[0]
+    assert film["count"] == 9 and Path(archive).name == "digits-color-seed7.zip"
     again, other = client.predict(seed=7, **options), client.predict(seed=8, **options)
     assert (pixels(again[0]) == pixels(edm)).all() and (pixels(again[2]) == pixels(cd)).all()
     assert not (pixels(other[0]) == pixels(edm)).all()
@@ -158,7 +158,7 @@ def test_a_new_entry_of_a_registry_is_in_the_menus_and_runs(tmp_path, monkeypatc
     *_, (edm, text, *_) = handlers.sample(data="digits", count=2, edm_steps=3, sampler="mine")
     *_, (euler, *_) = handlers.sample(data="digits", count=2, edm_steps=3, sampler="euler")
     assert edm == euler and str(text).startswith("**EDM, My sampler, 3 steps**")
-    *_, (_, _, result, text, _) = handlers.edit("frame", data="digits", steps=2)
+    *_, (_, _, result, text, *_) = handlers.edit("frame", data="digits", steps=2)
     assert Path(result).is_file() and text.startswith("**My edit** with CD · step 2 of 2")
     refresh = next(fn.fn for fn in page.fns.values() if fn.fn and fn.name == "refresh")
     about, steps, patch, noise_level, mask, painted, _ = next(refresh("frame", None, 0, "centre", "digits"))
@@ -175,12 +175,14 @@ def test_an_empty_seed_is_drawn_and_returned(client):
 
 
 def test_interpolation_begins_with_the_picture_of_seed_a(client):
-    strip, frame, text, a, b, _ = client.predict(
+    strip, film, text, _, a, b = client.predict(
         data=COLOR, method="cd", seed_a=5, seed_b=6, frames=4, class_name="2", api_name="/interpolate"
     )
     cd = client.predict(data=COLOR, seed=5, count=1, edm_steps=1, class_name="2", api_name="/sample")[2]
     assert (a, b) == (5, 6) and "4 frames" in text
-    assert (pixels(frame) == pixels(cd)).all()
+    assert (
+        film["pictures"] == 4 and (pixels(strip)[::21, : 8 * 21 : 21] == pixels(cd)[::85, ::85]).all()
+    )  # enlarged 21 and 85 times
     assert pixels(strip).shape[1] > 3 * pixels(strip).shape[0]
 
 
@@ -188,7 +190,7 @@ def test_many_frames_go_into_rows(client):
     strip, *_ = client.predict(data="digits", method="ict", class_name="4", frames=33, api_name="/interpolate")
     height, width, _ = pixels(strip).shape
     assert width / height == pytest.approx((11 * 9 - 1) / (3 * 9 - 1))  # pixels of 3 rows of 11, with gaps between
-    assert view.strip(torch.zeros(12, 1, 8, 8)).shape == view.picture(torch.zeros(12, 1, 8, 8), 6, 384).shape  # evenly filled
+    assert view.strip(torch.zeros(12, 1, 8, 8))[0].shape == view.picture(torch.zeros(12, 1, 8, 8), 6, 384).shape  # evenly filled
 
 
 def test_every_data_set_can_be_asked_for_its_own_methods_and_classes(client):
@@ -209,11 +211,12 @@ def test_every_data_set_can_be_asked_for_its_own_methods_and_classes(client):
 def test_pictures_can_be_the_ends_of_an_interpolation(client):
     """The diffusion model leads from the pictures' noises back to them."""
     options = {"data": "digits", "method": "edm", "frames": 2, "api_name": "/interpolate"}
-    _, frame, text, *_ = client.predict(example_a=4, example_b=6, **options)
+    strip, _, text, *_ = client.predict(example_a=4, example_b=6, **options)
     assert "class 4" in text and "run upwards" in text
-    original = client.predict(task="inpaint", data="digits", example=4, steps=1, api_name="/edit")[0]
-    far = client.predict(task="inpaint", data="digits", example=6, steps=1, api_name="/edit")[0]
-    error = [np.abs(pixels(frame).astype(float) - pixels(other)).mean() for other in (original, far)]
+    original = client.predict(task="inpaint", data="digits", example=4, steps=1, api_name="/edit")[0][0]
+    far = client.predict(task="inpaint", data="digits", example=6, steps=1, api_name="/edit")[0][0]
+    first = pixels(strip)[::21, : 8 * 21 : 21].astype(float)  # the strip is enlarged 21 times, the pictures 85 times
+    error = [np.abs(first - pixels(other)[::85, ::85]).mean() for other in (original, far)]
     assert error[0] < 10 < error[1]
     with pytest.raises(AppError, match="example must be a whole number from 0 to 9"):
         client.predict(example_a=10, **options)
@@ -222,7 +225,8 @@ def test_pictures_can_be_the_ends_of_an_interpolation(client):
 @pytest.mark.parametrize("task", ["inpaint", "colorize", "super_resolve", "stroke", "denoise"])
 def test_every_edit_shows_original_degraded_and_result(client, task):
     job = client.submit(task=task, data=COLOR, example=4, steps=3, seed=2, noise_level=0.5, api_name="/edit")
-    original, degraded, result, text, seed = job.result()
+    (original, first), degraded, result, text, film, archive, seed = job.result()
+    assert (pixels(first) == pixels(result)).all() and Path(archive).suffix == ".zip" and film["count"] == 1
     assert pixels(original).shape == pixels(degraded).shape == pixels(result).shape
     assert (pixels(degraded) != pixels(original)).any()
     assert seed == 2 and "NFE" in text
@@ -230,7 +234,7 @@ def test_every_edit_shows_original_degraded_and_result(client, task):
 
 
 def test_inpainting_keeps_what_the_mask_spares(client):
-    original, _, result, *_ = client.predict(task="inpaint", data=COLOR, mask="left", steps=2, api_name="/edit")
+    (original, _), _, result, *_ = client.predict(task="inpaint", data=COLOR, mask="left", steps=2, api_name="/edit")
     half = pixels(original).shape[1] // 2
     assert (pixels(original)[:, half:] == pixels(result)[:, half:]).all()
     assert (pixels(original)[:, :half] != pixels(result)[:, :half]).any()
@@ -247,7 +251,7 @@ def test_a_painted_mask_is_obeyed_and_an_empty_one_refused(client, tmp_path):
         return {"background": file, "layers": [file], "composite": file}
 
     options = {"task": "inpaint", "data": COLOR, "mask": "painted", "steps": 1, "api_name": "/edit"}
-    original, _, result, *_ = client.predict(painted=painted("top.png"), **options)
+    (original, _), _, result, *_ = client.predict(painted=painted("top.png"), **options)
     changed = (pixels(original) != pixels(result)).any((1, 2))
     assert changed[: len(changed) // 4].any() and not changed[len(changed) // 4 :].any()
     for empty in (painted("empty.png"), None):
@@ -265,7 +269,7 @@ def test_what_is_not_a_picture_is_refused_and_the_app_goes_on(client, tmp_path):
 
 def test_a_picture_of_another_size_and_mode_is_converted(client, tmp_path):
     Image.new("RGBA", (60, 41), (255, 0, 0, 128)).save(tmp_path / "wide.png")
-    original, *_ = client.predict(
+    (original, _), *_ = client.predict(
         image=handle_file(str(tmp_path / "wide.png")), data=COLOR, steps=1, task="super_resolve", api_name="/edit"
     )
     assert abs(pixels(original).reshape(-1, 3).mean(0) - (255, 127, 127)).max() < 3
@@ -440,9 +444,9 @@ def test_without_checkpoints_an_exact_model_stands_in(tmp_path, monkeypatch):
     assert list(view.groups()) == [view.EXACT]
     config = json.dumps(app.build_app().get_config_file(), default=str)
     assert "No trained image model was found" in config
-    *_, (edm, _, cd, _, student, student_text, _, _) = handlers.sample(count=2, edm_steps=2)
+    *_, (edm, _, cd, _, student, student_text, *_) = handlers.sample(count=2, edm_steps=2)
     assert Path(edm).is_file() and Path(cd).is_file() and student is None and "cmlab train" in student_text
-    *_, (_, _, result, _, _) = handlers.edit("inpaint", steps=1)
+    *_, (_, _, result, *_) = handlers.edit("inpaint", steps=1)
     assert Path(result).is_file()
 
 
@@ -462,7 +466,7 @@ def test_the_class_of_an_upload_is_guessed_by_who_knows_the_data(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30), "teal").save(tmp_path / "sea.png")
     untrained(tmp_path / "runs", "zoo", (3, 32, 32), ("cd",), "zoo", 3)
-    *_, (*_, text, _) = handlers.edit("denoise", image=str(tmp_path / "sea.png"), data="zoo")
+    *_, (_, _, _, text, *_) = handlers.edit("denoise", image=str(tmp_path / "sea.png"), data="zoo")
     assert "taken for class" in text and "restores it best" in text  # no classifier knows a zoo
     group = view.groups()["digits"]
     pictures, names = view.examples(group)
@@ -507,8 +511,8 @@ def test_a_progressively_distilled_student_takes_one_step_and_edits_nothing(tmp_
     untrained(tmp_path, "digits", (1, 8, 8), ("edm", "cd", "pd"))
     *_, (_, _, pd, text, *_) = handlers.sample(count=2, edm_steps=1, student_steps=4, distilled="pd")
     assert Path(str(pd)).is_file() and "Progressive distillation, 1 step" in str(text) and "1 NFE" in str(text)
-    *_, (_, frame, text, *_) = handlers.interpolate(method="pd", frames=2)
-    assert Path(frame).is_file() and "1 NFE each" in text
+    *_, (strip, _, text, *_) = handlers.interpolate(method="pd", frames=2)
+    assert Path(strip).is_file() and "1 NFE each" in text
     radios = [c["props"] for c in app.build_app().get_config_file()["components"] if c["props"].get("label") == "Model"]
     interpolate, edit = ([m for _, m in radio["choices"]] for radio in radios)
     assert set(interpolate) == {"edm", "cd", "pd"} and edit == ["cd"]
@@ -551,12 +555,3 @@ def test_an_unknown_device_ends_with_one_line(capsys):
     assert main(["app", "--port", str(free_port()), "--device", "toaster"]) == 1
     said = capsys.readouterr().err
     assert "device 'toaster' cannot be used" in said and said.count("\n") == 1
-
-
-def test_old_pictures_leave_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr(handlers, "MAX_PICTURES", 3)
-    monkeypatch.setattr(handlers, "_WRITTEN", {})
-    paths = [Path(handlers.png(np.full((2, 2, 3), k, np.uint8))) for k in (0, 1, 2, 0, 3)]
-    assert [p.exists() for p in paths] == [True, False, True, True, True]  # picture 0 was shown again, so 1 is the oldest
-    assert len(list(tmp_path.iterdir())) == 3

@@ -42,7 +42,7 @@ def picture(page, elem_id: str, other_than: str | None = None) -> str:
     fresh = "i && i.complete && i.naturalWidth > 0 && i.src !== old"
     script = f"([id, old]) => {{ const i = document.querySelector('#' + id + ' img'); return {fresh} }}"
     page.wait_for_function(script, arg=[elem_id, other_than or ""])
-    return page.locator(f"#{elem_id} img").get_attribute("src")
+    return page.locator(f"#{elem_id} img").first.get_attribute("src")
 
 
 def fits_a_phone(page) -> bool:
@@ -58,7 +58,7 @@ def test_a_seed_typed_while_something_runs_stays(page):
     page.locator("#sample-go").wait_for()
     seed = page.get_by_label("Seed").locator("visible=true")
     seed.fill("42")  # the page is sampling, with the seed 0
-    page.get_by_text("35 NFE").wait_for()
+    page.get_by_text("35 NFE").first.wait_for()
     page.wait_for_timeout(500)
     assert seed.input_value() == "42"
     old = picture(page, "sample-0")
@@ -71,9 +71,15 @@ def test_a_seed_typed_while_something_runs_stays(page):
 
 def test_sample_interpolate_and_inpaint(page):
     first = [picture(page, f"sample-{k}") for k in range(3)]  # the page samples by itself when it opens
-    page.get_by_text("35 NFE").wait_for()
-    picture(page, "film")
+    page.get_by_text("35 NFE").first.wait_for()
+    film = page.locator("#film .film.ready")
+    film.locator("canvas").nth(1).wait_for()
     assert fits_a_phone(page)
+    page.locator("#sample-1 img").click(position={"x": 20, "y": 20})  # the first sample: in all models, step by step
+    film.locator("canvas").nth(3).wait_for()
+    film.get_by_label("Step").fill("7")
+    film.get_by_text("step 8 of 18").wait_for()
+    page.locator("#interpolate-this").wait_for()
     done = picture(page, "sample-0")
     seed = page.get_by_label("Seed").locator("visible=true")
     seed.fill("0.5")
@@ -89,11 +95,10 @@ def test_sample_interpolate_and_inpaint(page):
     open_tab(page, "Interpolate")
     picture(page, "strip")
     assert fits_a_phone(page)
-    start = picture(page, "frame")
-    page.locator("#position input[type=number]").fill("10")
-    page.locator("#position input[type=number]").press("Enter")
-    picture(page, "frame", start)
     strip = picture(page, "strip")
+    page.get_by_text("frame 1 of 11").wait_for()
+    page.locator("#strip img").click()  # in its middle
+    page.get_by_text("frame 6 of 11").wait_for()
     page.get_by_text("Pictures in place of seeds").click()
     page.locator("#examples-a button").nth(13).click()
     kind = view.examples(handlers.group_of(None, images=True))[1][13]

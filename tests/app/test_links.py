@@ -1,7 +1,7 @@
 """Links to the app: what an address holds, and that another browser restores it."""
 
 from collections.abc import Iterator
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlparse
 
 import pytest
 
@@ -33,6 +33,11 @@ def visit(browser) -> Iterator:  # noqa: F811
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+def held(page) -> dict[str, str]:
+    """What the address holds."""
+    return {name: texts[0] for name, texts in parse_qs(urlparse(page.url).query, keep_blank_values=True).items()}
 
 
 def wait_for(page, **expected: str) -> None:
@@ -78,6 +83,31 @@ def test_menus_that_follow_the_data_set_are_restored_with_it(tmp_path, monkeypat
     assert updates[known["sample.count"]]["value"] == 16  # what a link does not say is as on a new page
     updates, wrong = link.settings(known, {"edit.data": "digits", "edit.class_name": "horse", "edit.example": "20"})
     assert len(wrong) == 2 and updates[known["edit.class_name"]]["value"] == "auto" and updates[known["edit.example"]]["value"] == 3
+
+
+def test_a_second_browser_shows_what_the_first_one_did(visit, served):  # noqa: F811
+    first = visit(f"{served}?edit.steps=2")
+    picture(first, "sample-0")
+    assert held(first) == {"tab": "sample", "edit.steps": "2"}
+    open_tab(first, "Edit")
+    old = picture(first, "result")
+    first.get_by_label("Seed").locator("visible=true").fill("41")
+    first.get_by_label("Super-resolve").check()
+    first.get_by_label("4", exact=True).check()
+    wait_for(first, tab="edit", edit__task="super_resolve", edit__steps="2", edit__patch="4", edit__seed="41")
+    first.locator("#edit-go").click()
+    first.get_by_text("step 2 of 2 · σ").wait_for()  # the film comes last
+    shown = picture(first, "result", old)
+    address = first.url
+    first.close()
+    second = visit(address)
+    second.get_by_text("step 2 of 2 · σ").wait_for()  # the film comes last
+    assert picture(second, "result") == shown  # the name of a picture is a hash of it
+    assert second.get_by_label("Super-resolve").is_checked() and second.url == address
+    second.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    second.locator("#copy-link").click()
+    second.get_by_text("Link copied").wait_for()
+    assert second.evaluate("() => navigator.clipboard.readText()") == address
 
 
 def test_back_and_forward_go_from_tab_to_tab(visit, served):  # noqa: F811

@@ -299,7 +299,7 @@ def test_names_of_a_header_are_escaped_wherever_they_are_shown(tmp_path, monkeyp
     untrained(tmp_path, "zoo", (3, 32, 32), ("edm", "cd"), {"data": "zoo", "class_names": [evil, "<img src=x>"]}, 2)
     *_, (_, _, text, *_) = handlers.interpolate(frames=2)
     assert "![x]" not in text and "\\!\\[x\\]" in text
-    *_, (*_, text, _) = handlers.edit("super_resolve", steps=1)
+    *_, (_, _, _, text, *_) = handlers.edit("super_resolve", steps=1)
     assert "![x]" not in text
     with pytest.raises(gr.Error) as refused:
         list(handlers.sample(class_name="<img src=y>"))
