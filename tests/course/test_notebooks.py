@@ -129,7 +129,9 @@ def test_it_runs_unsolved_and_again_with_the_answers(path, kernel, tmp_path_fact
     further = []
     for kind, what in suggestions(notebook):
         again = [cell.source for cell in code_cells(notebook)] if kind == "replace" else []
-        again[:1] = [again[0].replace(*what)] if again else [what if kind == "python" else commands(what)]
+        at = next((k for k, source in enumerate(again) if what[0] in source), 0)
+        again[at : at + 1] = [again[at].replace(*what)] if again else [what if kind == "python" else commands(what)]
+        assert kind != "replace" or what[1] in again[at]
         further += [nbformat.v4.new_code_cell(source) for source in again]
     asked.cells = [nbformat.v4.new_code_cell(FRESH), *notebook.cells, *forward, *backward, *further]
     done = MAKE["execute"](asked, tmp_path_factory.getbasetemp(), {"CMLAB_FAST": "1", "OMP_NUM_THREADS": "1"}, kernel)
