@@ -69,7 +69,8 @@ class Pretended(TorchDispatchMode):
             to, blocking = torch.device(wanted).type, not kwargs.get("non_blocking", False)
             if to == "cpu":
                 self.note("to the host")
-                return tree_map(lambda t: torch.zeros(t.shape, dtype=kwargs.get("dtype") or t.dtype), args[0])
+                with unset_fake_temporarily():
+                    return tree_map(lambda t: torch.zeros(t.shape, dtype=kwargs.get("dtype") or t.dtype), args[0])
             if blocking and not fake:
                 self.note("blocking copy")
         if func is ATEN.copy_.default and args[0].device.type != args[1].device.type:
@@ -130,6 +131,7 @@ def _pretend() -> None:
         "set_rng_state": lambda state, device=None: None,
         "is_bf16_supported": lambda including_emulation=True: True,
         "mem_get_info": lambda device=None: (2**34, 2**34),
+        "synchronize": lambda device=None: None,
         "get_device_name": lambda device=None: "pretended",
     }
     for name, answer in answers.items():
