@@ -184,7 +184,7 @@ PUBLISHED.register(
 PUBLISHED.register(
     "cifar10-small-ect",
     help="ECT from cifar10-small-edm: q = 2 in 6 stages. FD-cls of one step 11.9 from a teacher of 560,000 images; a run of 5,000 "
-    "steps from the present one ended worse (pretrained/cards/README.md). FID: not measured yet.",
+    "steps from a later one ended worse (pretrained/cards/README.md). FID: not measured yet.",
 )(replace(_SMALL_STUDENT, loss=ect(2.0, 6)))
 PUBLISHED.register(
     "cifar10-small-ict",
