@@ -75,6 +75,8 @@
     },
     open(name) {
       if (!about) return; // gradio opens the first tab before the link is read
+      const buttons = [...document.querySelectorAll(`[role=tab][data-tab-id="${about.ways[name].at(-1)}"]`)].filter((b) => b.offsetParent);
+      if (buttons.length && !buttons.some((b) => b.ariaSelected === 'true')) return; // gradio tells it late: another one is open by now
       const outer = (of) => about.ways[of][0];
       if (name !== outer(name)) inner[outer(name)] = name;
       const now = inner[name] ?? name;

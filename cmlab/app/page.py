@@ -160,6 +160,7 @@ def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
 
     @handler
     def nearest(picked: dict):
+        picked = films.one_of(picked, 0)
         found = films.nearest(picked["data"], films.drawn_again(picked, handlers.DEVICE))
         pictures = [(png(view.picture(x[None], size=132)), f"root mean square distance {d:.3f}") for x, d in found]
         yield gr.update(value=pictures, visible=True)
@@ -422,10 +423,12 @@ def build_app() -> Page:
         go_to, boxes = link.install(page, copy)
 
         def edit_this(picked: dict) -> list:
+            picked = films.one_of(picked, 0)
             own = {"edit.data": picked["data"], "edit.class_name": picked["class_name"] or "auto"}
             return [*go_to(own), png(films.as_read(films.drawn_again(picked, handlers.DEVICE)), view.short(picked["seed"]))]
 
         def interpolate_from(picked: dict) -> list:
+            picked = films.one_of(picked, 0)
             said = {"data": picked["data"], "seed_a": str(picked["seed"]), "class_name": picked["class_name"] or "auto"}
             return go_to({f"interpolate.{name}": value for name, value in said.items()})
 

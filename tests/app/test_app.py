@@ -230,7 +230,7 @@ def test_every_edit_shows_original_degraded_and_result(client, task):
     assert pixels(original).shape == pixels(degraded).shape == pixels(result).shape
     assert (pixels(degraded) != pixels(original)).any()
     assert seed == 2 and "NFE" in text
-    assert len(job.outputs()) == {"denoise": 1, "stroke": 2}.get(task, 3)
+    assert len(job.outputs()) == {"denoise": 2, "stroke": 3}.get(task, 4)  # the last one with the original once more
 
 
 def test_inpainting_keeps_what_the_mask_spares(client):

@@ -103,7 +103,9 @@ def test_a_stopped_run_shows_what_it_has_and_says_so_once(tmp_path, monkeypatch)
     turn.stop("3")
     (last,) = run
     assert isinstance(last, tuple) and last[0] == seen[-1][0] and last[1] == f"{seen[-1][1]} · stopped"
-    assert last[2:6] == seen[-1][2:6] and Path(last[6]).is_file()  # the students' pictures, and the film so far
+    assert (
+        last[2:6] == seen[-1][2:6] and last[6]["labels"] and Path(last[7]).is_file()
+    )  # the students' pictures, and the film so far
     early = handlers.sample(data="digits", count=1, edm_steps=5, turn=turn, press="4")
     next(early)
     turn.stop("5")

@@ -122,7 +122,7 @@ def test_sample_interpolate_and_inpaint(page):
 
 
 def test_a_number_out_of_range_is_refused_and_not_cut(page):
-    page.get_by_text("35 NFE").wait_for()
+    page.get_by_text("EDM, Heun, 18 steps · 35 NFE").wait_for()
     page.get_by_text("More settings").click()
     count = page.get_by_label("Samples").locator("visible=true").first
     count.fill("0")
@@ -136,7 +136,7 @@ def test_a_number_out_of_range_is_refused_and_not_cut(page):
 
 
 def test_sample_pressed_after_another_data_set_or_a_stop_runs_and_says_what_was_stopped(page):
-    page.get_by_text("35 NFE").wait_for()
+    page.get_by_text("EDM, Heun, 18 steps · 35 NFE").wait_for()
     menu, go = page.get_by_label("Data set").locator("visible=true"), page.locator("#sample-go")
     page.get_by_role("button", name="Stop").locator("visible=true").click()  # nothing runs
     for k, name in enumerate(("two-moons", "8gaussians", "two-moons")):
@@ -208,7 +208,7 @@ def test_training_is_live_is_paused_and_stops(page, monkeypatch):
     assert fits_a_phone(page)
     hold.click()
     page.wait_for_function("() => p.training.state === 'paused'")
-    page.wait_for_timeout(600)  # the part that was on its way arrives
+    page.wait_for_function("() => p.training.waits")  # the part that was on its way has arrived
     seen = "() => p.training.looks.length"
     before = page.evaluate(seen)
     page.wait_for_timeout(400)

@@ -252,7 +252,7 @@ def test_a_page_is_not_written_over_and_takes_models_of_the_plane_alone(tmp_path
 
 def test_a_notebook_holds_the_plane_and_a_still_picture(browser, monkeypatch):
     shown = []
-    monkeypatch.setattr(teach, "_emit", lambda html, text: shown.append(html))
+    monkeypatch.setattr(teach, "_emit", lambda html, *others: shown.append(html))
     course_plane("8gaussians", ["8gaussians-cd"], mode="jump")
     page, asked = browser.new_page(), []
     page.on("request", lambda r: None if r.url.startswith(("data:", "about:")) else asked.append(r.url))

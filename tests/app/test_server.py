@@ -88,7 +88,7 @@ def test_every_strange_value_in_every_box_is_answered_in_words(idle, capfd):
 
 def test_a_strange_selection_is_answered_in_words(idle):
     picks = [fn for fn in idle.fns.values() if fn.collects_event_data]
-    assert len(picks) == 3
+    assert len(picks) == 4
     for fn in picks:
         for told in (None, [], [[]], {}, {"index": "x", "value": 0}, {"index": 10**9, "value": 0}):
             with pytest.raises(gr.Error) as refused:
@@ -97,7 +97,7 @@ def test_a_strange_selection_is_answered_in_words(idle):
 
 
 def test_what_is_refused_reaches_a_program_and_a_fault_its_log(http, monkeypatch, capfd):
-    said = ends(http, "edit", [[], None, 3, "left", None, None, None, "auto", 2, 2, None, 0])
+    said = ends(http, "edit", [[], None, 3, "left", None, None, None, "auto", 2, 2, None, 0, 1])
     assert "event: error" in said and "is not in the list of choices" in said and "Traceback" not in "".join(capfd.readouterr())
     monkeypatch.setattr(theory, "experiment", lambda *args: 1 / 0)
     said = ends(http, "theorems", ["thm1", "soft3", "heun", None, "l2", "other", "8gaussians-edm", "1", 0])

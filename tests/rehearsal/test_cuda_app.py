@@ -37,6 +37,6 @@ def used(tmp_path_factory):
 def test_a_handler_meets_one_device(used, case):
     assert used[case].error == ""
     pictures = [part for part in used[case].result if isinstance(part, str) and part.endswith(".png")]
-    assert len(pictures) == {"sample": 4, "edit": 3}[case[0]]
+    assert len(pictures) == {"sample": 3, "edit": 2}[case[0]]
     if case[0] == "sample":  # what is shown of a step, and nothing else, is copied to the host
         assert not [w for w in used[case].waits if w.startswith("read") and "view.py" not in w]

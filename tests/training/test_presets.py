@@ -352,7 +352,7 @@ def test_edm_s_half_life():
 
 @pytest.mark.usefixtures("small_files")
 def test_labels_flips_and_half_lives_change_the_run(tmp_path):
-    base = shrink(PRESETS["cifar10-small-edm"], tmp_path)
+    base = replace(shrink(PRESETS["cifar10-small-edm"], tmp_path), label_dropout=0.0, guidance=1.0)
     assert build_model(base).classes == 3
     assert build_model(replace(base, labels=False)).classes == 0
     assert training_data(base).flip and not training_data(replace(base, flip=False)).flip  # type: ignore[union-attr]

@@ -37,6 +37,7 @@ export class Training {
     this.curves = {};
     this.steps = 1;
     this.resume = () => {};
+    this.waits = false; // paused, and nothing is on its way
     this.noise = normals(2 * POINTS, 0).map((value) => SIGMA_MAX * value);
     // The exact ends of that noise, and for which mixture.
     this.aim = new Float64Array(0);
@@ -63,7 +64,11 @@ export class Training {
       if (news) {
         ({run, done} = news);
         this.take(number, news);
-        if (this.state === 'paused') await new Promise((resolve) => this.resume = () => resolve(0));
+        if (this.state === 'paused') {
+          this.waits = true;
+          await new Promise((resolve) => this.resume = () => resolve(0));
+          this.waits = false;
+        }
       } else if (wrong) {
         if (number === this.current) this.state = 'idle';
         if (number === this.pressed) this.refused = `Please check the input. ${wrong}`;
