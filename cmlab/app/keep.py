@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..base.files import png_of, write_whole
+from ..commands.options import CALLED
 from ..formats import checkpoints
 from . import view
 
 MAX_FILES = 4000  # a few kB each
 _WRITTEN: dict[Path, None] = {}
 _WRITING = threading.Lock()
-FLAGS = {"free": "--mask"}  # options of edits that the command line calls otherwise
 
 
 def kept(data: bytes, name: str) -> str:
@@ -54,7 +54,7 @@ def spoken(path: str) -> str:
 def command(what: str, path: str, *words: str, **options: Any) -> str:
     """A line for the shell: ``cmlab WHAT CHECKPOINT WORDS --OPTION VALUE``; options that are None are left out."""
     options |= {"precision": view.PRECISION} if view.PRECISION != "float32" else {}
-    said = [(FLAGS.get(name, f"--{name}"), str(value)) for name, value in options.items() if value is not None]
+    said = [(f"--{CALLED.get(name, name)}", str(value)) for name, value in options.items() if value is not None]
     return shlex.join(["cmlab", what, spoken(path), *words, *(f"{flag}={value}" for flag, value in said)])
 
 
