@@ -64,6 +64,7 @@ def _step_seed(seed: int, step: int, stream: int) -> int:
 
 # What each step draws, from generators of their own.
 _DATA, _NOISE, _DROPOUT, _LABELS, _AUGMENT = range(5)
+LARGEST_BATCH = 2**24  # every 64 rows have a generator of their own, of 5 kB: this many take 1.3 GB before the first step
 LOOK = 50  # steps after which a GPU is asked at the latest how many it has skipped: to ask is to wait
 
 
@@ -105,6 +106,8 @@ def fit(
     counts = {"steps": steps, "batch": batch, "max_skipped": max_skipped} | ({} if callable(every) else {"every": every})
     if small := [f"{name} {count}" for name, count in counts.items() if count < 1]:
         raise ValueError(f"{', '.join(counts)} must be at least 1, got {', '.join(small)}")
+    if batch > LARGEST_BATCH:
+        raise ValueError(f"a batch of {batch} is more than {LARGEST_BATCH}, the most that one step draws: take a smaller one")
     rows = processes.rows(batch)
     if accumulate < 1 or len(rows) % accumulate:
         share = f", {len(rows)} in each of {processes.world_size} processes" if processes.world_size > 1 else ""

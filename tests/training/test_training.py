@@ -528,6 +528,7 @@ def test_a_short_distillation_learns_to_jump():
     ("change", "message"),
     [
         ({"batch": 0}, r"^steps, batch, max_skipped must be at least 1, got batch 0$"),
+        ({"batch": 10**12}, "a batch of 1000000000000 is more than 16777216"),
         ({"every": 0, "steps": 0}, "every must be at least 1, got steps 0, every 0"),
         ({"device": "cuda:99"}, "say device='cpu'"),
     ],
