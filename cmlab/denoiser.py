@@ -34,12 +34,14 @@ class Traits:
         levels: lowest and highest noise level that it was trained on; samplers stay between them.
         round: maps noise levels to the nearest that it knows, where it knows a table of them.
         classes: number of its classes, 0 for none.
+        evaluations: how often networks are asked in one call with a label, 2 where the model is guided.
     """
 
     consistency: bool = False
     levels: tuple[float, float] = (0.0, math.inf)
     round: Callable[[Tensor], Tensor] = lambda sigma: sigma
     classes: int = 0
+    evaluations: int = 1
 
 
 def traits_of(denoise: Denoise | None) -> Traits:
@@ -186,7 +188,8 @@ class Denoiser(nn.Module):
 
     @property
     def traits(self) -> Traits:
-        return Traits(self.precond.consistency, self.precond.levels, self.precond.round, self.classes)
+        evaluations = 1 if self.guidance == 1 else 2
+        return Traits(self.precond.consistency, self.precond.levels, self.precond.round, self.classes, evaluations)
 
     @property
     def guidance(self) -> float:

@@ -35,7 +35,8 @@ Noise = Source | None
 class Step(NamedTuple):
     """State after solver step ``i``: ``x`` at noise level ``sigma_next``, the estimate ``x0_hat`` made at ``sigma``.
 
-    ``nfe`` counts network evaluations so far. ``x`` and ``x0_hat`` are (B, *S); the levels are Python floats.
+    ``nfe`` counts calls of the denoiser so far; each asks its networks `Traits.evaluations` times.
+    ``x`` and ``x0_hat`` are (B, *S); the levels are Python floats.
     """
 
     i: int

@@ -197,7 +197,7 @@ def edit(
     )
     file = f"{group.name}-{method}-{task}-seed{seed}"
     given, before, walked = png(view.picture(made.degraded[:1]), f"{file}-given"), png(view.picture(y), f"{file}-original"), []
-    for step, ms in view.timed(run_edit(model, made, seeds_from(seed, count), label, DEVICE)):
+    for step, ms in view.timed(model, run_edit(model, made, seeds_from(seed, count), label, DEVICE)):
         walked.append(step)
         progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {view.clock(ms)}"
         text = " · ".join([f"**{EDITS.record(task).label}** with {view.label_of(method)}", progress, *notes])

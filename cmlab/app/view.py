@@ -25,7 +25,7 @@ from ..data import load_images
 from ..data.names import class_names_of, split_name
 from ..data.pictures import MAX_CLASSES
 from ..data.pixels import as_files
-from ..denoiser import Denoise, classes_in_turn
+from ..denoiser import Denoise, classes_in_turn, traits_of
 from ..editing import Edit, edit_of, preset_mask, slerp
 from ..evaluation.classifier import classifier_for, fit_channels, load_classifier, resolve_classifier, to_pixels
 from ..formats import checkpoints
@@ -227,11 +227,11 @@ def trail(
     """The sampler's steps from the noise of ``seeds``, each with the milliseconds that the sampler has taken so far."""
     draws, device = as_draws(list(seeds)), torch.device(device)
     x = draws.normal((len(seeds), *shape)).to(device, state_dtype(device)) * float(round_level(model, sigmas[:1])[0])
-    yield from timed(SAMPLERS[sampler](model, x, sigmas, label, noise=draws if adds_noise(sampler, len(sigmas)) else None))
+    yield from timed(model, SAMPLERS[sampler](model, x, sigmas, label, noise=draws if adds_noise(sampler, len(sigmas)) else None))
 
 
-def timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
-    """``steps`` with the milliseconds spent inside them."""
+def timed(model: Denoise, steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
+    """``steps`` with the milliseconds spent inside them; their ``nfe`` counts how often the network was asked, not the model."""
     spent = 0.0
     while True:
         clock = time.perf_counter()
@@ -241,7 +241,7 @@ def timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
         if step.x.is_cuda:
             torch.cuda.synchronize()
         spent += (time.perf_counter() - clock) * 1000
-        yield step, spent
+        yield step._replace(nfe=step.nfe * traits_of(model).evaluations), spent
 
 
 # --- checked input ---------------------------------------------------------------------------------------------------------
@@ -440,5 +440,5 @@ def make_interpolation(
     chosen = plan_of(group, method, device=device)
     noise = slerp(a, b, torch.linspace(0, 1, frames, device=device))
     draws = [0] * frames if adds_noise(chosen.sampler, len(chosen.sigmas)) else None  # what is drawn on the way is the same for all
-    *_, (step, ms) = timed(SAMPLERS[chosen.sampler](model, noise, chosen.sigmas, label, noise=draws))
+    *_, (step, ms) = timed(model, SAMPLERS[chosen.sampler](model, noise, chosen.sigmas, label, noise=draws))
     return step.x, step, ms

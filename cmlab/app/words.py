@@ -25,7 +25,8 @@ GLOSSARY = {
     "teacher, student": "the diffusion model that knows the paths, and the consistency model that learns where they end.",
     "two steps": "after the jump a consistency model may add some noise again, weaker than before, and jump once more: the second "
     "jump mends what the first got wrong.",
-    "NFE": "number of function evaluations: how often the network was asked. It is the cost of a picture.",
+    "NFE": "number of function evaluations: how often the network was asked. It is the cost of a picture. A guided model asks it "
+    "twice in every call: with the class, and without.",
     "Heun": "a way to walk the path that looks one step ahead: two evaluations a step.",
     "slerp": "mixing two noises along a circle, so that the mixture is as strong as they are.",
     "seed": "the number that fixes the noise. The same seed gives the same picture again, in every model its own.",

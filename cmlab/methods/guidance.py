@@ -50,13 +50,15 @@ def _need_label(label: Label) -> Tensor:
 
 
 class _Guided:
-    """Has the traits of the denoiser that it guides: samplers ask for its noise levels."""
+    """Has the traits of the denoiser that it guides: samplers ask for its noise levels. ``more`` evaluations are the guide's."""
 
     denoise: Denoise
+    more = 0
 
     @property
     def traits(self) -> Traits:
-        return traits_of(self.denoise)
+        own = traits_of(self.denoise)
+        return replace(own, evaluations=own.evaluations + self.more)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class ClassifierFree(_Guided):
     denoise: Denoise
     weight: float = 2.0
     unconditional: Denoise | None = None
+    more = 1
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Label = None) -> Tensor:
         label = _need_label(label)
@@ -109,6 +112,10 @@ class AutoGuidance(_Guided):
     denoise: Denoise
     weak: Denoise
     weight: float = 2.0
+
+    @property
+    def more(self) -> int:
+        return traits_of(self.weak).evaluations
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Label = None) -> Tensor:
         weak = self.weak(x, sigma, label)

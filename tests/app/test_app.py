@@ -122,6 +122,21 @@ def test_every_solver_of_the_diffusion_model_can_be_chosen(tmp_path, monkeypatch
         list(handlers.sample(count=1, sampler="dpm"))
 
 
+def test_nfe_says_how_often_the_network_is_asked_not_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    untrained(tmp_path, "digits", (1, 8, 8))
+    plain = checkpoints.load(tmp_path / "digits-edm.safetensors")[0]
+    checkpoints.save(tmp_path / "digits-edm.safetensors", Denoiser(plain.net, EDM, (1, 8, 8), 10, True, guidance=2.0))
+    asked: list[int] = []
+    model = cast(Denoiser, view.model_of(view.groups()["digits"], "edm"))
+    model.net.register_forward_hook(lambda *_: asked.append(1))
+    *_, (_, text, *_, film, _, _) = handlers.sample(count=2, edm_steps=3)
+    assert len(asked) == 10 and "· 10 NFE ·" in text and film["labels"][-1].endswith("· 10 NFE")
+    *_, (_, _, text, *_) = handlers.interpolate(method="edm", frames=2)
+    assert f"{len(asked) - 10} NFE each" in text
+
+
 def test_the_menus_have_every_solver_and_every_loss():
     solvers = {record.name for record in view.diffusion_samplers()}
     assert solvers | {"progressive", "onestep", "multistep"} == set(SAMPLERS)
@@ -375,6 +390,7 @@ def trained(told: dict, call=handlers.train) -> list[dict]:
 @pytest.mark.parametrize("method", LOSSES)
 def test_every_method_trains_in_the_plane(monkeypatch, method):
     monkeypatch.setattr(live, "SLICE", 0.0)
+    live._KEPT.clear()  # what other tests have left
     parts = trained(handlers.train("two-moons", [method], 10, 16, 1))
     (model,) = parts[-1]["models"]
     assert [part["step"] for part in parts] == [*range(1, 11)] and model["label"] == view.label_of(method)

@@ -59,7 +59,7 @@ def test_a_seed_typed_while_something_runs_stays(page):
     page.locator("#sample-go").wait_for()
     seed = page.get_by_label("Seed").locator("visible=true")
     seed.fill("42")  # the page is sampling, with the seed 0
-    page.get_by_text("35 NFE").first.wait_for()
+    page.get_by_text("70 NFE").first.wait_for()
     page.wait_for_timeout(500)
     assert seed.input_value() == "42"
     old = picture(page, "sample-0")
@@ -72,7 +72,7 @@ def test_a_seed_typed_while_something_runs_stays(page):
 
 def test_sample_interpolate_and_inpaint(page):
     first = [picture(page, f"sample-{k}") for k in range(3)]  # the page samples by itself when it opens
-    page.get_by_text("35 NFE").first.wait_for()
+    page.get_by_text("70 NFE").first.wait_for()
     film = page.locator("#film .film.ready")
     film.locator("canvas").nth(1).wait_for()
     assert fits_a_phone(page)
@@ -123,7 +123,7 @@ def test_sample_interpolate_and_inpaint(page):
 
 
 def test_a_number_out_of_range_is_refused_and_not_cut(page):
-    page.get_by_text("EDM, Heun, 18 steps · 35 NFE").wait_for()
+    page.get_by_text("EDM, Heun, 18 steps · 70 NFE").wait_for()
     page.get_by_text("More settings").click()
     count = page.get_by_label("Samples").locator("visible=true").first
     count.fill("0")
@@ -137,7 +137,7 @@ def test_a_number_out_of_range_is_refused_and_not_cut(page):
 
 
 def test_sample_pressed_after_another_data_set_or_a_stop_runs_and_says_what_was_stopped(page):
-    page.get_by_text("EDM, Heun, 18 steps · 35 NFE").wait_for()
+    page.get_by_text("EDM, Heun, 18 steps · 70 NFE").wait_for()
     menu, go = page.get_by_label("Data set").locator("visible=true"), page.locator("#sample-go")
     page.get_by_role("button", name="Stop").locator("visible=true").click()  # nothing runs
     for k, name in enumerate(("two-moons", "8gaussians", "mnist")):

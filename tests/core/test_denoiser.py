@@ -193,6 +193,11 @@ def test_guidance_of_a_model_is_that_of_its_two_estimates():
     assert not torch.allclose(model(x, sigma, label), told, rtol=0, atol=1e-3)
     assert torch.equal(model(x, sigma), untold)  # without a label there is nothing to lead to
     assert torch.allclose(model(x, sigma, label)[2], untold[2], rtol=0, atol=1e-6)
+    calls = []
+    for each in (free, model):
+        each.net.register_forward_hook(lambda *_, each=each: calls.append(each))
+        each(x, sigma, label)
+        assert calls.count(each) == each.traits.evaluations
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Guidance on a labelled Gaussian mixture, whose classifier and conditional denoisers are exact."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -203,9 +204,9 @@ def test_a_conditional_model_may_have_a_classifier_too():
 
 def test_samplers_see_the_levels_of_the_model_within():
     model = network(True, IDDPMPrecond())
-    for guided in (ClassifierFree(model), ClassifierGuidance(model, log_prob), AutoGuidance(model, model)):
-        assert guided.traits == traits_of(model)
-    assert ClassifierFree(conditional).traits == Traits()
+    for guided, asked in ((ClassifierFree(model), 2), (ClassifierGuidance(model, log_prob), 1), (AutoGuidance(model, model), 2)):
+        assert guided.traits == replace(traits_of(model), evaluations=asked)
+    assert ClassifierFree(conditional).traits == Traits(evaluations=2)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
