@@ -200,7 +200,7 @@ def test_flow_from_pure_noise_gives_the_data():
     # Sliced Wasserstein between finite samples of 8 modes is dominated by how often each mode was hit, and varies threefold from
     # seed to seed. So both sides are means: of 2 pushed sets against 8 data sets each, and of the 28 pairs of those data sets.
     oracle = load_data("8gaussians").oracle  # type: ignore[union-attr]
-    count = 10_000
+    count = 4_000
     data = [oracle.sample(count, seeded(100 + k)) for k in range(8)]
     floor = [sliced_wasserstein(a, b, 64) for i, a in enumerate(data) for b in data[:i]]
     pushed = oracle.flow(80 * normal(2 * count, 2, seed=1), 80.0, 0.002).chunk(2)

@@ -78,6 +78,17 @@ get_ipython().reset(new_session=False)
 """
 
 
+# Pictures of the first run are enough: matplotlib takes a third of a lesson's time. A white point in their place.
+NOT_DRAWN = """
+import io, matplotlib.figure
+from PIL import Image
+point = io.BytesIO()
+Image.new("RGB", (1, 1), "white").save(point, "PNG")
+drawn, matplotlib.figure.Figure.savefig = matplotlib.figure.Figure.savefig, lambda self, to, **_: to.write(point.getvalue())
+"""
+DRAWN = "matplotlib.figure.Figure.savefig = drawn"
+
+
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Any]:
     """One for all lessons: to start one costs more than most of them."""
@@ -133,12 +144,13 @@ def test_it_runs_unsolved_and_again_with_the_answers(path, kernel, tmp_path_fact
         again[at : at + 1] = [again[at].replace(*what)] if again else [what if kind == "python" else commands(what)]
         assert kind != "replace" or what[1] in again[at]
         further += [nbformat.v4.new_code_cell(source) for source in again]
-    asked.cells = [nbformat.v4.new_code_cell(FRESH), *notebook.cells, *forward, *backward, *further]
+    fresh, plain, drawn = (nbformat.v4.new_code_cell(source) for source in (FRESH, NOT_DRAWN, DRAWN))
+    asked.cells = [fresh, *notebook.cells, plain, *forward, *backward, drawn, *further]
     done = MAKE["execute"](asked, tmp_path_factory.getbasetemp(), {"CMLAB_FAST": "1", "OMP_NUM_THREADS": "1"}, kernel)
     assert not [o for cell in code_cells(done) for o in cell.outputs if o.get("name") == "stderr"]
 
     cells = iter(done.cells)
-    parts = [list(itertools.islice(cells, n)) for n in (1 + len(notebook.cells), len(forward), len(backward))]
+    parts = [list(itertools.islice(cells, n)) for n in (2 + len(notebook.cells), len(forward), len(backward))]
     first, second, _ = ("\n".join(map(text_of, part)) for part in parts)
     assert names and all(f"{name}: {OPEN}" in first for name in names)
     assert "You made no guess." in first and "You guessed" not in first and first.count("no answer yet") == len(QUIZZES[lesson])
