@@ -57,11 +57,9 @@ def resolve(name_or_path: str | Path) -> Path:
     if Path(file).is_file():
         return Path(file)
     if path.is_dir():
-        if any(path.glob(f"state-*{SUFFIX}")):
-            raise CheckpointError(
-                f"{path} holds an unfinished run: end it with 'cmlab train {path.name} --resume', then name {file}"
-            )
-        raise CheckpointError(f"{path} is a folder: name the {SUFFIX} file in it")
+        unfinished = f"holds an unfinished run: end it with 'cmlab train {path.name} --resume', then name {file}"
+        has_states = any(path.glob(f"state-*{SUFFIX}"))
+        raise CheckpointError(f"{path} {unfinished if has_states else f'is a folder: name the {SUFFIX} file in it'}")
     if path.suffix or path.parent != Path("."):
         near = sorted(other.name for other in path.parent.glob(f"*{SUFFIX}"))[:5] if path.parent.is_dir() else []
         held = f" (its folder holds {', '.join(near)})" if near else ""
@@ -149,10 +147,8 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
     try:
         text = header.read_text(path, "cmlab")
     except (SafetensorError, OSError, header.HeaderError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {one_line(error)}. "
-            "Copy or train it again"
-        ) from error
+        what = f"is not a readable safetensors file (damaged, cut short or of another kind): {one_line(error)}"
+        raise CheckpointError(f"{path} {what}. Copy or train it again") from error
     if text is None:
         raise CheckpointError(f"{path} is a safetensors file of another program (no cmlab header): cmlab cannot rebuild its model")
     try:
@@ -233,9 +229,8 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
         labels = {key: meta[key] for key in ("drops_labels", "guidance") if key in meta}  # older files lack them
         model = build(config, precond, meta["shape"], meta["classes"], weights, **labels)
     except WeightsError as error:
-        raise CheckpointError(
-            f"{path} holds weights that do not fit its own header: {one_line(error)}. Copy or train it again"
-        ) from error
+        wrong = f"holds weights that do not fit its own header: {one_line(error)}"
+        raise CheckpointError(f"{path} {wrong}. Copy or train it again") from error
     except _WRONG as error:
         raise CheckpointError(f"{path} {_UNKNOWN.format(one_line(error))}") from error
     return model.to(device).eval(), meta
@@ -293,8 +288,7 @@ def check_state(state: Mapping[str, Tensor], config: Any, shape: tuple[int, ...]
     want = expected_state(config, shape, classes)
     check_names(state, want)
     if wrong := [name for name, size in want.items() if tuple(state[name].shape) != size]:
-        name = wrong[0]
-        raise WeightsError(f"{some(wrong)}: shape {tuple(state[name].shape)} of {name} should be {want[name]}")
+        raise WeightsError(f"{some(wrong)}: shape {tuple(state[wrong[0]].shape)} of {wrong[0]} should be {want[wrong[0]]}")
 
 
 def check_names(names: Collection[str], want: Collection[str]) -> None:

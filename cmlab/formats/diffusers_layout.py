@@ -149,56 +149,38 @@ def from_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, clas
     return out
 
 
-def _head_dims(config: UNetConfig, attends: list[bool]) -> set[int]:
-    """Channels of an attention head, of all layers that have attention."""
-    return {config.head_channels or w // config.heads for w in _attending(config, attends)}
-
-
-def _attending(config: UNetConfig, attends: list[bool]) -> set[int]:
+def _heads(config: UNetConfig, attends: list[bool]) -> tuple[set[int], set[int]]:
+    """Widths of the layers that have attention, and channels of a head there."""
     widths = [int(config.channels * m) for m in config.mult]
-    return {w for w, a in zip(widths, attends, strict=True) if a} | {widths[-1]}
+    attending = {w for w, a in zip(widths, attends, strict=True) if a} | {widths[-1]}
+    return attending, {config.head_channels or w // config.heads for w in attending}
 
 
-def obstacles(config: UNetConfig, shape: tuple[int, ...]) -> list[Obstacle]:
+def obstacles(config: UNetConfig, shape: tuple[int, ...]) -> Iterator[Obstacle]:
     """All that UNet2DModel has no settings for in this network on images of ``shape``."""
-    widths = [int(config.channels * m) for m in config.mult]
-    attends = _attends(config, shape[1])
-    attending, heads = _attending(config, attends), _head_dims(config, attends)
-    groups = max(n for n in range(1, 33) if all(w % n == 0 for w in widths))
-    differing_heads = len(heads) > 1 or any(w % min(heads) for w in attending)
-    found = [
-        (
-            widths[0] != config.channels,
-            Obstacle(
-                "its first level is not as wide as its embedding (mult begins with another number than 1)",
-                {"mult": (1, *config.mult[1:])},
-            ),
-        ),
-        (
-            not config.max_groups or min(widths) // config.group < config.max_groups,
-            Obstacle("its number of normalisation groups differs between layers", {"group": 1, "max_groups": groups}),
-        ),
-        (
-            differing_heads or (config.heads_up not in (0, config.heads) and any(attends)),
-            Obstacle(
-                "its attention heads have different sizes in different layers",
-                {"heads": 1, "heads_up": 0, "head_channels": math.gcd(*attending)},
-            ),
-        ),
-        (
-            config.resample == "pool" and len(widths) > 1,
-            Obstacle("it changes resolution without weights (resample pool)", {"resample": "block"}),
-        ),
-        (config.variance, Obstacle("it predicts a variance", {"variance": False})),
-    ]
-    return [*common_obstacles(config), *(one for holds, one in found if holds)]
+    yield from common_obstacles(config)
+    widths, attends = [int(config.channels * m) for m in config.mult], _attends(config, shape[1])
+    if widths[0] != config.channels:
+        reason = "its first level is not as wide as its embedding (mult begins with another number than 1)"
+        yield Obstacle(reason, {"mult": (1, *config.mult[1:])})
+    if not config.max_groups or min(widths) // config.group < config.max_groups:
+        groups = max(n for n in range(1, 33) if all(w % n == 0 for w in widths))
+        yield Obstacle("its number of normalisation groups differs between layers", {"group": 1, "max_groups": groups})
+    attending, heads = _heads(config, attends)
+    differing = len(heads) > 1 or any(w % min(heads) for w in attending)
+    if differing or (config.heads_up not in (0, config.heads) and any(attends)):
+        choose = {"heads": 1, "heads_up": 0, "head_channels": math.gcd(*attending)}
+        yield Obstacle("its attention heads have different sizes in different layers", choose)
+    if config.resample == "pool" and len(widths) > 1:
+        yield Obstacle("it changes resolution without weights (resample pool)", {"resample": "block"})
+    if config.variance:
+        yield Obstacle("it predicts a variance", {"variance": False})
 
 
 def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     """UNet2DModel's settings for this network on images of ``shape``; raises ValueError where it has none."""
-    refuse("diffusers' UNet2DModel", obstacles(config, shape))
+    refuse("diffusers' UNet2DModel", [*obstacles(config, shape)])
     attends = _attends(config, shape[1])
-    widths, head_dims = [int(config.channels * m) for m in config.mult], _head_dims(config, attends)
     block = config.resample == "block"
     down = ["AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" if block else "DownBlock2D" for a in attends]
     up = ["AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" if block else "UpBlock2D" for a in reversed(attends)]
@@ -211,12 +193,12 @@ def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int)
         "time_embedding_dim": None if config.emb in (0, 4 * config.channels) else config.emb,
         "down_block_types": down,
         "up_block_types": up,
-        "block_out_channels": widths,
+        "block_out_channels": [int(config.channels * m) for m in config.mult],
         "layers_per_block": config.blocks,
         "downsample_type": "resnet" if block else "conv",
         "upsample_type": "resnet" if block else "conv",
         "dropout": config.dropout,
-        "attention_head_dim": min(head_dims),
+        "attention_head_dim": min(_heads(config, attends)[1]),
         "norm_num_groups": config.max_groups,
         "attn_norm_num_groups": config.max_groups,
         "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",
