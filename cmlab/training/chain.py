@@ -90,13 +90,11 @@ def _check_same(stages: Sequence[Stage], record: Path) -> None:
     """Refuse to go on with other options than those that the chain, or a finished stage, was begun with."""
     held = json.loads(record.read_text()) if record.is_file() else {}
     for stage in stages:
-        before, now = held.get(stage.name, {}), flatten(stage.preset)
-        for key in before:
-            if before[key] != now.get(key):
-                raise ValueError(
-                    f"{record} began {stage.name} with --{key.replace('_', '-')} {before[key]}, not {now.get(key)}: give the same "
-                    "options again, or another --out"
-                )
+        now = flatten(stage.preset)
+        for key, before in held.get(stage.name, {}).items():
+            if before != now.get(key):
+                other = f"began {stage.name} with --{key.replace('_', '-')} {before}, not {now.get(key)}"
+                raise ValueError(f"{record} {other}: give the same options again, or another --out")
         if stage.file.is_file():
             about = checkpoints.read_meta(stage.file).get("about") or {}
             if (about.get("preset"), about.get("data", stage.preset.data_name)) != (stage.name, stage.preset.data_name):
@@ -167,14 +165,10 @@ def _measure_stage(
         if find_figures(stage.file, how, n, features) is None:
             print(f"{stage.name}: measuring {n} samples, {how.sampler} with {count(how.steps, 'step')}", flush=True)
             found = measure(model, stage.name, data, how, n, device)
-            keep_figures(stage.file, found if teacher is None else _with_teacher(found, teacher))
+            beside = {row["name"]: (row["value"], row["error"]) for row in (teacher or {"figures": ()})["figures"]}
+            rows = (row.beside("teacher", *beside[row.name]) if row.name in beside else row for row in found.rows)
+            keep_figures(stage.file, replace(found, rows=tuple(rows)))
     return find_figures(stage.file, known[0], n, features)
-
-
-def _with_teacher(found: Report, beside: dict[str, Any]) -> Report:
-    known = {row["name"]: (row["value"], row["error"]) for row in beside["figures"]}
-    rows = (row.beside("teacher", *known[row.name]) if row.name in known else row for row in found.rows)
-    return replace(found, rows=tuple(rows))
 
 
 def _summary(stages: Sequence[Stage], n: int) -> list[str]:

@@ -17,16 +17,15 @@ COLUMNS = ("step", "loss", "lr", "images_per_s", "skipped", "fd")
 
 def as_words(options: Mapping[str, Any]) -> list[str]:
     """Options by name, those of a part of the configuration with dots, as the command line says them."""
-    return [word for name, value in options.items() for word in _words(name.replace("_", "-"), value)]
-
-
-def _words(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
+    out: list[str] = []
+    for name, value in options.items():
+        name = name.replace("_", "-")
         where, dot, last = name.rpartition(".")
-        return [f"--{name}" if value else f"--{where}{dot}no-{last}"]
-    if isinstance(value, list | tuple):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]
+        if isinstance(value, bool):
+            out += [f"--{name}" if value else f"--{where}{dot}no-{last}"]
+        else:
+            out += [f"--{name}", *map(str, value)] if isinstance(value, list | tuple) else [f"--{name}={value}"]
+    return out
 
 
 def said(options: Mapping[str, Any], default: Mapping[str, Any], every: bool = False) -> dict[str, Any]:

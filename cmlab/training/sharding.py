@@ -48,12 +48,7 @@ class Shards:
 
     def gather(self, tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
         """All tensors put together; only processes with ``keep`` store them."""
-        out = {}
-        for name, value in tensors.items():
-            whole = gathered(value)
-            if keep:
-                out[name] = whole
-        return out
+        return {name: whole for name, value in tensors.items() if (whole := gathered(value)) is not None and keep}
 
     def send(self, model: nn.Module, now: bool) -> None:
         """Whether the next backward pass ends with the sum over the processes, or gradients are added up here first."""

@@ -1,7 +1,6 @@
 """Unfinished runs: the states of a training in a folder, from the newest readable one of which it continues to the same bits.
 
-A state is a safetensors file, so nothing in it is ever executed. It is written beside, flushed to the disk and renamed: whenever a
-process dies, every state under its own name is whole.
+A state is a safetensors file, written beside and renamed: whenever a process dies, every state under its own name is whole.
 """
 
 import dataclasses
@@ -9,7 +8,7 @@ import json
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,8 @@ def write_state(path: Path, snapshot: Snapshot) -> None:
         with beside(path) as part:
             save_file({k: v.detach().cpu().contiguous() for k, v in snapshot.tensors.items()}, part, header)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot save the state {path} ({error}): earlier ones are as they were. Make room, then continue with --resume"
-        ) from error
+        way = "earlier ones are as they were. Make room, then continue with --resume"
+        raise CheckpointError(f"cannot save the state {path} ({error}): {way}") from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -95,11 +93,8 @@ class RunFolder:
         for old in self.states()[keep:]:
             if keep == 0 or step_of(old) != self.spare:
                 old.unlink(missing_ok=True)
-        for part in self._parts():
+        for part in list(self.path.glob(f"state-*{PART}")):
             part.unlink(missing_ok=True)
-
-    def _parts(self) -> list[Path]:
-        return list(self.path.glob(f"state-*{PART}"))
 
     def newest(self, most: float = math.inf) -> tuple[Snapshot, Path, list[str]]:
         """The newest readable state of at most ``most`` steps, its file, and a line for each newer one that is not readable.
@@ -124,9 +119,8 @@ class RunFolder:
         try:
             with locked(self.path.with_name(f".{self.path.name}.lock"), wait=False) as ours:
                 if not ours:
-                    raise ValueError(
-                        f"another process is training {self.path.name} in {self.path.parent}: wait for it, or choose another --out"
-                    )
+                    what = f"{self.path.name} in {self.path.parent}"
+                    raise ValueError(f"another process is training {what}: wait for it, or choose another --out")
                 yield
         finally:
             if made:  # of a run that is refused nothing stays
@@ -151,8 +145,7 @@ def step_of(path: Path) -> int:
 class Curves:
     """What a run remembers of its way, with its states and at last in its checkpoint: [step, value] pairs.
 
-    Each loss is the mean of the steps since the pair before that were made, ``fd`` what --fd-every measured. The rest is the
-    part of a mean that is not complete yet.
+    Each loss is the mean of the steps made since the pair before, ``fd`` what --fd-every measured. The rest is a mean under way.
     """
 
     steps: int
@@ -188,10 +181,6 @@ class Curves:
     def measured(self, step: int, fd: float) -> None:
         """A Frechet distance after ``step`` steps."""
         self.fd.append([step, _short(fd)])
-
-    def facts(self) -> dict[str, Any]:
-        """All of it, as `Curves` takes it back."""
-        return asdict(self)
 
     def about(self) -> dict[str, list[list[float]]]:
         """For the header of a checkpoint."""
@@ -260,15 +249,12 @@ def changes(saved: dict[str, Any], now: dict[str, Any], where: Path, allowed: Co
     networks = {record.facts["config"].__name__: record.name for record in NETWORKS.records()}
     for name, (before, value) in found.items():
         if name not in allowed:
-            if name not in saved:  # so there is no value to advise
-                raise CheckpointError(
-                    f"{where} is of a cmlab without the option --{name.replace('_', '-')}: finish the run with that cmlab, or pass "
-                    "--overwrite to start anew"
-                )
-            if name == "network":
-                before, value = (networks.get(kind, kind) for kind in (before, value))
-            said = f"--{name.replace('_', '-')} {' '.join(map(str, before)) if isinstance(before, list) else before}"
-            raise CheckpointError(
-                f"{where} was saved with {said}, not {value}: resume with {said}, or pass --overwrite to start anew"
-            )
+            option = f"--{name.replace('_', '-')}"
+            told, way = f"is of a cmlab without the option {option}", "finish the run with that cmlab"
+            if name in saved:  # so there is a value to advise
+                if name == "network":
+                    before, value = (networks.get(kind, kind) for kind in (before, value))
+                said = f"{option} {' '.join(map(str, before)) if isinstance(before, list) else before}"
+                told, way = f"was saved with {said}, not {value}", f"resume with {said}"
+            raise CheckpointError(f"{where} {told}: {way}, or pass --overwrite to start anew")
     return found

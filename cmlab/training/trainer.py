@@ -315,8 +315,7 @@ class Trainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to where ``snapshot`` was taken; raises ValueError when it belongs to another model, loss or optimizer."""
         facts = snapshot.facts
-        for mine, k in (("stage",) * 2, ("images",) * 2, ("_skipped", "skipped"), ("_in_a_row", "in_a_row")):
-            setattr(self, mine, facts[k])
+        self.stage, self.images, self._skipped, self._in_a_row = (facts[k] for k in ("stage", "images", "skipped", "in_a_row"))
         if self.stage:
             self.teacher = self._copy(self.model).eval()
             self._compile(self.teacher)
@@ -341,10 +340,8 @@ class Trainer:
 @torch.no_grad()
 def _fill(ours: Tensor, saved: Tensor | None, name: str) -> None:
     if saved is None or saved.shape != ours.shape or saved.dtype != ours.dtype:
-        has = "nothing" if saved is None else f"{tuple(saved.shape)} {saved.dtype}"
-        raise ValueError(
-            f"the saved state has {has} for {name}, which is {tuple(ours.shape)} {ours.dtype}: resume with the options of its start"
-        )
+        has, wanted = ("nothing" if t is None else f"{tuple(t.shape)} {t.dtype}" for t in (saved, ours))
+        raise ValueError(f"the saved state has {has} for {name}, which is {wanted}: resume with the options of its start")
     if hasattr(ours, "full_tensor"):
         from .sharding import part_of
 
