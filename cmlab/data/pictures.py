@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from ..base.files import beside, user_path
+from ..base.suggest import check_choice
 from ..base.text import count
 from . import sources
 from .pixels import RESIZE, Resize, decode
@@ -121,14 +122,11 @@ def load_pictures(
         cache: the folder for decoded pictures, see `cache_folder`; False decodes them batch by batch.
     """
     path = user_path(path)
-    choices = {
-        "labels": (labels, ("auto", "folder", "prefix", "none")),
-        "split": (split, (None, *SPLITS)),
-        "channels": (channels, (1, 3)),
-    }
-    for option, (value, known) in (choices | {"resize": (resize, (None, *RESIZE))}).items():
-        if value not in known:
-            raise ValueError(f"unknown {option} {value!r}: choose one of {', '.join(str(k) for k in known if k is not None)}")
+    check_choice("labels", labels, get_args(Labels))
+    check_choice("split", split or "train", SPLITS)
+    if channels not in (1, 3):
+        raise ValueError(f"unknown channels {channels!r}: choose one of 1, 3")
+    check_choice("resize", resize or "openai", RESIZE)
     if resolution is None and resize is not None:
         raise ValueError(f"resize={resize!r} has no effect without resolution=")
     if resolution is not None and resolution < 1:
@@ -164,10 +162,8 @@ def _same_size(source: Source, first: np.ndarray, how: dict) -> Callable[[str], 
         pixels = decode(source.read(name), name, **how)
         if pixels.shape != first.shape:
             (h, w), (height, width) = pixels.shape[1:], first.shape[1:]
-            raise ValueError(
-                f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: pass resolution= (on the command line "
-                "--resolution 32, or PATH@32) to fit all to one size"
-            )
+            way = "pass resolution= (on the command line --resolution 32, or PATH@32) to fit all to one size"
+            raise ValueError(f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: {way}")
         return pixels
 
     return one
@@ -211,9 +207,8 @@ def _write(file: Path, write: Callable[[Path], object]) -> None:
         with beside(file) as part:
             write(part)
     except OSError as error:
-        raise ValueError(
-            f"cannot keep decoded pictures in {file.parent} ({error}): name another folder with CMLAB_CACHE"
-        ) from error
+        way = "name another folder with CMLAB_CACHE"
+        raise ValueError(f"cannot keep decoded pictures in {file.parent} ({error}): {way}") from error
 
 
 def load_npz(path: str | Path) -> PixelData:
