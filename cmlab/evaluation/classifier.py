@@ -227,10 +227,8 @@ def fit_channels(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Grey images with three equal channels where ``shape`` has three; raises ValueError for images of another shape."""
     if pixels.shape[1] == 1 and shape[0] == 3:
         pixels = pixels.expand(-1, 3, -1, -1)
-    if tuple(pixels.shape[1:]) != shape:
-        raise ValueError(
-            f"the classifier's images have the shape {shape}, these {tuple(pixels.shape[1:])}: choose --features inception"
-        )
+    if (found := tuple(pixels.shape[1:])) != shape:
+        raise ValueError(f"the classifier's images have the shape {shape}, these {found}: choose --features inception")
     return pixels
 
 
@@ -343,21 +341,21 @@ def need_classifier(data: str, way_out: str) -> str:
 
 
 def fitting(data: str) -> list[str]:
-    """The shipped classifiers that take pictures of the shape of ``data``, first one that knows them.
-
-    Features of the others, too, tell which of two models of one's own pictures is nearer to them: see `way_without_inception`.
-    """
+    """The shipped classifiers that take pictures of the shape of ``data``, first one that knows them."""
     shape, own = splits(data)[0].data.shape, classifier_for(data)
-    takes = {name: load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()}
-    fit = [name for name, (channels, *side) in takes.items() if side == [*shape[1:]] and channels in (shape[0], 3)]
+    fit = [name for name, (channels, *side) in _shapes().items() if side == [*shape[1:]] and channels in (shape[0], 3)]
     return sorted(fit, key=lambda name: name != own)
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    return {name: load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()}
 
 
 def way_without_inception(data: str) -> str:
     """What to choose where Inception is not there, or no classifier knows ``data``."""
     if not (known := fitting(data)):
-        shapes = sorted({load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()})
-        return f"none that ships takes its pictures, only those of the shapes {', '.join(map(str, shapes))}"
+        shapes = ", ".join(map(str, sorted({*_shapes().values()})))
+        return f"none that ships takes its pictures, only those of the shapes {shapes}"
     unseen = "" if known[0] == classifier_for(data) else f" it was not trained on {data};"
     return f"--features {known[0]} needs no network:{unseen} its figures compare models of {data} with each other and are no FID"
 

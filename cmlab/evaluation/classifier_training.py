@@ -298,8 +298,3 @@ CLASSIFIER_PRESETS.register("mnist-fast-classifier")(
         precision="auto",
     )
 )  # fmt: skip
-
-
-def get_classifier_preset(name: str) -> ClassifierPreset:
-    """The preset ``name``; raises ValueError with the nearest name for an unknown one."""
-    return CLASSIFIER_PRESETS.record(name).value

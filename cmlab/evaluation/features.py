@@ -154,8 +154,6 @@ def inception_weights(path: str | Path | None = None) -> Path:
 
     Raises ValueError that names the file, its address and where to put it; and for a file that holds more than plain weights.
     """
-    from urllib.error import URLError
-
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
 
     name = url.rpartition("/")[2]
@@ -166,11 +164,10 @@ def inception_weights(path: str | Path | None = None) -> Path:
         try:
             found.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(found), hash_prefix=name.rpartition("-")[2].split(".")[0], progress=False)
-        except (URLError, OSError, RuntimeError) as error:
-            raise NoWeights(
-                f"FID's Inception weights are not here and cannot be fetched ({' '.join(str(error).split())[:90]}): fetch {url} "
-                f"on a machine with a network and put it at {found}, or name it with --weights"
-            ) from error
+        except (OSError, RuntimeError) as error:  # urllib's are OSErrors too
+            way = f"fetch {url} on a machine with a network and put it at {found}, or name it with --weights"
+            reason = " ".join(str(error).split())[:90]
+            raise NoWeights(f"FID's Inception weights are not here and cannot be fetched ({reason}): {way}") from error
     try:  # torch-fidelity unpickles without looking: what passes here holds tensors alone
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch's readers raise whatever a broken file leads them to
@@ -194,7 +191,9 @@ def extractor_for(
     own = classifier_for(data)
     if features == "auto":
         features = "inception" if weights is not None or {"fid", "kid"} & set(words) or own is None else own
-    _check_words(InceptionFeatures if features == "inception" else ClassifierFeatures, words, features)
+    asked = (InceptionFeatures if features == "inception" else ClassifierFeatures).asked
+    if unknown := [word for word in words if word not in asked]:
+        raise ValueError(f"--metrics {unknown[0]}: with --features {features} there are {','.join(asked)}")
     if features == "inception":
         try:
             return InceptionFeatures(weights, device)
@@ -202,17 +201,9 @@ def extractor_for(
             raise ValueError(f"{error}. {way_without_inception(data)}") from error
     if weights is not None:
         raise ValueError("--weights are Inception's: leave them out, or choose --features inception")
-    known = (
-        need_classifier(data, f"{way_without_inception(data)}; or choose --features inception")
-        if features == "classifier"
-        else features
-    )
-    return ClassifierFeatures(known, device)
-
-
-def _check_words(kind: type[Extractor], words: Iterable[str], features: str) -> None:
-    if unknown := [word for word in words if word not in kind.asked]:
-        raise ValueError(f"--metrics {unknown[0]}: with --features {features} there are {','.join(kind.asked)}")
+    if features == "classifier":
+        features = need_classifier(data, f"{way_without_inception(data)}; or choose --features inception")
+    return ClassifierFeatures(features, device)
 
 
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> Features:
