@@ -5,6 +5,7 @@ Module names follow the published checkpoints (``input_blocks.3.0.in_layers.2.we
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -77,12 +78,7 @@ class _Conditioned(nn.Sequential):
         return x
 
 
-def _halve(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+_halve, _double = partial(F.avg_pool2d, kernel_size=2), partial(F.interpolate, scale_factor=2, mode="nearest")
 
 
 class ResBlock(nn.Module):
@@ -158,10 +154,8 @@ def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
     """The width of each level, if all settings fit together."""
     shrink = 2 ** (len(config.mult) - 1) * max(config.patch, 1)
     if len(shape) != 3 or shape[1] % shrink or shape[2] % shrink:
-        raise ValueError(
-            f"a U-Net with {len(config.mult)} levels of {config.patch}-pixel patches needs images whose sides divide by {shrink}, "
-            f"got {shape}"
-        )
+        levels = f"a U-Net with {len(config.mult)} levels of {config.patch}-pixel patches"
+        raise ValueError(f"{levels} needs images whose sides divide by {shrink}, got {shape}")
     widths = [int(config.channels * m) for m in config.mult]
     if min(config.group, config.heads, config.blocks, config.patch, *widths) < 1:
         raise ValueError(f"channels, mult, blocks, group, heads and patch must be at least 1, got {config}")

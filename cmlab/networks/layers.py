@@ -29,9 +29,7 @@ class NetworkConfig:
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in at least float32, also under autocast and in half models.
-
-    It has ``channels // group`` groups, at most ``most`` (0: no limit).
+    """Group normalisation in at least float32: ``channels // group`` groups, at most ``most`` (0: no limit).
 
     (1, 32) is openai's rule, 32 groups always; (4, 32) is NVlabs'. Raises ValueError where the groups would be unequal.
     """
@@ -39,9 +37,8 @@ class Norm(nn.GroupNorm):
     def __init__(self, channels: int, group: int, most: int = 0, eps: float = 1e-5):
         groups = min(channels // group, most or channels)
         if groups < 1 or channels % groups:
-            raise ValueError(
-                f"{channels} channels do not divide into {groups} equal normalisation groups: change channels or group"
-            )
+            wrong = f"{channels} channels do not divide into {groups} equal normalisation groups"
+            raise ValueError(f"{wrong}: change channels or group")
         super().__init__(groups, channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
