@@ -22,9 +22,8 @@ def choose_device(name: str) -> "torch.device":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if name != "cuda":
-            raise ValueError(
-                f"several processes take a GPU each: say --device cuda, not {name}, and choose with CUDA_VISIBLE_DEVICES"
-            )
+            way = f"say --device cuda, not {name}, and choose with CUDA_VISIBLE_DEVICES"
+            raise ValueError(f"several processes take a GPU each: {way}")
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
