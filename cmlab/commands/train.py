@@ -39,7 +39,7 @@ def train(words: list[str]) -> None:
         from ..evaluation import classifier_training
         from ..training.options import ClassifierOptions
 
-        both = TrainCommand(ClassifierOptions(), classifier_training.get_classifier_preset(name))
+        both = TrainCommand(ClassifierOptions(), CLASSIFIER_PRESETS.record(name).value)
         command = continued(name, both, rest, lambda given: parse(TrainCommand, given, f"cmlab train {name}", both))
         classifier_training.run(name, command.preset, command.run, choose_device(command.run.device), words)
     else:
