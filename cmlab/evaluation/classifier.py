@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..base.files import SUFFIX, own_file, user_path, write_whole
@@ -245,8 +247,6 @@ def accuracy(model: Classifier, split: Split) -> float:
 
 def save_classifier(path: str | Path, model: Classifier, about: dict[str, Any]) -> Path:
     """Write a classifier with its matrices in half precision, beside the file first, then renamed."""
-    from safetensors.torch import save
-
     state = _halved(model)
     meta = {"config": asdict(model.config), "shape": list(model.shape), "classes": model.classes, "about": about}
     return write_whole(path, save({k: v.contiguous() for k, v in state.items()}, metadata={"cmlab-classifier": json.dumps(meta)}))
@@ -272,10 +272,9 @@ class LoadedClassifier:
     id: str
 
     def numbers(self, class_names: Sequence[str]) -> Tensor | None:
-        """What this classifier calls the classes ``class_names`` of a data set, by their names: (classes,) int64.
+        """What it calls the classes ``class_names`` of a data set, (classes,) int64; None where it does not know one of them.
 
-        A classifier whose ``about`` has no ``class_names`` calls as many classes what the data call them. None where it does not
-        know one of the classes.
+        A classifier whose ``about`` has no ``class_names`` calls as many classes what the data call them.
         """
         known = self.about.get("class_names")
         if known is None:
@@ -293,8 +292,6 @@ def load_classifier(path: str | Path) -> LoadedClassifier:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, _stamp: int) -> LoadedClassifier:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         text = header.read_text(path, "cmlab-classifier")

@@ -121,8 +121,10 @@ class InceptionFeatures(Extractor):
             raise ValueError(f"{path} has weights of another network: {' '.join(str(error).split())[:150]}") from error
         self.network.to(self.device).eval().requires_grad_(False)
         self._places = tuple(names.index(layers[word]) for word in ("fd", "is"))
-        self.id = network if path is None else f"{network}-{_digest(Path(path))}"
-        self.title = network
+        self.id = self.title = network
+        if path is not None:
+            with Path(path).open("rb") as file:
+                self.id += f"-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,11 +177,6 @@ def inception_weights(path: str | Path | None = None) -> Path:
     return found
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def extractor_for(
     features: str, data: str, words: Iterable[str] = (), weights: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
@@ -219,12 +216,10 @@ MAX_REFERENCE = 50_000
 
 def spread(split: Split, n: int | None) -> Split:
     """``n`` images of the split, evenly spread; None takes at most 50,000. Raises ValueError where it has fewer."""
-    if n is None:
-        n = min(len(split), MAX_REFERENCE)
+    n = min(len(split), MAX_REFERENCE) if n is None else n
     if not 10 <= n <= len(split):
         raise ValueError(f"--reference must lie in 10..{len(split)}, the number of real images to compare with, got {n}")
-    pick = torch.arange(n) * len(split) // n
-    return split if n == len(split) else Split(split.data, split.index[pick])
+    return split if n == len(split) else Split(split.data, split.index[torch.arange(n) * len(split) // n])
 
 
 def real_features(extractor: Extractor, split: Split, batch: int = 256, cache: str | Path | None = None) -> Features:
