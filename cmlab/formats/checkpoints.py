@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
@@ -120,7 +123,6 @@ def keep_about(path: str | Path, about: dict[str, Any]) -> Path:
 
 
 def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path:
-    from safetensors.torch import save as to_bytes
 
     try:
         text = json.dumps(meta)
@@ -141,8 +143,6 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
 
     Raises CheckpointError for a file that is damaged or foreign, or whose header says what no model is.
     """
-    from safetensors import SafetensorError
-
     path = resolve(name_or_path)
     try:
         text = header.read_text(path, "cmlab")
@@ -194,7 +194,6 @@ def usable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 @lru_cache(maxsize=1024)
 def _looked_at(path: Path, *_stamp: int) -> dict[str, Any] | None:
-    from safetensors import safe_open
 
     try:
         meta = read_meta(path)
@@ -211,7 +210,6 @@ def _looked_at(path: Path, *_stamp: int) -> dict[str, Any] | None:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
 
     try:
         return load_file(path)

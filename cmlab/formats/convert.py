@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..base.files import PART, beside, is_sparse, user_path, write_whole
@@ -321,8 +322,6 @@ def _read_diffusers(path: Path, _: Facts) -> tuple[Denoiser, dict[str, Any]]:
     values = {name: _number(scheduler, name, default) for name, default in (("sigma_min", 0.002), ("sigma_data", 0.5))}
     safe, pickled = (path / "unet" / f"{WEIGHTS}{suffix}" for suffix in (SUFFIX, ".bin"))
     if safe.is_file():
-        from safetensors.torch import load_file
-
         state = load_file(safe)
     elif pickled.is_file():
         state = _state(unpickle.read_torch(pickled), pickled)
@@ -365,8 +364,6 @@ def _write_openai(path: Path, model: Denoiser, _: dict[str, Any], dtype: torch.d
 
 def _write_diffusers(path: Path, model: Denoiser, about: dict[str, Any], dtype: torch.dtype) -> None:
     """A ConsistencyModelPipeline, which clips its estimate to [-1, 1] at every step: as ``project=`` a clamp does here."""
-    from safetensors.torch import save_file
-
     program, precond = "diffusers' consistency pipeline", model.precond
     config, found = _unet(model, program)
     if not model.traits.consistency:

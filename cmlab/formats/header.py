@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError, create_model, model_validator
 from pydantic_core import from_json
+from safetensors import safe_open
 
 from ..base.files import is_sparse
 from ..base.text import printable
@@ -156,8 +157,6 @@ def read_text(path: Path, key: str) -> str | None:
 
     Raises HeaderError for a header of absurd length and a file of holes, and what safetensors raises for a file that is damaged.
     """
-    from safetensors import safe_open
-
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if MAX_HEADER < size < path.stat().st_size:
