@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ..base.device import choose_device
 from ..base.files import write_whole
-from ..base.presets import CHAINS as CHAINS  # read here before
 from ..base.signals import Interrupted
 from ..base.text import count
 from ..denoiser import Denoiser
@@ -101,9 +101,6 @@ def _check_same(stages: Sequence[Stage], record: Path) -> None:
                 raise ValueError(f"{stage.file} is not {stage.name} on {stage.preset.data_name}: name another --out")
 
 
-# --- figures ---------------------------------------------------------------------------------------------------------------
-
-
 def searched_levels(model: Denoiser, data: str, n: int) -> dict[str, Any]:
     """The two noise levels of `multistep` that are best by FD-cls of ``n`` samples: sigmas, and how they were found."""
 
@@ -123,8 +120,6 @@ def ways(model: Denoiser, two_steps: dict[str, Any] | None = None) -> list[Plan]
 
 def measure(model: Denoiser, name: str, data: str, how: Plan, n: int, device: torch.device | str = "cpu") -> Report:
     """FD-cls, KD-cls and, of a conditional model, the class accuracy of ``n`` samples made in one of its `ways`."""
-    from tqdm import tqdm
-
     words = [word for word in WORDS if word != "accuracy" or model.classes]
     source = model_source(model, how, n=n, name=name)
     extractor = extractor_for("classifier", data, words, None, torch.device(device))

@@ -96,9 +96,6 @@ def _short(n: float) -> str:
     return f"{n:.3g}"
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------------
-
-
 def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str:
     """What a training will take, in words; "" for less than a gigabyte.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from .. import __version__
 from ..base.files import new_file
@@ -281,7 +282,6 @@ class Run(ABC):
         return alone and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
 
     def _loop(self, resume: Snapshot | None) -> Any:
-        from tqdm import tqdm
 
         first, steps, state = resume.facts["step"] if resume else 0, self.preset.steps, None
         started = told = time.monotonic()

@@ -78,10 +78,9 @@ def class_names(meta: dict[str, Any]) -> tuple[str, ...]:
 
 def _check_data(path: Path, preset: Preset) -> None:
     """Refuse a checkpoint that says it was trained on other data."""
-    data = _trained_on(checkpoints.read_meta(path)) or preset.data_name
-    if data != preset.data_name:
-        others = "name an --init and a --teacher of the same data"
-        raise ValueError(f"{path} was trained on {data}, not on {preset.data_name}: {others}")
+    data, own = _trained_on(checkpoints.read_meta(path)), preset.data_name
+    if data not in (None, own):
+        raise ValueError(f"{path} was trained on {data}, not on {own}: name an --init and a --teacher of the same data")
 
 
 def find(name: str) -> Path:
@@ -143,9 +142,8 @@ _DIGITS: dict[str, tuple[int, Loss | None]] = {
 def _preset(data: str, method: str, loss: Loss, network: NetworkConfig, **options: Any) -> Preset:
     """A preset of a small data set: where it starts and what it distils is in the loss's record."""
     record = LOSSES.record(method)
-    edm, start = f"{data}-edm", record.facts.get("start")
-    options |= {key: record.facts[key] for key in ("ema",) if key in record.facts}
-    teacher = edm if record.kind == "distilled" else ""
+    start, options = record.facts.get("start"), options | {k: v for k, v in record.facts.items() if k == "ema"}
+    teacher = f"{data}-edm" if record.kind == "distilled" else ""
     return Preset(data, loss, network, init=f"{data}-{start}" if start else "", teacher=teacher, **options)
 
 

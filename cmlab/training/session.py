@@ -5,7 +5,6 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from ..data import fingerprint
 from ..data.names import title_of
 from ..denoiser import Denoiser, classes_in_turn
 from ..formats import checkpoints
-from ..samplers import plan
+from ..samplers import plan, sample
 from . import presets
 from .cost import memory
 from .fit import TrainState
@@ -154,10 +153,17 @@ class _ModelRun(Run):
         return usual.sampler, usual.steps
 
     def _draw(self, step: int, model: Denoiser) -> None:
-        path = self.folder.path / f"samples-{step:08d}.png"
-        grid = _draw(model, path, *self._plan(step, model), self.device, f"step {step}")
-        if self.log and grid is not None:
-            self.log.add_image("samples", grid, step, dataformats="HWC" if grid.ndim == 3 else "HW")
+        """Samples from seeds that stay the same, as a picture."""
+        from ..plots.figures import picture_of
+
+        picture = len(model.shape) == 3
+        n = GRID if picture else 16 * GRID
+        label = classes_in_turn(model.classes, n, device=self.device)
+        x = sample(model, model.shape, range(n), *self._plan(step, model), label=label, device=self.device).cpu()
+        shown = picture_of(x, f"step {step}")
+        write_png(self.folder.path / f"samples-{step:08d}.png", shown)
+        if self.log and picture:
+            self.log.add_image("samples", shown, step, dataformats="HWC")
 
     def _measure(self, step: int, model: Denoiser) -> float:
         from ..evaluation.report import quick_fd
@@ -228,17 +234,3 @@ def _check_fd(data: str, shape: tuple[int, ...]) -> str:
         raise ValueError(f"--fd-every compares with {data} of shape {theirs}, this model makes {shape}: leave it out")
     unseen = known[0] != classifier_for(data)
     return f"FD-cls is on the classifier {known[0]}, which was not trained on {data}: for comparisons on it alone" if unseen else ""
-
-
-def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.device, title: str) -> Any:
-    """Samples from seeds that stay the same, into ``path``; returns the grid of those that are pictures."""
-    from ..plots.figures import picture_of
-    from ..samplers import sample
-
-    picture = len(model.shape) == 3
-    n = GRID if picture else 16 * GRID
-    label = classes_in_turn(model.classes, n, device=device)
-    x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
-    shown = picture_of(x, title)
-    write_png(path, shown)
-    return shown if picture else None

@@ -12,6 +12,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from ..base.files import PART, beside, existing, locked
 from ..base.registry import NETWORKS
 from ..formats.checkpoints import SUFFIX, CheckpointError, one_line, read_meta
@@ -29,9 +32,6 @@ CHANGEABLE = ("steps", "lr", "clip", "accumulate")
 
 def write_state(path: Path, snapshot: Snapshot) -> None:
     """Raises CheckpointError where it cannot be written; what was there before stays as it was."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     header = {_KEY: json.dumps({"format": FORMAT, **snapshot.facts})}
     try:
         with beside(path) as part:
@@ -43,8 +43,6 @@ def write_state(path: Path, snapshot: Snapshot) -> None:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What a state says beside its tensors. Raises CheckpointError for a file that is damaged or no state of this cmlab."""
-    from safetensors import SafetensorError
-
     try:
         facts = parse(read_text(path, _KEY) or "")
     except (OSError, SafetensorError, ValueError) as error:
@@ -56,9 +54,6 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def read_state(path: Path) -> Snapshot:
     """Raises CheckpointError as `read_facts` does, and for a file that is cut short."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     facts = read_facts(path)
     try:
         return Snapshot(load_file(path), facts)

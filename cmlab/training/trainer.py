@@ -164,8 +164,12 @@ class Trainer:
         precision = usable_precision(config.precision, device)
         if compile and loss.differentiates_forwards:
             raise ValueError("a continuous-time loss differentiates forwards, which torch cannot compile: leave out compile")
-        if processes.shard:
-            _check_shard(loss, precision, compile)
+        if processes.shard and loss.differentiates_forwards:
+            raise ValueError("a continuous-time loss differentiates forwards, which divided weights cannot do: leave out shard")
+        if processes.shard and compile:
+            raise ValueError("compile is for whole weights: choose shard or compile")
+        if processes.shard and precision == "fp16":
+            raise ValueError("shard has no use for scaled losses: choose --precision bf16")
         self.model, self.loss, self.teacher, self.processes = model, loss, teacher, processes
         self.rates, self.compile = config.averages, compile
         if not self.rates or not all(isinstance(rate, HalfLife) or 0 <= rate <= 1 for rate in self.rates):
@@ -347,12 +351,3 @@ def _fill(ours: Tensor, saved: Tensor | None, name: str) -> None:
 
         saved = part_of(saved, ours)
     ours.copy_(saved)
-
-
-def _check_shard(loss: Loss, precision: Precision, compile: bool) -> None:
-    if loss.differentiates_forwards:
-        raise ValueError("a continuous-time loss differentiates forwards, which divided weights cannot do: leave out shard")
-    if compile:
-        raise ValueError("compile is for whole weights: choose shard or compile")
-    if precision == "fp16":
-        raise ValueError("shard has no use for scaled losses: choose --precision bf16")
