@@ -4,6 +4,7 @@ Module names follow the published checkpoints (``input_blocks.3.0.in_layers.2.we
 (`layouts` has the details). NVlabs' DhariwalUNet is the same network in other words.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 
@@ -132,22 +133,13 @@ class Attention(nn.Module):
         return x + self.proj_out(attend(self.qkv(self.norm(x)), self.heads))
 
 
-class _Downsample(nn.Module):
-    def __init__(self, channels: int, conv: bool):
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if conv else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _halve(x) if self.op is None else self.op(x)
+def _downsample(channels: int, conv: bool) -> nn.Module:
+    return nn.Sequential(OrderedDict(op=nn.Conv2d(channels, channels, 3, stride=2, padding=1))) if conv else nn.AvgPool2d(2)
 
 
-class _Upsample(nn.Module):
-    def __init__(self, channels: int, conv: bool):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _double(x) if self.conv is None else self.conv(_double(x))
+def _upsample(channels: int, conv: bool) -> nn.Module:
+    double = nn.Upsample(scale_factor=2, mode="nearest")
+    return nn.Sequential(OrderedDict(double=double, conv=nn.Conv2d(channels, channels, 3, padding=1))) if conv else double
 
 
 def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
@@ -196,7 +188,7 @@ class UNet(nn.Module):
         for level, wide in enumerate(widths):
             if level:
                 size //= 2
-                down = res(width, width, "down") if config.resample == "block" else _Downsample(width, config.resample == "conv")
+                down = res(width, width, "down") if config.resample == "block" else _downsample(width, config.resample == "conv")
                 self.input_blocks.append(_Conditioned(down))
                 skips.append(width)
             for _ in range(config.blocks):
@@ -212,7 +204,7 @@ class UNet(nn.Module):
                 layers = [res(width + skips.pop(), wide), *here]
                 width = wide
                 if level and i == config.blocks:
-                    up = res(width, width, "up") if config.resample == "block" else _Upsample(width, config.resample == "conv")
+                    up = res(width, width, "up") if config.resample == "block" else _upsample(width, config.resample == "conv")
                     layers.append(up)
                     size *= 2
                 self.output_blocks.append(_Conditioned(*layers))
