@@ -30,9 +30,6 @@ Labels = Literal["auto", "folder", "prefix", "none"]
 SUFFIXES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 
-# --- which pictures, and their labels --------------------------------------------------------------------------------------
-
-
 def _choose(path: Path, source: Source, split: str | None, rule: Labels) -> tuple[Source, list[int] | None, tuple[str, ...]]:
     """The pictures of one split, their class numbers and the classes' names."""
     if not source.names:
@@ -83,9 +80,6 @@ def _numbered(path: str | Path, numbers: list[int]) -> tuple[str, ...]:
     if max(numbers) >= MAX_CLASSES:
         raise ValueError(f"{path} numbers a class {max(numbers)}: count them from 0, below {MAX_CLASSES:,}")
     return tuple(str(k) for k in range(max(numbers) + 1))
-
-
-# --- loading ---------------------------------------------------------------------------------------------------------------
 
 
 def data_folder() -> Path:

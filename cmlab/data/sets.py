@@ -275,10 +275,8 @@ def keep_classes(
     index = kept_rows(data, names)
     if not len(index):
         raise ValueError(f"no image of {what!r} belongs to {', '.join(names)}")
-    label = number[data.label[index]]
-    if isinstance(data, ImageData):
-        return replace(data, x0=data.x0[index], label=label, class_names=tuple(names))
-    return replace(data, pixels=SomePixels(data.pixels, index.numpy()), label=label, class_names=tuple(names))
+    images = {"x0": data.x0[index]} if isinstance(data, ImageData) else {"pixels": SomePixels(data.pixels, index.numpy())}
+    return replace(data, **images, label=number[data.label[index]], class_names=tuple(names))
 
 
 def kept_rows(data: ImageData | PixelData, names: Sequence[str]) -> Tensor:
