@@ -201,9 +201,6 @@ def shift_pixels(x0: Tensor, shift: Tensor) -> Tensor:
     return x0
 
 
-# --- geometry --------------------------------------------------------------------------------------------------------------
-
-
 def _matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
     return torch.stack([torch.stack([torch.as_tensor(v, dtype=like.dtype).expand(len(like)) for v in row], -1) for row in rows], -2)
 
@@ -254,9 +251,6 @@ def warp(x0: Tensor, back: Tensor) -> Tensor:
     out = x0.clone()
     out[there] = rows.T @ seen @ columns
     return out
-
-
-# --- colour ----------------------------------------------------------------------------------------------------------------
 
 
 def _turn_about_grey(angle: Tensor) -> Tensor:

@@ -139,9 +139,6 @@ class TrigPrecond(Preconditioning):
         return edm._replace(c_out=-edm.c_out, c_noise=(sigma / self.sigma_data).arctan())
 
 
-# --- densities of the noise level and their losses ----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class VPTime(Density):
     """Even in the time of the VP schedule: sigma(t), t = 1 + u (epsilon - 1) (EDM, Table 1, first column)."""

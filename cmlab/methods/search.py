@@ -180,9 +180,6 @@ def is_unimodal(scores: Sequence[float], tolerance: float = 0.0) -> bool:
     return falls and all(scores[i] >= max(scores[lowest : i + 1]) - tolerance for i in range(lowest, len(scores)))
 
 
-# --- scores --------------------------------------------------------------------------------------------------------------
-
-
 def sample_score(
     model: Denoiser,
     metric: Metric,

@@ -208,9 +208,6 @@ def deis(
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)
 
 
-# --- predictor-corrector -------------------------------------------------------------------------------------------------
-
-
 @SAMPLERS.register("predictor_corrector", "Predictor-corrector", "a step of the reverse SDE, then Langevin steps", kind="sde")
 @torch.no_grad()
 def predictor_corrector(
