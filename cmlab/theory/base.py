@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,8 +83,6 @@ def posterior(oracle: GaussianMixture, x: Tensor, sigma: Tensor, nodes: int) -> 
     The posterior of a mixture is again one, sum_k r_k N(mu_k, s_k^2 sigma^2 / v_k I) with v_k = s_k^2 + sigma^2. Each of its K
     components gets ``nodes`` Gauss-Hermite points per axis, so M = K nodes^d. Exact for polynomials up to degree 2 nodes - 1.
     """
-    import numpy as np
-
     if x.ndim != 2:
         raise ValueError(f"the quadrature needs points (B, d), got {tuple(x.shape)}")
     z, w = (torch.as_tensor(a, dtype=x.dtype) for a in np.polynomial.hermite_e.hermegauss(nodes))
