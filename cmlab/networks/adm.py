@@ -138,8 +138,8 @@ def _downsample(channels: int, conv: bool) -> nn.Module:
 
 
 def _upsample(channels: int, conv: bool) -> nn.Module:
-    double = nn.Upsample(scale_factor=2, mode="nearest")
-    return nn.Sequential(OrderedDict(double=double, conv=nn.Conv2d(channels, channels, 3, padding=1))) if conv else double
+    larger = nn.Upsample(scale_factor=2, mode="nearest")
+    return nn.Sequential(OrderedDict(larger=larger, conv=nn.Conv2d(channels, channels, 3, padding=1))) if conv else larger
 
 
 def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
