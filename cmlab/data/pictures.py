@@ -205,14 +205,18 @@ def _write(file: Path, write: Callable[[Path], object]) -> None:
         raise ValueError(f"cannot keep decoded pictures in {file.parent} ({error}): {way}") from error
 
 
-def load_npz(path: str | Path) -> PixelData:
-    """arr_0 uint8 (N, H, W, 3 or 1) and, if there, arr_1 the class numbers (N,): what openai's sampling script writes."""
+def npz_arrays(path: str | Path, *names: str) -> list[np.ndarray | None]:
+    """The arrays of an .npz by their names, None for those that are not there; raises ValueError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("arr_0", "arr_1") if name in file}
+            return [file.get(name) for name in names]
     except Exception as error:  # of numpy, zipfile or its codecs
         raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
-    pixels, numbers = arrays.get("arr_0"), arrays.get("arr_1")
+
+
+def load_npz(path: str | Path) -> PixelData:
+    """arr_0 uint8 (N, H, W, 3 or 1) and, if there, arr_1 the class numbers (N,): what openai's sampling script writes."""
+    pixels, numbers = npz_arrays(path, "arr_0", "arr_1")
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
         found = "nothing" if pixels is None else f"{pixels.dtype} {pixels.shape}"
         raise ValueError(f"{path} should hold arr_0, uint8 (N, H, W, 3), and holds {found} there")

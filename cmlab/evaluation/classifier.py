@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..base.files import SUFFIX, own_file, user_path, write_whole
 from ..base.rng import global_seed
+from ..base.suggest import check_choice
 from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
 from ..data.pixels import from_pixels, to_pixels
@@ -161,8 +162,7 @@ KINDS: dict[str, type[Classifier]] = {"residual": ResidualClassifier, "fast": Fa
 
 def build_classifier(config: ClassifierConfig, shape: tuple[int, ...], classes: int) -> Classifier:
     """A new classifier of images of ``shape`` (C, H, W); raises ValueError for an unknown kind."""
-    if config.kind not in KINDS:
-        raise ValueError(f"unknown kind of classifier {config.kind!r}: choose one of {', '.join(KINDS)}")
+    check_choice("kind of classifier", config.kind, KINDS)
     return KINDS[config.kind](config, shape, classes)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..base import text
-from ..data.pictures import load_npz, load_pictures
+from ..data.pictures import load_npz, load_pictures, npz_arrays
 from ..data.pixels import Rounding, to_pixels
 from ..denoiser import Denoise, Denoiser, classes_in_turn
 from ..noise import seeds_from
@@ -182,18 +182,16 @@ def picture_source(
 
 def _own_samples(path: Path) -> tuple[Tensor, Tensor | None] | None:
     """x and label of a file of 'cmlab sample', None for another kind."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if "x" not in file:
-                return None
-            x, label = file["x"], file["label"] if "label" in file else np.array([])
-    except Exception as error:  # of numpy, zipfile or its codecs
-        raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
+    x, label = npz_arrays(path, "x", "label")
+    if x is None:
+        return None
     if x.ndim != 4 or not np.issubdtype(x.dtype, np.floating) or not np.isfinite(x).all():
         raise ValueError(f"{path} should hold x, finite images (N, C, H, W) in [-1, 1], and holds {x.dtype} {x.shape}")
-    if len(label) and (label.dtype.kind not in "iu" or label.shape != (len(x),)):
+    if label is None or not len(label):
+        return torch.from_numpy(x), None
+    if label.dtype.kind not in "iu" or label.shape != (len(x),):
         raise ValueError(f"label of {path} should hold one class number per image, and is {label.dtype} {label.shape}")
-    return torch.from_numpy(x), torch.from_numpy(label.astype(np.int64)) if len(label) else None
+    return torch.from_numpy(x), torch.from_numpy(label.astype(np.int64))
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------------

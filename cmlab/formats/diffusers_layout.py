@@ -21,6 +21,7 @@ _RES = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 # What UNet2DModel takes for a setting that is left out, and all that it may be for a setting that cmlab has no counterpart of.
 _DEFAULTS: dict[str, Any] = {
     "sample_size": None,
@@ -102,50 +103,38 @@ def _modules(config: UNetConfig, size: int, classes: int) -> Iterator[tuple[str,
     yield "", "out.2", "conv_out"
 
 
+def _names(config: UNetConfig, size: int, classes: int) -> Iterator[tuple[str, str]]:
+    """cmlab's and diffusers' name of every weight, those of queries, keys and values apart; some layers have none of these."""
+    for kind, ours, theirs in _modules(config, size, classes):
+        for mine, other in {"res": _RES, "attention": _ATTENTION}.get(kind, {"": ""}).items():
+            for end in ("weight", "bias") if ours != "label_emb" else ("weight",):
+                yield ".".join(filter(None, (ours, mine, end))), ".".join(filter(None, (theirs, other, end)))
+
+
 def to_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, classes: int) -> dict[str, Tensor]:
     """cmlab's weights under diffusers' names; for a network that ``diffusers_settings`` accepts. Every bit is kept."""
-    out: dict[str, Tensor] = {}
-    for kind, ours, theirs in _modules(config, size, classes):
-        for end in ("weight", "bias"):
-            if kind == "attention":
-                q, k, v = state[f"{ours}.qkv.{end}"].chunk(3)
-                wide = {"to_q": q, "to_k": k, "to_v": v, "to_out.0": state[f"{ours}.proj_out.{end}"]}
-                out |= {f"{theirs}.{name}.{end}": value.reshape(value.shape[:2]) for name, value in wide.items()}
-                out[f"{theirs}.group_norm.{end}"] = state[f"{ours}.norm.{end}"]
-            elif kind == "res":
-                for mine, other in _RES.items():
-                    if f"{ours}.{mine}.{end}" in state:  # a skip_connection is there where the width changes
-                        out[f"{theirs}.{other}.{end}"] = state[f"{ours}.{mine}.{end}"]
-            elif f"{ours}.{end}" in state:  # an embedding has no bias
-                out[f"{theirs}.{end}"] = state[f"{ours}.{end}"]
-    return out
+    apart = dict(state)
+    for name, value in state.items():
+        if ".qkv." in name:
+            apart |= {name.replace(".qkv.", f".{part}."): v for part, v in zip("qkv", value.chunk(3), strict=True)}
+    pairs = ((ours, theirs) for ours, theirs in _names(config, size, classes) if ours in apart)
+    return {theirs: apart[ours].reshape(apart[ours].shape[:2]) if ".to_" in theirs else apart[ours] for ours, theirs in pairs}
 
 
 def from_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, classes: int) -> dict[str, Tensor]:
     """diffusers' weights under cmlab's names; raises ValueError for missing or surplus ones. Shapes are the caller's to check."""
     left, out = dict(state), {}
-
-    def take(name: str) -> Tensor:
-        if name not in left:
-            raise ValueError(f"the weights {name} are missing")
-        return left.pop(name)
-
-    for kind, ours, theirs in _modules(config, size, classes):
-        for end in ("weight", "bias"):
-            if kind == "attention":
-                qkv = torch.cat([take(f"{theirs}.to_{name}.{end}") for name in "qkv"])
-                proj = take(f"{theirs}.to_out.0.{end}")
-                out[f"{ours}.qkv.{end}"] = qkv[..., None] if qkv.dim() == 2 else qkv
-                out[f"{ours}.proj_out.{end}"] = proj[..., None] if proj.dim() == 2 else proj
-                out[f"{ours}.norm.{end}"] = take(f"{theirs}.group_norm.{end}")
-            elif kind == "res":
-                for mine, other in _RES.items():
-                    if other != "conv_shortcut" or f"{theirs}.{other}.{end}" in left:
-                        out[f"{ours}.{mine}.{end}"] = take(f"{theirs}.{other}.{end}")
-            elif ours != "label_emb" or end == "weight":
-                out[f"{ours}.{end}"] = take(f"{theirs}.{end}")
+    for ours, theirs in _names(config, size, classes):
+        if theirs in left:
+            value = left.pop(theirs)
+            out[ours] = value[..., None] if ".to_" in theirs and value.dim() == 2 else value
+        elif "conv_shortcut" not in theirs:
+            raise ValueError(f"the weights {theirs} are missing")
     if left:
         raise ValueError(f"the weights {next(iter(left))} belong to no part of the network that the settings describe")
+    for query in [name for name in out if name.endswith((".q.weight", ".q.bias"))]:
+        start, _, end = query.rpartition(".q.")
+        out[f"{start}.qkv.{end}"] = torch.cat([out.pop(f"{start}.{part}.{end}") for part in "qkv"])
     return out
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
-from ..base.suggest import unknown
+from ..base.suggest import check_choice, unknown
 from ..methods.augment import CIFAR10_AUGMENT, Augment
 
 Optimizer = Literal["radam", "adam", "adamw", "muon"]
@@ -97,8 +97,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for field, kind in (("optimizer", Optimizer), ("lr_schedule", LrSchedule), ("precision", Precision)):
-            if (value := getattr(self, field)) not in get_args(kind):
-                raise ValueError(f"unknown {field} {value!r}: choose one of {', '.join(get_args(kind))}")
+            check_choice(field, getattr(self, field), get_args(kind))
         if not 0 <= self.lr < math.inf:
             raise ValueError(f"the learning rate, lr, is a number of at least 0: got {self.lr}")
         if self.rampup < 0:
