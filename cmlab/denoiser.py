@@ -54,10 +54,7 @@ def traits_of(denoise: Denoise | None) -> Traits:
 
 
 def classes_in_turn(classes: int, n: int, start: int = 0, device: torch.device | str = "cpu") -> Tensor | None:
-    """The classes of ``n`` samples where nobody says: number k has the class k modulo ``classes``, (n,), from k = ``start`` on.
-
-    None for a model without classes.
-    """
+    """Classes (n,) where nobody says, from k = ``start`` on: number k has the class k modulo ``classes``. None without classes."""
     return torch.arange(start, start + n, device=device) % classes if classes else None
 
 

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 def choose_device(name: str) -> "torch.device":
     """The device of that name, "auto" for a GPU where there is one; one of several processes gets the GPU of its own rank.
 
-    For the programs, not the library: on a GPU it also lets torch multiply float32 in TF32 and try out convolutions.
-
-    Raises ValueError for a device that is not here.
+    For the programs: on a GPU it also lets torch multiply float32 in TF32 and try out convolutions. Raises ValueError for a device
+    that is not here.
     """
     import torch
 

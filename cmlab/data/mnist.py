@@ -61,9 +61,8 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
 def download(name: Literal["mnist", "fashion-mnist"] = "mnist", folder: str | Path | None = None) -> Path:
     """Fetch the four files of a set (11 or 30 MB) into ``folder``, by default `data_folder`; returns the folder that they are in.
 
-    torchvision does it, which knows mirrors and checksums.
-
-    Raises ImportError where torchvision is not installed, OSError that says what to put where when they cannot be fetched.
+    torchvision does it, which knows mirrors and checksums. Raises ImportError where it is not installed, OSError that says what to
+    put where when they cannot be fetched.
     """
     try:
         from torchvision import datasets  # an extra

@@ -65,10 +65,7 @@ def class_names_of(about: dict[str, Any], classes: int, data: str | Path) -> tup
 
 
 def title_of(name: str | Path) -> str:
-    """What a model card calls the set ``name``: "CIFAR-10: ship, horse".
-
-    A record may hold a function ``title`` that tells more, such as which of two archives is loaded.
-    """
+    """What a model card calls the set ``name``: "CIFAR-10: ship, horse". A record's function ``title`` may tell more."""
     whole, kept = split_name(name)
     titled = fact(whole, "title", None)
     title = titled() if titled else DATASETS.record(whole).label if whole in DATASETS else whole

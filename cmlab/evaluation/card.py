@@ -40,10 +40,7 @@ class Picture:
 
 
 def keep_figures(path: str | Path, report: Report) -> Path:
-    """Put a report into the header of a checkpoint, under about.measured; the weights keep their bits.
-
-    Raises CheckpointError where the file cannot be read or written.
-    """
+    """Put a report into a checkpoint's header, under about.measured; its weights keep their bits. Raises CheckpointError."""
     measured = report.as_dict()
     return keep_facts(path, lambda about: {"measured": {**about.get("measured", {}), record_key(measured): measured}})
 
@@ -56,10 +53,7 @@ def keep_facts(path: str | Path, facts: dict[str, Any] | Callable[[dict[str, Any
 
 
 def card(path: str | Path, report: Report | None = None, pictures: Sequence[Picture] = ()) -> str:
-    """The model card of a checkpoint (a bundled name or a path) as Markdown, with ``report`` beside the figures it holds.
-
-    ``pictures`` are shown from beside the card, see `cardpictures.write_card`.
-    """
+    """The model card of a checkpoint as Markdown, with ``report`` beside the figures it holds and ``pictures`` from beside it."""
     file = checkpoints.resolve(path)
     model, meta = checkpoints.load(file)
     about = dict(meta.get("about") or {})

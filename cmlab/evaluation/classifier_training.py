@@ -1,7 +1,4 @@
-"""Training of the classifiers whose features stand in for Inception's: ``cmlab train cifar10-classifier``.
-
-A run stops, saves and resumes to the same bits, in the same loop as those of generative models (training/loop.py).
-"""
+"""Training of the classifiers whose features stand in for Inception's, in the loop of training/loop.py."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -150,9 +150,8 @@ def picture_source(
 ) -> Source:
     """Pictures of a folder, archive or .npz (of 'cmlab sample' or OpenAI's) that shall resemble those of ``split``.
 
-    ``resolution`` is the side that pictures from files are cut and resized to; None takes them as they are.
-
-    Raises ValueError for pictures of another size, none at all, or fewer than ``n``.
+    ``resolution`` is the side that pictures from files are cut and resized to; None takes them as they are. Raises ValueError for
+    pictures of another size, none at all, or fewer than ``n``.
     """
     label = None
     if path.suffix == ".npz" and (held := _own_samples(path)) is not None:

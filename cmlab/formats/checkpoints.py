@@ -181,10 +181,7 @@ def _described(meta: dict[str, Any]) -> tuple[Any, Preconditioning]:
 
 
 def usable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Those of ``paths`` that hold a checkpoint whose header fits its weights, and that; the log says once what is left out.
-
-    For menus and names: no weights are read.
-    """
+    """Those of ``paths`` that hold a checkpoint whose header fits its weights (none is read), and that; the log names the rest."""
     for path in paths:
         with suppress(OSError):  # it has gone
             stat = path.stat()
@@ -316,10 +313,7 @@ class _WithoutNumbers(TorchFunctionMode):
 
 @contextmanager
 def skeleton(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Networks built inside have no numbers and take no memory; one that ``weights`` cannot be for is a WeightsError at once.
-
-    So a description of a billion channels or layers costs nothing.
-    """
+    """Networks built inside have no numbers and take no memory; one that ``weights`` cannot be for is a WeightsError at once."""
     sizes, left = {v.numel() for v in weights.values()}, 4 * len(weights)  # room to build it a few times
     thread = threading.get_ident()  # the hook sees what all threads build
 

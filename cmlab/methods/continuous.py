@@ -1,6 +1,5 @@
-"""Continuous-time objectives: the limits of consistency losses for infinitely close levels (CM, appendix B), and TrigFlow with
-sCM (arXiv 2410.11081). All need the model's rate of change along a trajectory, which forward-mode differentiation gives in the
-same pass as its value.
+"""Continuous-time objectives: the limits of consistency losses for infinitely close levels (CM, appendix B), and TrigFlow with sCM
+(arXiv 2410.11081). Forward-mode differentiation gives the model's rate of change along a trajectory in the same pass as its value.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,4 @@
-"""Which noise levels should multistep sampling use? A greedy ternary search for them (CM, section 3: "time points ... by ternary
-search").
+"""Which noise levels should multistep sampling use? A greedy ternary search for them (CM, section 3).
 
     score = wasserstein_score(model, load_data("8gaussians"), n=5000, seed=0)
     found = greedy_search(score, karras_sigmas(40), points=2)
@@ -38,8 +37,7 @@ class Evaluation:
 class SearchResult:
     """What a greedy search found.
 
-    ``best[k]`` has k levels more than the start, ``best[0]`` is the start itself; ``history`` holds every list of levels that was
-    scored, once, in the order of scoring.
+    ``best[k]`` has k levels more than the start; ``history`` holds every list of levels that was scored, in that order.
     """
 
     best: tuple[Evaluation, ...]

@@ -15,10 +15,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is built from; a frozen dataclass for each kind of network, registered with it.
-
-    Raises ValueError for numbers that no network can use: a level of noise times them must stay finite.
-    """
+    """What a network is built from, a frozen dataclass. Raises ValueError for numbers whose product with a level is not finite."""
 
     def __post_init__(self):
         for field in fields(self):
@@ -96,8 +93,8 @@ def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tenso
 def orders_by_pixel(model: nn.Module, device: torch.device) -> bool:
     """Whether ``model`` may be trained with images and filters ordered by pixel (channels last) on ``device``.
 
-    Not on a CPU with 1x1 convolutions whose channels are no multiples of 8: oneDNN writes beyond their gradient
-    there (torch 2.14, AVX2, jit_avx2_1x1_convolution_bwd_weights under valgrind), and the process dies later.
+    Not on a CPU with 1x1 convolutions whose channels are no multiples of 8: there oneDNN writes beyond their gradient (torch 2.14,
+    AVX2, jit_avx2_1x1_convolution_bwd_weights under valgrind), and the process dies later.
     """
     if device.type != "cpu":
         return True

@@ -28,10 +28,7 @@ class MLPConfig(NetworkConfig):
 
 @NETWORKS.register("mlp", "Residual MLP", config=MLPConfig)
 class MLP(nn.Module):
-    """F(x, c_noise, label) for samples of any shape S, flattened; label -1 is "no class".
-
-    The last layer starts at zero, so D starts as c_skip x.
-    """
+    """F(x, c_noise, label) for samples of any shape, flattened; label -1 is "no class". The last layer starts at zero."""
 
     def __init__(self, config: MLPConfig, shape: tuple[int, ...], classes: int = 0):
         super().__init__()

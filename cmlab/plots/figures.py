@@ -34,10 +34,7 @@ SCALED = r"$x_1\,/\sqrt{\sigma^2+0.5^2}$"
 
 
 def image_grid(x: Tensor, columns: int | None = None, scale: int = 1, gap: int = 1) -> np.ndarray:
-    """A batch (B, C, H, W) as one picture, uint8 (H', W', 3): row by row with ``gap`` white pixels between, then enlarged.
-
-    Each pixel is repeated ``scale`` times in both directions.
-    """
+    """A batch (B, C, H, W) as one picture, uint8 (H', W', 3): rows with ``gap`` white pixels between, enlarged ``scale`` times."""
     tiles = to_uint8(x)
     count, h, w, _ = tiles.shape
     columns = columns or int(np.ceil(np.sqrt(count)))

@@ -295,8 +295,7 @@ def stretch(
 ) -> Stretch:
     """Singular values of df/dx of the exact consistency function (or of ``model``) at noised data of a level.
 
-    A positive determinant everywhere says that f is invertible. Singular values are large at the borders between points that
-    go to different modes, where trained models err most.
+    A positive determinant everywhere says that f is invertible. Singular values are large where trained models err most.
     """
     oracle = oracle or soft3()
     x0, eps = data_and_noise(oracle, points, seed)

@@ -130,10 +130,7 @@ def measure(model: Denoiser, name: str, data: str, how: Plan, n: int, device: to
 
 
 def find_figures(path: Path, how: Plan, n: int, features: str | None = None) -> dict[str, Any] | None:
-    """The report of a checkpoint's header on ``n`` samples made in this way, as `Report.as_dict` gave it, or None.
-
-    ``features``: the title of the extractor that it has to be on.
-    """
+    """The report in a checkpoint's header on ``n`` samples made in this way, on the extractor of title ``features``; or None."""
     meta = checkpoints.read_meta(path)
     measured, weight = (meta.get("about") or {}).get("measured", {}), meta.get("guidance", 1)
     asked = {"sampler": how.sampler, "steps": how.steps, "sigmas": how.sigmas.tolist() if how.chosen else None, "n": n}

@@ -22,10 +22,9 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class HalfLife:
-    """An average in which weights count half when they are ``million`` million images old.
+    """An average in which weights count half when they are ``million`` million images old (EDM, appendix F.1, with 0.5 and 0.05).
 
-    While few images have been seen, the half-life is ``rampup`` times their number, if that is less.
-    EDM's and sCM's (EDM, appendix F.1; 0.5 and 0.05 there). ``rampup=0`` has the half-life from the start.
+    While few images have been seen, the half-life is ``rampup`` times their number, if that is less; ``rampup=0`` is without.
     """
 
     million: float = 0.5

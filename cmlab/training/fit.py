@@ -49,10 +49,7 @@ class TrainState(NamedTuple):
     run: dict[str, int]
 
     def snapshot(self) -> Snapshot:
-        """All that `fit` needs to continue from here to the same bits (``resume=``); live tensors, that the next step changes.
-
-        See `Trainer.snapshot` for weights that are divided over processes.
-        """
+        """All that `fit` needs to continue from here to the same bits (``resume=``): see `Trainer.snapshot`."""
         tensors, facts = self.trainer.snapshot()
         return Snapshot(tensors, facts | self.run | {"step": self.step, "loss": self.loss})
 

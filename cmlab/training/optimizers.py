@@ -34,10 +34,7 @@ class RAdam(torch.optim.RAdam):
         return super().step(closure)
 
     def _at_once(self, group: dict[str, Any]) -> bool:
-        """A step after the first ones is Adam's with another rate and epsilon, which torch computes of all tensors in one call.
-
-        Returns whether it did: not for tensors that are not equally many steps old.
-        """
+        """Adam's step with another rate and epsilon, for all tensors in one call, if they are equally old: whether it was made."""
         params = [p for p in group["params"] if p.grad is not None]
         states, (beta1, beta2) = [self.state[p] for p in params], group["betas"]
         if len(taken := {int(state["step"]) if state else 0 for state in states}) != 1:

@@ -55,10 +55,7 @@ def build_model(preset: Preset) -> Denoiser:
 
 
 def data_of(meta: dict[str, Any], name: str | None = None) -> tuple[Data, str]:
-    """The data set ``name``, or the one that the checkpoint with the header ``meta`` says it was trained on.
-
-    Raises ValueError where it does not say.
-    """
+    """The data set ``name``, or the one that a checkpoint's header says it was trained on; ValueError where it does not say."""
     name = name or _trained_on(meta)
     if name is None:
         raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
@@ -117,8 +114,7 @@ def run(
 ) -> Iterator[TrainState]:
     """Train the preset: a generator of TrainState (see `fit`, which takes the other ``options``).
 
-    ``model``, ``teacher`` and ``data`` are what `build_model`, `load_teacher` and `training_data` made of it, where they have been
-    called.
+    ``model``, ``teacher`` and ``data`` are what `build_model`, `load_teacher` and `training_data` made of it, if they were called.
     """
     teacher = teacher or load_teacher(preset)
     if isinstance(teacher, Denoiser):

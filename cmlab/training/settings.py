@@ -89,10 +89,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 class Log:
-    """A table for spreadsheets, with a row for each look at a training: the mean loss since the row before, and COLUMNS' rest.
-
-    Of a run that goes on after ``step`` steps the rows behind them are left out: they will be made again.
-    """
+    """A table with a row for each look at a training. Of a run that goes on after ``step`` steps the rows behind them go."""
 
     def __init__(self, path: Path, step: int):
         self.path = path

@@ -15,10 +15,7 @@ from ..denoiser import Denoiser
 
 
 class Shards:
-    """How a model and its copies are divided over ``world_size`` processes; ``model`` is whole, and is divided in place.
-
-    Raises ValueError for a model that is no `Denoiser`.
-    """
+    """How a model, divided in place, and its copies are divided over ``world_size`` processes. ValueError for no `Denoiser`."""
 
     def __init__(self, model: nn.Module, world_size: int, device: torch.device):
         if not isinstance(model, Denoiser):

@@ -92,10 +92,7 @@ class RunFolder:
             part.unlink(missing_ok=True)
 
     def newest(self, most: float = math.inf) -> tuple[Snapshot, Path, list[str]]:
-        """The newest readable state of at most ``most`` steps, its file, and a line for each newer one that is not readable.
-
-        Raises CheckpointError where there is none.
-        """
+        """The newest readable state of at most ``most`` steps, its file, a line for each newer broken one; or CheckpointError."""
         wrong: list[str] = []
         for path in [path for path in self.states() if step_of(path) <= most]:
             try:
@@ -236,10 +233,7 @@ def resumed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def changes(saved: dict[str, Any], now: dict[str, Any], where: Path, allowed: Collection[str] = ()) -> dict[str, list[Any]]:
-    """The options that have other values ``now`` than in the state ``where``: {name: [before, now]}.
-
-    Raises CheckpointError for the first of them that is not ``allowed``.
-    """
+    """The options with other values ``now`` than in ``where``, {name: [before, now]}; CheckpointError for one not ``allowed``."""
     found = {k: [saved.get(k), now.get(k)] for k in dict.fromkeys([*now, *saved]) if saved.get(k) != now.get(k)}
     networks = {record.facts["config"].__name__: record.name for record in NETWORKS.records()}
     for name, (before, value) in found.items():
