@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import torch
+from digits import digit_report
 
 from cmlab.data import TOYS
-from cmlab.evaluation import digit_report, is_consistency, toy_report
+from cmlab.evaluation import is_consistency, toy_report
 from cmlab.evaluation.features import extractor_for
 from cmlab.formats import checkpoints
 from cmlab.training.presets import find, get_preset

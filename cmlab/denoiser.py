@@ -54,10 +54,7 @@ def traits_of(denoise: Denoise | None) -> Traits:
 
 
 def classes_in_turn(classes: int, n: int, start: int = 0, device: torch.device | str = "cpu") -> Tensor | None:
-    """The classes of ``n`` samples where nobody says: number k has the class k modulo ``classes``, (n,), from k = ``start`` on.
-
-    None for a model without classes.
-    """
+    """Classes (n,) where nobody says, from k = ``start`` on: number k has the class k modulo ``classes``. None without classes."""
     return torch.arange(start, start + n, device=device) % classes if classes else None
 
 
@@ -98,9 +95,8 @@ class Precond(Preconditioning):
 
     def __post_init__(self):
         if not (1e-6 <= self.sigma_data <= 1e6 and 0 <= self.sigma_min < math.inf):
-            raise ValueError(
-                f"sigma_data lies between 1e-6 and 1e6, sigma_min is at least 0: got {self.sigma_data} and {self.sigma_min}"
-            )
+            found = f"{self.sigma_data} and {self.sigma_min}"
+            raise ValueError(f"sigma_data lies between 1e-6 and 1e6, sigma_min is at least 0: got {found}")
 
     def __call__(self, sigma: Tensor) -> Coeffs:
         # torch.full fills on the device; a torch.tensor is made on the host and waits for its copy.
@@ -171,10 +167,9 @@ class Denoiser(nn.Module):
             raise ValueError(f"net is a network, a torch.nn.Module, got {net!r:.80}")
         lacking = [name for name in ("__call__", "round", "levels", "consistency") if not hasattr(precond, name)]
         if lacking or isinstance(precond, type):
-            raise ValueError(
-                f"precond is a Preconditioning, such as cmlab.EDM, and {precond!r:.80} has no "
-                f"{', '.join(lacking) or 'values yet'}: derive its class from cmlab.Preconditioning, which has all but __call__"
-            )
+            wrong = f"{precond!r:.80} has no {', '.join(lacking) or 'values yet'}"
+            way = "derive its class from cmlab.Preconditioning, which has all but __call__"
+            raise ValueError(f"precond is a Preconditioning, such as cmlab.EDM, and {wrong}: {way}")
         if not isinstance(shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in shape):
             raise ValueError(f"shape is that of one sample, such as (2,) or (3, 32, 32), got {shape!r:.80}")
         if classes < 0:
@@ -199,9 +194,8 @@ class Denoiser(nn.Module):
     def guidance(self, weight: float) -> None:
         if weight != 1 and (not self.drops_labels or self.precond.consistency):
             kind = "a consistency model" if self.precond.consistency else "never trained without its labels"
-            raise ValueError(
-                f"guidance {weight:g} is for diffusion models trained with label_dropout, and this one is {kind}: take 1"
-            )
+            able = "for diffusion models trained with label_dropout"
+            raise ValueError(f"guidance {weight:g} is {able}, and this one is {kind}: take 1")
         if not 0 <= weight < math.inf:
             raise ValueError(f"guidance is a weight of at least 0, 1 for none, got {weight:g}")
         self._guidance = float(weight)
@@ -235,9 +229,8 @@ class Denoiser(nn.Module):
         """The network's own answer F to a scaled input (B, *S) and c_noise (B,), in the dtype of its weights."""
         weight = next(self.net.parameters())
         if weight.device.type != x.device.type:
-            raise ValueError(
-                f"the model is on {weight.device}, the samples are on {x.device}: pass device= or move one to the other"
-            )
+            places = f"the model is on {weight.device}, the samples are on {x.device}"
+            raise ValueError(f"{places}: pass device= or move one to the other")
         if label is not None:
             label = self.check_label(label, len(x)).to(x.device)
         elif self.classes > 0:

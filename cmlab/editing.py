@@ -115,9 +115,8 @@ def colorize(y: Tensor, steps: int = EDIT_STEPS, draws: int = COLOR_DRAWS) -> Ed
     in features than the grey pictures were, and a single one was not (`benchmarks/edits.py`).
     """
     if y.ndim != 4 or y.shape[1] != 3:
-        raise ValueError(
-            f"to colorize takes a model of RGB images (B, 3, H, W), such as digits-color-cd: these are {tuple(y.shape)}"
-        )
+        needs = "a model of RGB images (B, 3, H, W), such as digits-color-cd"
+        raise ValueError(f"to colorize takes {needs}: these are {tuple(y.shape)}")
     free = torch.ones(1, 3, 1, 1)
     free[:, 0] = 0
     return Edit(y, free, luma_operator(), grid_sigmas(steps), shown=luma(y).expand_as(y), draws=draws)
@@ -158,9 +157,8 @@ def stroke(y: Tensor, sigma: float | None = None) -> Edit:
         sigma = STROKE_SIGMAS[0] * min(1.0, math.sqrt(y.shape[-1] / 256))
     second = sigma * STROKE_SIGMAS[1] / STROKE_SIGMAS[0]
     if not SIGMA_MIN <= second < sigma <= SIGMA_MAX:
-        raise ValueError(
-            f"the noise level must lie in [{SIGMA_MIN * STROKE_SIGMAS[0] / STROKE_SIGMAS[1]:.4f}, {SIGMA_MAX}], got {sigma}"
-        )
+        lowest = SIGMA_MIN * STROKE_SIGMAS[0] / STROKE_SIGMAS[1]
+        raise ValueError(f"the noise level must lie in [{lowest:.4f}, {SIGMA_MAX}], got {sigma}")
     return Edit(y, torch.ones(1), IDENTITY, (sigma, second))
 
 
@@ -328,14 +326,9 @@ def luma(x: Tensor) -> Tensor:
     return (x * (weights / weights.sum()).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-@lru_cache(maxsize=1)
-def _luma_basis() -> Tensor:
-    return orthogonal_basis(torch.tensor(LUMA))
-
-
 @lru_cache(maxsize=16)
-def _patch_basis(patch: int) -> Tensor:
-    return orthogonal_basis(torch.ones(patch * patch))
+def _basis(first: tuple[float, ...]) -> Tensor:
+    return orthogonal_basis(torch.tensor(first))
 
 
 def _rotate(basis: Tensor, x: Tensor, dim: int, inverse: bool = False) -> Tensor:
@@ -345,7 +338,7 @@ def _rotate(basis: Tensor, x: Tensor, dim: int, inverse: bool = False) -> Tensor
 
 def luma_operator() -> Operator:
     """Rotate RGB so that component 0 is the luma direction (.2989, .587, .114): (B, 3, H, W) -> the same shape."""
-    return Operator(lambda x: _rotate(_luma_basis(), x, 1), lambda x: _rotate(_luma_basis(), x, 1, inverse=True))
+    return Operator(lambda x: _rotate(_basis(LUMA), x, 1), lambda x: _rotate(_basis(LUMA), x, 1, inverse=True))
 
 
 def patch_operator(patch: int, shape: Sequence[int]) -> Operator:
@@ -354,13 +347,14 @@ def patch_operator(patch: int, shape: Sequence[int]) -> Operator:
     if patch < 1 or h % patch or w % patch:
         fits = [p for p in range(2, min(h, w) + 1) if math.gcd(h, w) % p == 0]
         raise ValueError(f"patch {patch} does not divide the image size {h}x{w}: choose one of {fits or [1]}")
+    basis = _basis((1.0,) * patch**2)
 
     def forward(x: Tensor) -> Tensor:
         cells = x.reshape(len(x), c, h // patch, patch, w // patch, patch).permute(0, 1, 3, 5, 2, 4)
-        return _rotate(_patch_basis(patch), cells.reshape(len(x), c, patch * patch, h // patch, w // patch), 2)
+        return _rotate(basis, cells.reshape(len(x), c, patch * patch, h // patch, w // patch), 2)
 
     def inverse(a: Tensor) -> Tensor:
-        cells = _rotate(_patch_basis(patch), a, 2, inverse=True).reshape(len(a), c, patch, patch, h // patch, w // patch)
+        cells = _rotate(basis, a, 2, inverse=True).reshape(len(a), c, patch, patch, h // patch, w // patch)
         return cells.permute(0, 1, 4, 2, 5, 3).reshape(len(a), c, h, w)
 
     return Operator(forward, inverse)

@@ -138,9 +138,7 @@ def _check_phase(phase: float | None) -> None:
         raise ValueError(f"phase is a part of the training and must be above 0, got {phase}")
 
 
-@lru_cache(maxsize=64)
-def _grid(n: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
-    return karras_sigmas(n, sigma_min, sigma_max, rho)
+_grid = lru_cache(maxsize=64)(karras_sigmas)
 
 
 @lru_cache(maxsize=64)

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 def choose_device(name: str) -> "torch.device":
     """The device of that name, "auto" for a GPU where there is one; one of several processes gets the GPU of its own rank.
 
-    For the programs, not the library: on a GPU it also lets torch multiply float32 in TF32 and try out convolutions.
-
-    Raises ValueError for a device that is not here.
+    For the programs: on a GPU it also lets torch multiply float32 in TF32 and try out convolutions. Raises ValueError for a device
+    that is not here.
     """
     import torch
 
@@ -22,9 +21,8 @@ def choose_device(name: str) -> "torch.device":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if name != "cuda":
-            raise ValueError(
-                f"several processes take a GPU each: say --device cuda, not {name}, and choose with CUDA_VISIBLE_DEVICES"
-            )
+            way = f"say --device cuda, not {name}, and choose with CUDA_VISIBLE_DEVICES"
+            raise ValueError(f"several processes take a GPU each: {way}")
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)

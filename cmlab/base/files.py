@@ -103,12 +103,9 @@ def _lock(path: Path, wait: bool) -> int | Literal["free"] | None:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), path.stat()):
                     return handle
-        except BlockingIOError:
+        except OSError as error:
             os.close(handle)
-            return None
-        except OSError:
-            os.close(handle)
-            return "free"
+            return None if isinstance(error, BlockingIOError) else "free"
         os.close(handle)  # another process has removed this file in the meantime
 
 
@@ -168,9 +165,8 @@ def new_file(path: Path, overwrite: bool, option: str = "--out") -> Path:
     Returns the path, whose folder is made when it is written to. Raises ValueError.
     """
     if path.exists() and (path.is_dir() or not overwrite):
-        raise ValueError(
-            f"{path} exists: choose another {option}, or pass --overwrite" if path.is_file() else f"{path} is a folder"
-        )
+        way = f"exists: choose another {option}, or pass --overwrite"
+        raise ValueError(f"{path} {way if path.is_file() else 'is a folder'}")
     folder = existing(path.parent)
     try:
         with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root everywhere

@@ -19,14 +19,13 @@ def import_own(name: str) -> ModuleType:
 
     Raises ValueError that says what is wrong, and where, for a module that is missing or fails.
     """
-    path = user_path(name)
-    is_file = name.endswith(".py") or os.sep in name
-    if not is_file and str(Path.cwd()) not in sys.path:
+    path = None
+    if name.endswith(".py") or os.sep in name:
+        path = user_path(name, "file", way_out="--import takes a module's name or a .py file")
+    elif str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    if is_file:
-        path = user_path(path, "file", way_out="--import takes a module's name or a .py file")
     try:
-        module = _of_file(path) if is_file else importlib.import_module(name)
+        module = _of_file(path) if path else importlib.import_module(name)
     except Exception as error:  # whatever the module does
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         raise ValueError(f"--import {name}: " + ("there is no such module or file" if missing else _told(error))) from error

@@ -1,7 +1,6 @@
 """Which presets and chains of them there are, told without torch: `training.presets` makes them of the same names."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from .registry import DATASETS, LOSSES, PUBLISHED, Record
@@ -9,23 +8,8 @@ from .registry import DATASETS, LOSSES, PUBLISHED, Record
 OWN: dict[str, Any] = {}  # presets of one's own, by name
 
 
-@dataclass(frozen=True)
-class Chain:
-    """A preset of a diffusion model and those of the consistency models that are made from it."""
-
-    teacher: str
-    students: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.teacher, *self.students)
-
-
-CHAINS = {
-    "cifar10-small-chain": Chain("cifar10-small-edm", ("cifar10-small-cd", "cifar10-small-ict")),
-    "mnist-chain": Chain("mnist-edm", ("mnist-cd", "mnist-ict")),
-    "digits-color-chain": Chain("digits-color-edm", ("digits-color-cd", "digits-color-ict")),
-}
+# By name, a preset of a diffusion model and those of the consistency models that are made from it.
+CHAINS = {f"{data}-chain": (f"{data}-edm", f"{data}-cd", f"{data}-ict") for data in ("cifar10-small", "mnist", "digits-color")}
 IMAGES = ("digits", "digits-color")  # sets of images that every loss for images has a preset of
 
 

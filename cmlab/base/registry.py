@@ -9,7 +9,6 @@ are imported when a value is asked for. Names and texts are read from the source
 
 import ast
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -66,9 +65,7 @@ class Registry(Mapping[str, T]):
 
     def record(self, name: str) -> Record[T]:
         """The entry ``name``; raises ValueError with the nearest name for an unknown one."""
-        if name not in self._records:
-            self._load()
-        if name not in self._records:
+        if name not in self:
             raise ValueError(unknown(self.kind, name, self._records))
         return self._records[name]
 
@@ -84,18 +81,12 @@ class Registry(Mapping[str, T]):
     def texts(self) -> dict[str, Record[None]]:
         """All entries without their values, which are not imported for it, and with those facts that are constants."""
         known = {record.name: record for path in self._files() for record in self._declared(path)}
-        added = {name: cast(Any, record) for name, record in self._records.items()}
-        return {**known, **{name: record for name, record in added.items() if name not in known}}
+        return known | {name: cast(Any, record) for name, record in self._records.items() if name not in known}
 
     def __getitem__(self, name: str) -> T:
         if name not in self._records:
             self._load()
         return self._records[name].value
-
-    def __contains__(self, name: object) -> bool:
-        if name not in self._records:
-            self._load()
-        return name in self._records
 
     def __iter__(self) -> Iterator[str]:
         self._load()
@@ -116,11 +107,8 @@ class Registry(Mapping[str, T]):
 
     def _files(self) -> list[Path]:
         """The files that add entries, in the order of ``places``."""
-        files: list[Path] = []
-        for place in self.places:
-            folder = PACKAGE / place
-            names = [f"{place}/{m.name}" for m in pkgutil.iter_modules([str(folder)])] if folder.is_dir() else [place]
-            files += [PACKAGE / f"{name}.py" for name in names if (PACKAGE / f"{name}.py").is_file()]
+        found = (sorted((PACKAGE / place).glob("*.py")) or [PACKAGE / f"{place}.py"] for place in self.places)
+        files = (path for paths in found for path in paths)
         return [path for path in files if f"{self.variable}.register(" in path.read_text(encoding="utf-8")]
 
     def _declared(self, path: Path) -> Iterator[Record[None]]:

@@ -4,11 +4,6 @@ import difflib
 from collections.abc import Collection
 
 
-def nearest(name: str, known: Collection[str]) -> str | None:
-    """The one of ``known`` that looks most like ``name``; None where none is like it."""
-    return next(iter(difflib.get_close_matches(str(name), list(known), 1, 0.5)), None)
-
-
 def check_choice(kind: str, name: str, known: Collection[str]) -> None:
     """Raise ValueError with all choices for a name that is not one of a few ``known``."""
     if name not in known:
@@ -17,5 +12,6 @@ def check_choice(kind: str, name: str, known: Collection[str]) -> None:
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
     """The message for a name that is not in ``known``: the nearest one, or all of them where none is near."""
-    near = nearest(name, known)
-    return f"unknown {kind} {name!r}: " + (f"did you mean {near!r}?" if near else f"choose one of {', '.join(known) or '(none)'}")
+    near = difflib.get_close_matches(str(name), list(known), 1, 0.5)
+    way = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known) or '(none)'}"
+    return f"unknown {kind} {name!r}: {way}"

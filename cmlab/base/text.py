@@ -22,8 +22,7 @@ def levels(sigmas: Iterable[float]) -> str:
 
 
 def printable(text: str, most: int = 2000) -> str:
-    """At most so many characters of ``text``, with a "?" for every control character, which could move a terminal's cursor or write
-    over other lines.
+    """At most so many characters of ``text``, with a "?" for every control character, which could write over other lines.
 
     >>> printable("no\\x1b[2J colours at all", 16)
     'no?[2J colour...'

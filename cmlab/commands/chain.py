@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..base.own import command_line
-from ..base.presets import CHAINS, Chain
+from ..base.presets import CHAINS
 from ..base.registry import LOSSES
 from ..base.suggest import unknown
 from .options import parse
@@ -37,7 +37,7 @@ def run(name: str, args: list[str]) -> None:
     """Run 'cmlab train NAME ...' for a chain: begin, go on, or find everything finished. Raises ValueError for an unknown name."""
     if name not in CHAINS:
         raise ValueError(unknown("chain", name, CHAINS))
-    first, *students = CHAINS[name].names
+    first, *students = CHAINS[name]
     what = f"Trains {first}, then {' and '.join(students)} from it."
     o, words = parse(ChainOptions, args, f"cmlab train {name}", first=what, others=True)
     if min(o.n, o.search) < 10:
@@ -52,11 +52,9 @@ def stages_of(name: str, words: list[str]) -> "list[Stage]":
     from ..training.chain import Stage
     from ..training.presets import get_preset
 
-    chain = CHAINS[name]
-    shared = _dealt_out(chain, words)
     out: list[Stage] = []
-    for stage in chain.names:
-        preset, own = get_preset(stage), shared[stage]
+    for stage, own in _dealt_out(CHAINS[name], words).items():
+        preset = get_preset(stage)
         if out:
             own = own + [w for role in ("init", "teacher") if getattr(preset, role) for w in (f"--{role}", str(out[0].file))]
         command = preset_command(stage, own)
@@ -69,17 +67,17 @@ def stages_of(name: str, words: list[str]) -> "list[Stage]":
     return out
 
 
-def _dealt_out(chain: Chain, words: list[str]) -> dict[str, list[str]]:
+def _dealt_out(stages: tuple[str, ...], words: list[str]) -> dict[str, list[str]]:
     """Each stage's own words: --METHOD.FIELD belongs to one, every other option to all."""
-    methods = {stage.rpartition("-")[2]: stage for stage in chain.names}
-    out: dict[str, list[str]] = {stage: [] for stage in chain.names}
-    whose = list(chain.names)
+    methods = {stage.rpartition("-")[2]: stage for stage in stages}
+    out: dict[str, list[str]] = {stage: [] for stage in stages}
+    whose = stages
     for word in words:
         if word.startswith("--"):
             method, dot, field = word[2:].partition(".")
             if dot and method in LOSSES and method not in methods:
                 raise ValueError(f"{word}: the stages are {', '.join(methods)}, and --METHOD.FIELD belongs to one of them")
-            whose = [methods[method]] if dot and method in methods else list(chain.names)
+            whose = (methods[method],) if dot and method in methods else stages
             word = f"--{field}" if dot and method in methods else word
             if word.partition("=")[0] in OWN:
                 raise ValueError(f"{word}: a chain decides that itself and always goes on; to begin anew name another --out")

@@ -1,6 +1,7 @@
 """'cmlab edit': change a picture with a consistency model."""
 
 import ast
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -110,21 +111,15 @@ def _arguments(o: EditOptions) -> dict[str, Any]:
         name, there, value = pair.partition("=")
         if not there:
             raise ValueError(f"--set takes NAME=VALUE, got {pair!r}")
-        given[name] = _value(value)
+        with suppress(ValueError, SyntaxError):  # a number, True or False, a tuple; or else the text itself
+            value = ast.literal_eval(value)
+        given[name] = value
     for parameter in check_taken(EDITS, o.task, given):
         if parameter.name == "free":
             given.setdefault("free", "centre")
         elif parameter.default is parameter.empty and parameter.name not in given:
             raise ValueError(f"{o.task} needs a value for {parameter.name}: say --set {parameter.name}=VALUE")
     return given
-
-
-def _value(text: str) -> Any:
-    """A number, True or False, a tuple, or else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _bundled(model: Any, index: int, names: tuple[str, ...]) -> tuple["Tensor", int | None]:

@@ -77,7 +77,7 @@ class EvaluateOptions:
 def evaluate(o: EvaluateOptions) -> None:
     """Run 'cmlab evaluate': print the report and write the files that were asked for."""
     from ..base.device import choose_device
-    from ..data.names import split_side
+    from ..data.names import split_format
     from ..data.pictures import SUFFIXES
     from ..evaluation.card import keep_figures
     from ..formats.checkpoints import SUFFIX
@@ -93,7 +93,7 @@ def evaluate(o: EvaluateOptions) -> None:
         for name in PICTURES:
             new_file(o.card.with_name(f"{o.card.stem}-{name}.png"), o.overwrite, "--card")
     own = user_path(f"{o.source}{SUFFIX}").is_file()  # beside it a folder of its name: the run's states and grids
-    files = split_side(o.source)[0]  # PATH@32 are pictures that are resized
+    files = split_format(o.source)[0]  # PATH@32 are pictures that are resized
     pictures = not own and (user_path(files).is_dir() or files.endswith(SUFFIXES))
     found = _of_pictures(o, device) if pictures else _of_model(o, device)
     if found is None:  # another process of torchrun has the report
@@ -110,13 +110,13 @@ def evaluate(o: EvaluateOptions) -> None:
 
 
 def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
-    from ..data.names import split_side
+    from ..data.names import split_format
     from ..evaluation.classifier import splits
     from ..evaluation.report import picture_source
 
     sampling = ("seed", "steps", "sigmas", "sampler", "guidance", "precision", "teacher", "card", "keep")
     _refuse(o, sampling, f"belongs to checkpoints: {o.source} holds pictures")
-    files, side = split_side(o.source)
+    files, side, _ = split_format(o.source)
     if not files.endswith(".npz"):
         _refuse(o, ("rounding",), f"is for samples that are no 8-bit pictures yet: those of {o.source} are")
     if o.data is None:
@@ -131,7 +131,7 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
 
     model, meta, about = load(o.source, device, o.guidance, o.precision)
     data, name = of_data(o.source, model, meta, o.data)
-    if model.classes and getattr(data, "classes", 0) not in (0, model.classes):
+    if model.classes and data.classes not in (0, model.classes):
         raise ValueError(
             f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
         )

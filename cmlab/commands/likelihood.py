@@ -59,10 +59,8 @@ def likelihood(o: LikelihoodOptions) -> None:
         dequantize=o.dequantize,
     )
     bits = result.bits_per_dim.cpu()
-    error = float(bits.std()) / o.n**0.5
-    print(
-        f"{o.checkpoint} on {o.n} samples of {name}: {bits.mean():.4f} +- {error:.4f} bits per dimension, {result.nfe} evaluations"
-    )
+    found = f"{bits.mean():.4f} +- {float(bits.std()) / o.n**0.5:.4f} bits per dimension, {result.nfe} evaluations"
+    print(f"{o.checkpoint} on {o.n} samples of {name}: {found}")
     if isinstance(data, MixtureData) and o.bin_width is None:
         exact = bits_per_dim(data.oracle.log_prob(x0.double(), level_range(model)[0]), x0[0].numel())
         above = bits - exact

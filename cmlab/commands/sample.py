@@ -103,9 +103,8 @@ def _check_room(o: SampleOptions, shape: tuple[int, ...]) -> None:
         return
     needed, free = o.n * (4 * math.prod(shape) + 16), shutil.disk_usage(existing(o.out.parent)).free  # float32, and two int64
     if needed > free:
-        raise ValueError(
-            f"{o.n} samples take {needed / 2**30:.1f} GiB and {o.out.parent} has {free / 2**30:.1f} GiB free: choose a smaller --n"
-        )
+        room = f"{needed / 2**30:.1f} GiB and {o.out.parent} has {free / 2**30:.1f} GiB free"
+        raise ValueError(f"{o.n} samples take {room}: choose a smaller --n")
 
 
 def _write_npz(file: IO[bytes], o: SampleOptions, model: Any, label: int | None, batches: Iterator["torch.Tensor"]) -> None:

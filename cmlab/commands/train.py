@@ -24,7 +24,7 @@ def train(words: list[str]) -> None:
         if not words:
             raise ValueError("name a preset to train")
         return
-    name, *rest = _with_file(words) if any(_is(word, "--config") for word in words) else words
+    name, *rest = _with_file(words)
     if name.startswith("-"):
         raise ValueError(f"the preset comes first: cmlab train PRESET {name} ...")
     if name.endswith("-chain"):
@@ -39,7 +39,7 @@ def train(words: list[str]) -> None:
         from ..evaluation import classifier_training
         from ..training.options import ClassifierOptions
 
-        both = TrainCommand(ClassifierOptions(), classifier_training.get_classifier_preset(name))
+        both = TrainCommand(ClassifierOptions(), CLASSIFIER_PRESETS.record(name).value)
         command = continued(name, both, rest, lambda given: parse(TrainCommand, given, f"cmlab train {name}", both))
         classifier_training.run(name, command.preset, command.run, choose_device(command.run.device), words)
     else:
@@ -53,25 +53,30 @@ def train(words: list[str]) -> None:
         session.train(name, command.preset, command.run, choose_device(command.run.device), words)
 
 
-def _is(word: str, option: str) -> bool:
-    return word.partition("=")[0] == option
+def _taken(words: list[str], option: str) -> tuple[list[str], list[str]]:
+    """What ``option`` is given in ``words``, each time, and the other words."""
+    left, values, rest = iter(words), [], []
+    for word in left:
+        name, given, value = word.partition("=")
+        if name == option:
+            values.append(value if given else next(left, ""))
+        else:
+            rest.append(word)
+    return values, rest
 
 
 def _with_file(words: list[str]) -> list[str]:
     """``words`` with those of the file that --config names in front of the other options."""
+    files, rest = _taken(words, "--config")
+    if not files:
+        return words
     from ..training.settings import read_config
 
-    left, rest, preset, file = iter(words), [], "", ""
-    for word in left:
-        option, given, name = word.partition("=")
-        if option == "--config":
-            if file:
-                raise ValueError("--config names one file: put the options of both into one")
-            if not (file := name if given else next(left, "")):
-                raise ValueError("--config needs the name of a file, such as runs/NAME/config.toml")
-            preset, of_file = read_config(file)
-        else:
-            rest.append(word)
+    if len(files) > 1:
+        raise ValueError("--config names one file: put the options of both into one")
+    if not (file := files[0]):
+        raise ValueError("--config needs the name of a file, such as runs/NAME/config.toml")
+    preset, of_file = read_config(file)
     if rest and not rest[0].startswith("-"):
         named = rest.pop(0)
         if preset not in ("", named):
@@ -93,7 +98,7 @@ def continued(name: str, default: TrainCommand, words: list[str], read: Callable
     made_by, preset, how = saved_options(command.run.out, command.run.name or name)
     if made_by != name:
         return command
-    if any(_is(word, "--network") for word in words) and type(command.preset.network).__name__ != preset.get("network"):
+    if _taken(words, "--network")[0] and type(command.preset.network).__name__ != preset.get("network"):
         # It is refused later; the options of one network mean nothing to another.
         preset = {k: v for k, v in preset.items() if k.partition(".")[0] != "network"}
     return read([*as_words(how | said(preset, flatten(default.preset))), *words])
@@ -112,14 +117,8 @@ def preset_command(name: str, words: list[str]) -> TrainCommand:
     if name not in PRESETS:
         chains, classifiers = other_runs()
         raise ValueError(unknown("preset", name, [*PRESETS, *chains, *classifiers]))
-    preset, rest = PRESETS[name], []
-    left = iter(words)
-    for word in left:
-        option, given, network = word.partition("=")
-        if option != "--network":
-            rest.append(word)
-            continue
-        network = network if given else next(left, "")
+    preset, (networks, rest) = PRESETS[name], _taken(words, "--network")
+    for network in networks:
         preset = replace(preset, network=NETWORKS.record(network).facts["config"]())
     return parse(TrainCommand, rest, f"cmlab train {name}", TrainCommand(TrainOptions(), preset))
 

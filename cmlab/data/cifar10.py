@@ -16,6 +16,7 @@ import torch
 
 from ..base.files import beside, user_path
 from ..base.registry import DATASETS
+from ..base.suggest import check_choice
 from .pictures import data_folder, load_pictures
 from .sets import ImageData, PixelData
 
@@ -42,10 +43,8 @@ def download_cifar10(folder: str | Path | None = None) -> Path:
             with urllib.request.urlopen(URL, timeout=_TIMEOUT) as answer, part.open("wb") as file:
                 shutil.copyfileobj(answer, file)
         except (OSError, HTTPException) as error:  # urllib's are OSErrors, a broken transfer is not
-            raise OSError(
-                f"{URL} could not be fetched ({error}): fetch {ARCHIVE} where there is a network and put it in {target.parent}, or "
-                f"name the folder that has it with CMLAB_DATA"
-            ) from error
+            way = f"fetch {ARCHIVE} where there is a network and put it in {target.parent}, or name its folder with CMLAB_DATA"
+            raise OSError(f"{URL} could not be fetched ({error}): {way}") from error
         _check_md5(part)
     return target
 
@@ -91,8 +90,7 @@ def load_cifar10(path: str | Path | None = None, *, split: Literal["train", "tes
     ``path`` is the official archive, its unpacked folder, or a folder with either, or with the archive of JPEGs; None looks in
     `data_folder`. Raises FileNotFoundError that says what to put where, ValueError for a damaged archive.
     """
-    if split not in (None, *BATCHES):
-        raise ValueError(f"unknown split {split!r}: choose one of train, test")
+    check_choice("split", split or "train", BATCHES)
     folder = data_folder() if path is None else user_path(path)
     choices = [folder] if folder.is_file() else [folder / ARCHIVE, folder / FOLDER, folder]
     for choice in choices:
@@ -100,16 +98,15 @@ def load_cifar10(path: str | Path | None = None, *, split: Literal["train", "tes
             return _load(choice, split or "train", choice.stat().st_mtime_ns)
     if (jpegs := folder / JPEG).is_file():
         return load_pictures(jpegs, split=split or "train")
-    raise FileNotFoundError(
-        f"CIFAR-10 is not in {folder}: put {ARCHIVE} from {URL} there "
-        f"(python -c 'import cmlab.data.cifar10 as c; c.download_cifar10()' does), or name the folder that has it with CMLAB_DATA"
-    )
+    way = "(python -c 'import cmlab.data.cifar10 as c; c.download_cifar10()' does), or name the folder that has it with CMLAB_DATA"
+    raise FileNotFoundError(f"CIFAR-10 is not in {folder}: put {ARCHIVE} from {URL} there {way}")
 
 
 @lru_cache(maxsize=2)
 def _load(path: Path, split: str, _stamp: int) -> PixelData:
     wanted = ("batches.meta", *BATCHES[split])
-    files = _unpack(path, wanted) if path.is_file() else {name: _read(path / name) for name in wanted}
+    folder = path.is_dir()
+    files = {p.name: p.read_bytes() for name in wanted if (p := path / name).is_file()} if folder else _unpack(path, wanted)
     if missing := [name for name in wanted if name not in files]:
         raise ValueError(f"{path} lacks {', '.join(missing)}: fetch {ARCHIVE} again from {URL}")
     content = {name: _literal(data, f"{name} of {path}") for name, data in files.items()}
@@ -123,12 +120,6 @@ def _load(path: Path, split: str, _stamp: int) -> PixelData:
     if len(whole) != len(labels) or not bool(((labels >= 0) & (labels < len(class_names))).all()):
         raise ValueError(f"{path} does not pair every image with a class: {len(whole)} images, {len(labels)} labels")
     return PixelData(whole, labels, class_names)
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: fetch {ARCHIVE} again from {URL}")
-    return path.read_bytes()
 
 
 def _unpack(path: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:

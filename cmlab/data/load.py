@@ -42,9 +42,9 @@ def load_data(
         return keep_classes(load_data(whole, flip=flip, **options), kept, whole)
     bare, *sizes = split_format(whole)
     said = {key: value for key, value in zip(("resolution", "channels"), sizes, strict=True) if value is not None}
+    if other := next((key for key in said if options.get(key, said[key]) != said[key]), None):
+        raise ValueError(f"{name} says the {other} {said[other]}: leave out {other}={options[other]}")
     if said:
-        if other := next((key for key in said if options.get(key, said[key]) != said[key]), None):
-            raise ValueError(f"{name} says the {other} {said[other]}: leave out {other}={options[other]}")
         return load_data(bare, flip=flip, **{**options, **said})
     path = user_path(name)
     if name in DATASETS:

@@ -14,6 +14,7 @@ import torch
 
 from ..base.files import user_path
 from ..base.registry import DATASETS
+from ..base.suggest import check_choice
 from .cifar10 import EXAMPLES
 from .pictures import data_folder, load_pictures
 from .scikit_digits import DIGIT_NAMES
@@ -52,18 +53,16 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
     if len(values) != count or not count:
-        raise ValueError(
-            f"{path} should hold {count:,} values, and is {'cut short' if len(values) <= count else 'longer'}: fetch it again"
-        )
+        found = "cut short" if len(values) <= count else "longer"
+        raise ValueError(f"{path} should hold {count:,} values, and is {found}: fetch it again")
     return np.frombuffer(values, np.uint8).reshape(sizes)
 
 
 def download(name: Literal["mnist", "fashion-mnist"] = "mnist", folder: str | Path | None = None) -> Path:
     """Fetch the four files of a set (11 or 30 MB) into ``folder``, by default `data_folder`; returns the folder that they are in.
 
-    torchvision does it, which knows mirrors and checksums.
-
-    Raises ImportError where torchvision is not installed, OSError that says what to put where when they cannot be fetched.
+    torchvision does it, which knows mirrors and checksums. Raises ImportError where it is not installed, OSError that says what to
+    put where when they cannot be fetched.
     """
     try:
         from torchvision import datasets  # an extra
@@ -73,10 +72,8 @@ def download(name: Literal["mnist", "fashion-mnist"] = "mnist", folder: str | Pa
     try:
         getattr(datasets, TORCHVISION[name])(root, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
-        raise OSError(
-            f"{DATASETS.record(name).label} could not be fetched ({error}): put its four official files ({', '.join(ALL_FILES)}) "
-            f"in {root / name}, plain or .gz"
-        ) from error
+        way = f"put its four official files ({', '.join(ALL_FILES)}) in {root / name}, plain or .gz"
+        raise OSError(f"{DATASETS.record(name).label} could not be fetched ({error}): {way}") from error
     return root / TORCHVISION[name] / "raw"
 
 
@@ -86,16 +83,13 @@ def _find(name: str, file: str) -> Path:
     for path in (folder / f"{file}{suffix}" for folder in places for suffix in ("", ".gz")):
         if path.is_file():
             return path
-    raise FileNotFoundError(
-        f"{DATASETS.record(name).label} has no {file}, plain or .gz, in {places[0]} or {places[-1]}: put the four official files "
-        f"({', '.join(ALL_FILES)}) there (python -c 'import cmlab.data.mnist as m; m.download(\"{name}\")' does), or name the "
-        "folder that has them with CMLAB_DATA"
-    )
+    command = f"python -c 'import cmlab.data.mnist as m; m.download(\"{name}\")'"
+    way = f"put the four official files ({', '.join(ALL_FILES)}) there ({command} does), or name their folder with CMLAB_DATA"
+    raise FileNotFoundError(f"{DATASETS.record(name).label} has no {file}, plain or .gz, in {places[0]} or {places[-1]}: {way}")
 
 
 def _load(name: str, split: str | None) -> PixelData:
-    if split not in (None, *FILES):
-        raise ValueError(f"unknown split {split!r}: choose one of train, test")
+    check_choice("split", split or "train", FILES)
     images, labels = (_find(name, file) for file in FILES[split or "train"])
     return _read(name, images, labels, images.stat().st_mtime_ns, labels.stat().st_mtime_ns)
 
@@ -109,9 +103,8 @@ def _read(name: str, images: Path, labels: Path, *_stamps: int) -> PixelData:
     if len(pixels) != len(label):
         raise ValueError(f"{images} holds {len(pixels):,} images and {labels} {len(label):,} labels: fetch both again")
     if label.max() >= len(class_names):
-        raise ValueError(
-            f"{labels} holds the label {label.max()}, and {name} has classes 0 to {len(class_names) - 1}: fetch it again"
-        )
+        wrong = f"holds the label {label.max()}, and {name} has classes 0 to {len(class_names) - 1}"
+        raise ValueError(f"{labels} {wrong}: fetch it again")
     if name != "mnist" and hashlib.md5(pixels.tobytes(), usedforsecurity=False).hexdigest() in MNIST_PIXELS:
         raise ValueError(f"{images} holds MNIST's digits: put {name}'s own files in {data_folder() / name}")
     return PixelData(pixels, torch.from_numpy(label.astype(np.int64)), class_names)

@@ -18,10 +18,8 @@ def named_folder(name: str, **options: Any) -> PixelData:
     for place in (here, folder, archive):
         if place.exists():
             return load_pictures(place, **{"resolution": record.facts["shape"][-1], **options})
-    raise FileNotFoundError(
-        f"the data set {name} is neither {folder} nor {archive}: put {record.help} there, name another folder with CMLAB_DATA, or "
-        "give --data PATH"
-    )
+    way = f"put {record.help} there, name another folder with CMLAB_DATA, or give --data PATH"
+    raise FileNotFoundError(f"the data set {name} is neither {folder} nor {archive}: {way}")
 
 
 @DATASETS.register(

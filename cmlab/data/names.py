@@ -37,11 +37,6 @@ def split_format(name: str | Path) -> tuple[str, int | None, int | None]:
     return match[1], int(match[2]) if match[2] else None, 1 if match[3] else None
 
 
-def split_side(name: str | Path) -> tuple[str, int | None]:
-    """`split_format` without the channels."""
-    return split_format(name)[:2]
-
-
 def sized(name: str, resolution: int, channels: int | None = None) -> str:
     """The name of the set ``name`` at ``resolution`` and with 1 channel, for `load_data`; 0 and None are the set as it is.
 
@@ -70,10 +65,7 @@ def class_names_of(about: dict[str, Any], classes: int, data: str | Path) -> tup
 
 
 def title_of(name: str | Path) -> str:
-    """What a model card calls the set ``name``: "CIFAR-10: ship, horse".
-
-    A record may hold a function ``title`` that tells more, such as which of two archives is loaded.
-    """
+    """What a model card calls the set ``name``: "CIFAR-10: ship, horse". A record's function ``title`` may tell more."""
     whole, kept = split_name(name)
     titled = fact(whole, "title", None)
     title = titled() if titled else DATASETS.record(whole).label if whole in DATASETS else whole

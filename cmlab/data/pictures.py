@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from ..base.files import beside, user_path
+from ..base.suggest import check_choice
 from ..base.text import count
 from . import sources
 from .pixels import RESIZE, Resize, decode
@@ -27,9 +28,6 @@ from .sources import PICTURES, SPLITS, Source
 
 Labels = Literal["auto", "folder", "prefix", "none"]
 SUFFIXES = (".zip", ".npz", ".tar", ".tar.gz", ".tgz", ".tar.xz")
-
-
-# --- which pictures, and their labels --------------------------------------------------------------------------------------
 
 
 def _choose(path: Path, source: Source, split: str | None, rule: Labels) -> tuple[Source, list[int] | None, tuple[str, ...]]:
@@ -84,9 +82,6 @@ def _numbered(path: str | Path, numbers: list[int]) -> tuple[str, ...]:
     return tuple(str(k) for k in range(max(numbers) + 1))
 
 
-# --- loading ---------------------------------------------------------------------------------------------------------------
-
-
 def data_folder() -> Path:
     """Where data sets are looked for by name: $CMLAB_DATA, else ./data."""
     return user_path(os.environ.get("CMLAB_DATA") or "data")
@@ -121,14 +116,11 @@ def load_pictures(
         cache: the folder for decoded pictures, see `cache_folder`; False decodes them batch by batch.
     """
     path = user_path(path)
-    choices = {
-        "labels": (labels, ("auto", "folder", "prefix", "none")),
-        "split": (split, (None, *SPLITS)),
-        "channels": (channels, (1, 3)),
-    }
-    for option, (value, known) in (choices | {"resize": (resize, (None, *RESIZE))}).items():
-        if value not in known:
-            raise ValueError(f"unknown {option} {value!r}: choose one of {', '.join(str(k) for k in known if k is not None)}")
+    check_choice("labels", labels, get_args(Labels))
+    check_choice("split", split or "train", SPLITS)
+    if channels not in (1, 3):
+        raise ValueError(f"unknown channels {channels!r}: choose one of 1, 3")
+    check_choice("resize", resize or "openai", RESIZE)
     if resolution is None and resize is not None:
         raise ValueError(f"resize={resize!r} has no effect without resolution=")
     if resolution is not None and resolution < 1:
@@ -164,10 +156,8 @@ def _same_size(source: Source, first: np.ndarray, how: dict) -> Callable[[str], 
         pixels = decode(source.read(name), name, **how)
         if pixels.shape != first.shape:
             (h, w), (height, width) = pixels.shape[1:], first.shape[1:]
-            raise ValueError(
-                f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: pass resolution= (on the command line "
-                "--resolution 32, or PATH@32) to fit all to one size"
-            )
+            way = "pass resolution= (on the command line --resolution 32, or PATH@32) to fit all to one size"
+            raise ValueError(f"{name} is {w} x {h}, {source.names[0]} is {width} x {height}: {way}")
         return pixels
 
     return one
@@ -211,19 +201,22 @@ def _write(file: Path, write: Callable[[Path], object]) -> None:
         with beside(file) as part:
             write(part)
     except OSError as error:
-        raise ValueError(
-            f"cannot keep decoded pictures in {file.parent} ({error}): name another folder with CMLAB_CACHE"
-        ) from error
+        way = "name another folder with CMLAB_CACHE"
+        raise ValueError(f"cannot keep decoded pictures in {file.parent} ({error}): {way}") from error
+
+
+def npz_arrays(path: str | Path, *names: str) -> list[np.ndarray | None]:
+    """The arrays of an .npz by their names, None for those that are not there; raises ValueError for any other file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file.get(name) for name in names]
+    except Exception as error:  # of numpy, zipfile or its codecs
+        raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
 
 
 def load_npz(path: str | Path) -> PixelData:
     """arr_0 uint8 (N, H, W, 3 or 1) and, if there, arr_1 the class numbers (N,): what openai's sampling script writes."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("arr_0", "arr_1") if name in file}
-    except Exception as error:  # of numpy, zipfile or its codecs
-        raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
-    pixels, numbers = arrays.get("arr_0"), arrays.get("arr_1")
+    pixels, numbers = npz_arrays(path, "arr_0", "arr_1")
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
         found = "nothing" if pixels is None else f"{pixels.dtype} {pixels.shape}"
         raise ValueError(f"{path} should hold arr_0, uint8 (N, H, W, 3), and holds {found} there")

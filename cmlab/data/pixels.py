@@ -32,9 +32,6 @@ ROUNDINGS: dict[Rounding | None, Callable[[Tensor], Tensor]] = {
 }
 
 
-# --- tensors ---------------------------------------------------------------------------------------------------------------
-
-
 def to_pixels(x: Tensor, rounding: Rounding | None = None) -> Tensor:
     """Images in [-1, 1] as uint8 of the same shape, values outside cut off.
 
@@ -64,9 +61,6 @@ def from_uint8(image: np.ndarray, channels: int = 3) -> Tensor:
 def as_files(x: Tensor) -> Tensor:
     """Images (B, C, H, W) in [-1, 1] to the bits with which they would be read again from files of 8 bits."""
     return torch.cat([from_uint8(picture, x.shape[1]) for picture in to_uint8(x)])
-
-
-# --- files -----------------------------------------------------------------------------------------------------------------
 
 
 def open_picture(data: bytes, name: str, channels: int = 3) -> "tuple[Picture, list[str]]":
@@ -182,23 +176,24 @@ def decode(
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None])
 
 
+def _middle(image, side: int):
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
 def _box_bicubic(image, side: int):
     from PIL import Image
 
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return _middle(image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC), side)
 
 
 def _square_lanczos(image, side: int):
     from PIL import Image
 
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    return image.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.LANCZOS)
+    return _middle(image, min(image.size)).resize((side, side), Image.Resampling.LANCZOS)
 
 
 RESIZE = {"openai": _box_bicubic, "edm": _square_lanczos}

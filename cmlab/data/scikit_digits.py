@@ -47,8 +47,7 @@ def digits_color() -> ImageData:
     grey = digits()
     x0, label = grey.x0, grey.label
     assert label is not None
-    copies = 6
-    g = torch.Generator().manual_seed(0)
+    copies, g = 6, torch.Generator().manual_seed(0)
     n = copies * len(x0)
     ink_hue = torch.rand(n, generator=g)
     paper_hue = (ink_hue + 0.25 + 0.5 * torch.rand(n, generator=g)) % 1  # never the ink's own hue

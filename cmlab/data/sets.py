@@ -79,15 +79,12 @@ class ImageData:
             found = f"shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
             raise ValueError(f"x0 should be a tensor of images, (N, C, H, W), got {found}: torch.as_tensor takes arrays and lists")
         if not x0.is_floating_point():
-            raise ValueError(
-                f"x0 should be floating point numbers in [-1, 1], got {x0.dtype}: PixelData(x0.numpy(), label) takes uint8"
-            )
+            raise ValueError(f"x0 should be floating numbers in [-1, 1], got {x0.dtype}: PixelData(x0.numpy(), label) takes uint8")
         low, high = (float(end) for end in x0.aminmax())
         if math.isfinite(low) and math.isfinite(high):  # others are for the loss to tell
             if max(-low, high) > LARGEST:
-                raise ValueError(
-                    f"x0 should lie in [-1, 1], and goes from {low:.4g} to {high:.4g}: scale it, x0 / 127.5 - 1 for 0..255"
-                )
+                found = f"goes from {low:.4g} to {high:.4g}"
+                raise ValueError(f"x0 should lie in [-1, 1], and {found}: scale it, x0 / 127.5 - 1 for 0..255")
             if low >= 0 and high > 0.5:
                 _log.warning("x0 goes from %.3g to %.3g: images lie in [-1, 1], of 0..1 they are 2 * x0 - 1", low, high)
         object.__setattr__(self, "x0", x0.float())
@@ -166,10 +163,8 @@ class PixelData:
     def __post_init__(self):
         kind = getattr(self.pixels, "dtype", np.uint8)  # pictures that are decoded when they are asked for say none
         if isinstance(self.pixels, Tensor) or kind != np.uint8 or len(self.pixels.shape) != 4:
-            raise ValueError(
-                f"pixels should be a NumPy array (N, C, H, W) of uint8, got {type(self.pixels).__name__} of {kind}, "
-                f"{tuple(self.pixels.shape)}"
-            )
+            found = f"{type(self.pixels).__name__} of {kind}, {tuple(self.pixels.shape)}"
+            raise ValueError(f"pixels should be a NumPy array (N, C, H, W) of uint8, got {found}")
         object.__setattr__(self, "class_names", names_of(self.label, self.class_names, len(self.pixels)))
 
     def __len__(self) -> int:
@@ -280,10 +275,8 @@ def keep_classes(
     index = kept_rows(data, names)
     if not len(index):
         raise ValueError(f"no image of {what!r} belongs to {', '.join(names)}")
-    label = number[data.label[index]]
-    if isinstance(data, ImageData):
-        return replace(data, x0=data.x0[index], label=label, class_names=tuple(names))
-    return replace(data, pixels=SomePixels(data.pixels, index.numpy()), label=label, class_names=tuple(names))
+    images = {"x0": data.x0[index]} if isinstance(data, ImageData) else {"pixels": SomePixels(data.pixels, index.numpy())}
+    return replace(data, **images, label=number[data.label[index]], class_names=tuple(names))
 
 
 def kept_rows(data: ImageData | PixelData, names: Sequence[str]) -> Tensor:

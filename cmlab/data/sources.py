@@ -28,16 +28,12 @@ class Source(NamedTuple):
     skipped: Sequence[str] = ()
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(PICTURES) and not _is_hidden(name)
-
-
 def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
 def _belongs(name: str) -> bool:
-    return _is_picture(name) or PurePosixPath(name).name == "dataset.json"
+    return (name.lower().endswith(PICTURES) and not _is_hidden(name)) or PurePosixPath(name).name == "dataset.json"
 
 
 def open_source(path: Path) -> Source:
@@ -46,9 +42,7 @@ def open_source(path: Path) -> Source:
         return _lmdb(path)
     if path.is_dir():
         return _files(_walk(path), lambda name: _read_file(path / name))
-    if path.suffix == ".zip":
-        return _zip(path)
-    return _tar(path)
+    return _zip(path) if path.suffix == ".zip" else _tar(path)
 
 
 def _read_file(file: Path) -> bytes:
@@ -69,7 +63,8 @@ def _files(names: Iterable[str], read: Callable[[str], bytes]) -> Source:
             break
         cut, kept = f"{cut}{top}/", [name.removeprefix(f"{top}/") for name in kept]
     labels = _json_labels(read(cut + "dataset.json")) if "dataset.json" in kept else None
-    return Source(sorted(filter(_is_picture, kept)), lambda name: read(cut + name), labels, skipped)
+    pictures = sorted(name for name in kept if name.lower().endswith(PICTURES))
+    return Source(pictures, lambda name: read(cut + name), labels, skipped)
 
 
 def _json_labels(data: bytes) -> dict[str, int]:

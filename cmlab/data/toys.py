@@ -38,10 +38,7 @@ def mixture_from(points: Tensor, spread: float, weights: Tensor | None = None) -
 
 
 def drawn_points(points: Sequence[Sequence[float]] | Tensor, spread: float = 0.05) -> MixtureData:
-    """A set from points that a user drew, (K, 2) in any units: a Gaussian of relative width ``spread`` around each.
-
-    ``spread`` is a fraction of the points' own standard deviation.
-    """
+    """A set from points that a user drew, (K, 2): a Gaussian around each, as wide as ``spread`` of their own standard deviation."""
     points = torch.as_tensor(points, dtype=torch.float64)
     if points.ndim == 0 or len(points) < 2:
         raise ValueError(f"draw at least two points: got {points.numel()}")

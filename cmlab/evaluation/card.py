@@ -25,9 +25,8 @@ CURVES = {"loss_curve": "loss", "fd_curve": "FD-cls while training"}
 
 def record_key(measured: dict[str, Any]) -> str:
     """The key under which a report is stored. A later report with an equal key replaces it."""
-    return ", ".join(
-        str(measured[k]) for k in ("sampler", "steps", "sigmas", "guidance", "precision", "n", "features") if k in measured
-    )
+    told = ("sampler", "steps", "sigmas", "guidance", "precision", "n", "features")
+    return ", ".join(str(measured[k]) for k in told if k in measured)
 
 
 @dataclass(frozen=True)
@@ -41,30 +40,20 @@ class Picture:
 
 
 def keep_figures(path: str | Path, report: Report) -> Path:
-    """Put a report into the header of a checkpoint, under about.measured; the weights keep their bits.
-
-    Raises CheckpointError where the file cannot be read or written.
-    """
+    """Put a report into a checkpoint's header, under about.measured; its weights keep their bits. Raises CheckpointError."""
     measured = report.as_dict()
-    return _keep(path, lambda about: {"measured": {**about.get("measured", {}), record_key(measured): measured}})
+    return keep_facts(path, lambda about: {"measured": {**about.get("measured", {}), record_key(measured): measured}})
 
 
-def keep_facts(path: str | Path, facts: dict[str, Any]) -> Path:
-    """Put ``facts`` into what a checkpoint says about itself; the weights keep their bits. Raises as `keep_figures` does."""
-    return _keep(path, lambda about: facts)
-
-
-def _keep(path: str | Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+def keep_facts(path: str | Path, facts: dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """Put ``facts``, or what they make of what it says already, into what a checkpoint says of itself; as `keep_figures`."""
     with locked(checkpoints.resolve(path).parent):  # of two that read, change and write at once, one would be lost
         about = checkpoints.read_meta(path).get("about") or {}
-        return checkpoints.keep_about(path, {**about, **change(about)})
+        return checkpoints.keep_about(path, {**about, **(facts(about) if callable(facts) else facts)})
 
 
 def card(path: str | Path, report: Report | None = None, pictures: Sequence[Picture] = ()) -> str:
-    """The model card of a checkpoint (a bundled name or a path) as Markdown, with ``report`` beside the figures it holds.
-
-    ``pictures`` are shown from beside the card, see `cardpictures.write_card`.
-    """
+    """The model card of a checkpoint as Markdown, with ``report`` beside the figures it holds and ``pictures`` from beside it."""
     file = checkpoints.resolve(path)
     model, meta = checkpoints.load(file)
     about = dict(meta.get("about") or {})
@@ -72,9 +61,8 @@ def card(path: str | Path, report: Report | None = None, pictures: Sequence[Pict
     if report is not None:
         measured[record_key(report.as_dict())] = report.as_dict()
     scalings = {"karras": "EDM"}.get(kind := meta["precond"].get("kind", "karras"), kind)
-    lowest = model.traits.levels[0]
     consistency = model.traits.consistency
-    what = f"consistency model, f(x, {lowest}) = x" if consistency else f"diffusion model ({scalings})"
+    what = f"consistency model, f(x, {model.traits.levels[0]}) = x" if consistency else f"diffusion model ({scalings})"
     config = ", ".join(f"{k}={v}" for k, v in meta["config"].items())
     facts = {
         "kind": what,
@@ -152,9 +140,8 @@ def limits(meta: dict[str, Any], about: dict[str, Any], measured: dict[str, Any]
     """What a reader should not expect of such a checkpoint."""
     shape = meta["shape"]
     data = about.get("data") or about.get("preset", "").rpartition("-")[0]
-    out = [
-        f"Anything but {data or 'the data it was trained on'}: it knows no other samples, and those in the manner of its own alone."
-    ]
+    known = data or "the data it was trained on"
+    out = [f"Anything but {known}: it knows no other samples, and those in the manner of its own alone."]
     if data in DATASETS.of_kind("toy"):
         out.append("Pictures: it makes points in the plane, to learn from and to test methods with.")
     elif data.startswith("digits"):

@@ -71,9 +71,6 @@ def write_card(
     return [out, *(out.parent / picture.name for picture in pictures)]
 
 
-# --- samples ---------------------------------------------------------------------------------------------------------------
-
-
 def plans_of(model: Denoiser, about: dict[str, Any], whose: str = "") -> dict[str, Plan]:
     """In which ways a card shows a model, whose samples are told so: two for a consistency model."""
     usual = plan(model, about=about)
@@ -114,9 +111,6 @@ def _picture(rows: dict[str, Tensor]) -> Any:
         return plots.plot_points(rows, size=3)
     banks = {f" ({at} to {at + COLUMNS - 1})": slice(at, at + COLUMNS) for at in range(0, COLUMNS * BANKS, COLUMNS)}
     return plots.plot_images({name + seeds: x[part] for seeds, part in banks.items() for name, x in rows.items()})
-
-
-# --- neighbours ------------------------------------------------------------------------------------------------------------
 
 
 def _neighbours(made: Tensor, data: ImageData | PixelData, name: str, cache: str | Path | None) -> tuple[Any, str]:

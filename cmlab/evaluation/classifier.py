@@ -17,10 +17,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..base.files import SUFFIX, own_file, user_path, write_whole
 from ..base.rng import global_seed
+from ..base.suggest import check_choice
 from ..data import ImageData, PixelData, held_out, keep_classes, kept_rows, load_images
 from ..data.names import split_name
 from ..data.pixels import from_pixels, to_pixels
@@ -159,8 +162,7 @@ KINDS: dict[str, type[Classifier]] = {"residual": ResidualClassifier, "fast": Fa
 
 def build_classifier(config: ClassifierConfig, shape: tuple[int, ...], classes: int) -> Classifier:
     """A new classifier of images of ``shape`` (C, H, W); raises ValueError for an unknown kind."""
-    if config.kind not in KINDS:
-        raise ValueError(f"unknown kind of classifier {config.kind!r}: choose one of {', '.join(KINDS)}")
+    check_choice("kind of classifier", config.kind, KINDS)
     return KINDS[config.kind](config, shape, classes)
 
 
@@ -227,10 +229,8 @@ def fit_channels(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Grey images with three equal channels where ``shape`` has three; raises ValueError for images of another shape."""
     if pixels.shape[1] == 1 and shape[0] == 3:
         pixels = pixels.expand(-1, 3, -1, -1)
-    if tuple(pixels.shape[1:]) != shape:
-        raise ValueError(
-            f"the classifier's images have the shape {shape}, these {tuple(pixels.shape[1:])}: choose --features inception"
-        )
+    if (found := tuple(pixels.shape[1:])) != shape:
+        raise ValueError(f"the classifier's images have the shape {shape}, these {found}: choose --features inception")
     return pixels
 
 
@@ -247,8 +247,6 @@ def accuracy(model: Classifier, split: Split) -> float:
 
 def save_classifier(path: str | Path, model: Classifier, about: dict[str, Any]) -> Path:
     """Write a classifier with its matrices in half precision, beside the file first, then renamed."""
-    from safetensors.torch import save
-
     state = _halved(model)
     meta = {"config": asdict(model.config), "shape": list(model.shape), "classes": model.classes, "about": about}
     return write_whole(path, save({k: v.contiguous() for k, v in state.items()}, metadata={"cmlab-classifier": json.dumps(meta)}))
@@ -274,10 +272,9 @@ class LoadedClassifier:
     id: str
 
     def numbers(self, class_names: Sequence[str]) -> Tensor | None:
-        """What this classifier calls the classes ``class_names`` of a data set, by their names: (classes,) int64.
+        """What it calls the classes ``class_names`` of a data set, (classes,) int64; None where it does not know one of them.
 
-        A classifier whose ``about`` has no ``class_names`` calls as many classes what the data call them. None where it does not
-        know one of the classes.
+        A classifier whose ``about`` has no ``class_names`` calls as many classes what the data call them.
         """
         known = self.about.get("class_names")
         if known is None:
@@ -295,8 +292,6 @@ def load_classifier(path: str | Path) -> LoadedClassifier:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, _stamp: int) -> LoadedClassifier:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         text = header.read_text(path, "cmlab-classifier")
@@ -343,21 +338,21 @@ def need_classifier(data: str, way_out: str) -> str:
 
 
 def fitting(data: str) -> list[str]:
-    """The shipped classifiers that take pictures of the shape of ``data``, first one that knows them.
-
-    Features of the others, too, tell which of two models of one's own pictures is nearer to them: see `way_without_inception`.
-    """
+    """The shipped classifiers that take pictures of the shape of ``data``, first one that knows them."""
     shape, own = splits(data)[0].data.shape, classifier_for(data)
-    takes = {name: load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()}
-    fit = [name for name, (channels, *side) in takes.items() if side == [*shape[1:]] and channels in (shape[0], 3)]
+    fit = [name for name, (channels, *side) in _shapes().items() if side == [*shape[1:]] and channels in (shape[0], 3)]
     return sorted(fit, key=lambda name: name != own)
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    return {name: load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()}
 
 
 def way_without_inception(data: str) -> str:
     """What to choose where Inception is not there, or no classifier knows ``data``."""
     if not (known := fitting(data)):
-        shapes = sorted({load_classifier(resolve_classifier(name)).model.shape for name in classifier_names()})
-        return f"none that ships takes its pictures, only those of the shapes {', '.join(map(str, shapes))}"
+        shapes = ", ".join(map(str, sorted({*_shapes().values()})))
+        return f"none that ships takes its pictures, only those of the shapes {shapes}"
     unseen = "" if known[0] == classifier_for(data) else f" it was not trained on {data};"
     return f"--features {known[0]} needs no network:{unseen} its figures compare models of {data} with each other and are no FID"
 

@@ -1,7 +1,4 @@
-"""Training of the classifiers whose features stand in for Inception's: ``cmlab train cifar10-classifier``.
-
-A run stops, saves and resumes to the same bits, in the same loop as those of generative models (training/loop.py).
-"""
+"""Training of the classifiers whose features stand in for Inception's, in the loop of training/loop.py."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -179,17 +176,15 @@ def train_classifier(
     Grey sets are trained on with three equal channels when another set has colours. Raises ValueError for sets without classes
     or of different ones.
     """
-    model = _new(train, preset)
-    shape, device = model.shape, torch.device(device)
+    model, device = _new(train, preset), torch.device(device)
     precision = usable_precision(preset.precision, device)
-    whole = [(fit_channels(split.pixels(slice(None)), shape), cast(Tensor, split.label)) for split in train]
+    whole = [(fit_channels(split.pixels(slice(None)), model.shape), cast(Tensor, split.label)) for split in train]
     model.train().prepare([pixels for pixels, _ in whole])
     order = torch.channels_last if orders_by_pixel(model, device) else torch.contiguous_format
     model.to(device).to(memory_format=order)  # pyright: ignore[reportCallIssue]
     optimizer, schedule = _optimizer(model, preset)
-    slow = {}
-    if preset.optimizer == "sgd":
-        slow = {k: v.clone() for k, v in model.state_dict().items() if v.is_floating_point()}
+    fast = model.state_dict() if preset.optimizer == "sgd" else {}
+    slow = {k: v.clone() for k, v in fast.items() if v.is_floating_point()}
     epochs = [_Epochs(preset, len(pixels)) for pixels, _ in whole]
     state = partial(ClassifierState, model=model, optimizer=optimizer, schedule=schedule, slow=slow)
     generator = torch.Generator().manual_seed(preset.seed)
@@ -225,9 +220,6 @@ def _new(train: list[Split], preset: ClassifierPreset) -> Classifier:
     shape = max((split.data.shape for split in train), key=lambda s: s[0])
     with global_seed(preset.seed):
         return build_classifier(preset.network, shape, train[0].data.classes)
-
-
-# --- the command -----------------------------------------------------------------------------------------------------------
 
 
 def run(name: str, preset: ClassifierPreset, options: ClassifierOptions, device: torch.device, args: list[str]) -> None:
@@ -298,8 +290,3 @@ CLASSIFIER_PRESETS.register("mnist-fast-classifier")(
         precision="auto",
     )
 )  # fmt: skip
-
-
-def get_classifier_preset(name: str) -> ClassifierPreset:
-    """The preset ``name``; raises ValueError with the nearest name for an unknown one."""
-    return CLASSIFIER_PRESETS.record(name).value

@@ -121,8 +121,10 @@ class InceptionFeatures(Extractor):
             raise ValueError(f"{path} has weights of another network: {' '.join(str(error).split())[:150]}") from error
         self.network.to(self.device).eval().requires_grad_(False)
         self._places = tuple(names.index(layers[word]) for word in ("fd", "is"))
-        self.id = network if path is None else f"{network}-{_digest(Path(path))}"
-        self.title = network
+        self.id = self.title = network
+        if path is not None:
+            with Path(path).open("rb") as file:
+                self.id += f"-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,8 +156,6 @@ def inception_weights(path: str | Path | None = None) -> Path:
 
     Raises ValueError that names the file, its address and where to put it; and for a file that holds more than plain weights.
     """
-    from urllib.error import URLError
-
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
 
     name = url.rpartition("/")[2]
@@ -166,21 +166,15 @@ def inception_weights(path: str | Path | None = None) -> Path:
         try:
             found.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(found), hash_prefix=name.rpartition("-")[2].split(".")[0], progress=False)
-        except (URLError, OSError, RuntimeError) as error:
-            raise NoWeights(
-                f"FID's Inception weights are not here and cannot be fetched ({' '.join(str(error).split())[:90]}): fetch {url} "
-                f"on a machine with a network and put it at {found}, or name it with --weights"
-            ) from error
+        except (OSError, RuntimeError) as error:  # urllib's are OSErrors too
+            way = f"fetch {url} on a machine with a network and put it at {found}, or name it with --weights"
+            reason = " ".join(str(error).split())[:90]
+            raise NoWeights(f"FID's Inception weights are not here and cannot be fetched ({reason}): {way}") from error
     try:  # torch-fidelity unpickles without looking: what passes here holds tensors alone
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch's readers raise whatever a broken file leads them to
         raise ValueError(f"{found} is not a file of plain weights ({type(error).__name__}): fetch {url} again") from error
     return found
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def extractor_for(
@@ -194,7 +188,9 @@ def extractor_for(
     own = classifier_for(data)
     if features == "auto":
         features = "inception" if weights is not None or {"fid", "kid"} & set(words) or own is None else own
-    _check_words(InceptionFeatures if features == "inception" else ClassifierFeatures, words, features)
+    asked = (InceptionFeatures if features == "inception" else ClassifierFeatures).asked
+    if unknown := [word for word in words if word not in asked]:
+        raise ValueError(f"--metrics {unknown[0]}: with --features {features} there are {','.join(asked)}")
     if features == "inception":
         try:
             return InceptionFeatures(weights, device)
@@ -202,17 +198,9 @@ def extractor_for(
             raise ValueError(f"{error}. {way_without_inception(data)}") from error
     if weights is not None:
         raise ValueError("--weights are Inception's: leave them out, or choose --features inception")
-    known = (
-        need_classifier(data, f"{way_without_inception(data)}; or choose --features inception")
-        if features == "classifier"
-        else features
-    )
-    return ClassifierFeatures(known, device)
-
-
-def _check_words(kind: type[Extractor], words: Iterable[str], features: str) -> None:
-    if unknown := [word for word in words if word not in kind.asked]:
-        raise ValueError(f"--metrics {unknown[0]}: with --features {features} there are {','.join(kind.asked)}")
+    if features == "classifier":
+        features = need_classifier(data, f"{way_without_inception(data)}; or choose --features inception")
+    return ClassifierFeatures(features, device)
 
 
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> Features:
@@ -228,12 +216,10 @@ MAX_REFERENCE = 50_000
 
 def spread(split: Split, n: int | None) -> Split:
     """``n`` images of the split, evenly spread; None takes at most 50,000. Raises ValueError where it has fewer."""
-    if n is None:
-        n = min(len(split), MAX_REFERENCE)
+    n = min(len(split), MAX_REFERENCE) if n is None else n
     if not 10 <= n <= len(split):
         raise ValueError(f"--reference must lie in 10..{len(split)}, the number of real images to compare with, got {n}")
-    pick = torch.arange(n) * len(split) // n
-    return split if n == len(split) else Split(split.data, split.index[pick])
+    return split if n == len(split) else Split(split.data, split.index[torch.arange(n) * len(split) // n])
 
 
 def real_features(extractor: Extractor, split: Split, batch: int = 256, cache: str | Path | None = None) -> Features:

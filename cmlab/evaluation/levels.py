@@ -20,12 +20,10 @@ def wasserstein_score(
     reference, label = _reference(data, n, seed)
     if tuple(data.shape) != model.shape:
         raise ValueError(f"the model makes samples of shape {model.shape}, the data have shape {tuple(data.shape)}")
-    label = label if model.classes else None
-
-    def metric(x: Tensor) -> float:
-        return sliced_wasserstein(x.flatten(1), reference)
-
-    return sample_score(model, metric, seeds_from(seed, n), label=label, batch=batch, device=device)
+    label, seeds = label if model.classes else None, seeds_from(seed, n)
+    return sample_score(
+        model, lambda x: sliced_wasserstein(x.flatten(1), reference), seeds, label=label, batch=batch, device=device
+    )
 
 
 def data_floor(data: Data, n: int, seed: int = 0) -> float:

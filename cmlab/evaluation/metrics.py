@@ -77,8 +77,7 @@ def moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 def frechet_distance(fake: Features, reference: Reference, weights: Tensor) -> Tensor:
     """Squared Frechet distance of two Gaussians with the sets' moments, (B,) (Heusel et al., 2017, eq. 6).
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)); the last trace is the sum of square roots of the eigenvalues of the symmetric
-    C2^(1/2) C1 C2^(1/2), which has those of C1 C2.
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)); C1 C2 has the eigenvalues of the symmetric C2^(1/2) C1 C2^(1/2).
     """
     mean, covariance = reference.moments
     out = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..base import text
-from ..data.pictures import load_npz, load_pictures
+from ..data.pictures import load_npz, load_pictures, npz_arrays
 from ..data.pixels import Rounding, to_pixels
 from ..denoiser import Denoise, Denoiser, classes_in_turn
 from ..noise import seeds_from
@@ -111,14 +111,7 @@ class Source:
 
 
 def model_source(
-    model: Denoiser,
-    how: Plan,
-    *,
-    n: int,
-    seed: int = 0,
-    batch: int = 256,
-    rounding: Rounding = "round",
-    name: str = "model",
+    model: Denoiser, how: Plan, *, n: int, seed: int = 0, batch: int = 256, rounding: Rounding = "round", name: str = "model"
 ) -> Source:
     """Samples of a model, drawn on its device as ``how`` says.
 
@@ -157,9 +150,8 @@ def picture_source(
 ) -> Source:
     """Pictures of a folder, archive or .npz (of 'cmlab sample' or OpenAI's) that shall resemble those of ``split``.
 
-    ``resolution`` is the side that pictures from files are cut and resized to; None takes them as they are.
-
-    Raises ValueError for pictures of another size, none at all, or fewer than ``n``.
+    ``resolution`` is the side that pictures from files are cut and resized to; None takes them as they are. Raises ValueError for
+    pictures of another size, none at all, or fewer than ``n``.
     """
     label = None
     if path.suffix == ".npz" and (held := _own_samples(path)) is not None:
@@ -172,17 +164,14 @@ def picture_source(
             label = data.label
         pixels = torch.from_numpy(np.ascontiguousarray(data.pixels[np.arange(len(data))]))
     if tuple(pixels.shape[1:]) != split.data.shape:
-        raise ValueError(
-            f"the pictures of {path} have the shape {tuple(pixels.shape[1:])}, the data {split.data.shape}: resize them first, or "
-            f"name them as {path}@{split.data.shape[-1]}"
-        )
+        differ = f"the pictures of {path} have the shape {tuple(pixels.shape[1:])}, the data {split.data.shape}"
+        raise ValueError(f"{differ}: resize them first, or name them as {path}@{split.data.shape[-1]}")
     n = len(pixels) if n is None else n
     if not MIN_SAMPLES <= n <= len(pixels):
         raise ValueError(f"{path} holds {len(pixels)} pictures, and --n {n} is not between {MIN_SAMPLES} and that")
-    if label is not None and split.data.classes:
-        wrong = label[(label < 0) | (label >= split.data.classes)]
-        if len(wrong):
-            raise ValueError(f"{path} has a class {int(wrong[0])}, the data have 0..{split.data.classes - 1}")
+    known = split.data.classes
+    if label is not None and known and len(wrong := label[(label < 0) | (label >= known)]):
+        raise ValueError(f"{path} has a class {int(wrong[0])}, the data have 0..{known - 1}")
 
     def draw(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         return pixels[start:stop], None if label is None else label[start:stop]
@@ -192,18 +181,16 @@ def picture_source(
 
 def _own_samples(path: Path) -> tuple[Tensor, Tensor | None] | None:
     """x and label of a file of 'cmlab sample', None for another kind."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if "x" not in file:
-                return None
-            x, label = file["x"], file["label"] if "label" in file else np.array([])
-    except Exception as error:  # of numpy, zipfile or its codecs
-        raise ValueError(f"{path} is no npz of plain arrays: {error}") from error
+    x, label = npz_arrays(path, "x", "label")
+    if x is None:
+        return None
     if x.ndim != 4 or not np.issubdtype(x.dtype, np.floating) or not np.isfinite(x).all():
         raise ValueError(f"{path} should hold x, finite images (N, C, H, W) in [-1, 1], and holds {x.dtype} {x.shape}")
-    if len(label) and (label.dtype.kind not in "iu" or label.shape != (len(x),)):
+    if label is None or not len(label):
+        return torch.from_numpy(x), None
+    if label.dtype.kind not in "iu" or label.shape != (len(x),):
         raise ValueError(f"label of {path} should hold one class number per image, and is {label.dtype} {label.shape}")
-    return torch.from_numpy(x), torch.from_numpy(label.astype(np.int64)) if len(label) else None
+    return torch.from_numpy(x), torch.from_numpy(label.astype(np.int64))
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------------
@@ -276,9 +263,8 @@ def report(
     """
     train, test, how = splits(data)
     if source.shape != train.data.shape:
-        raise ValueError(
-            f"the samples have the shape {source.shape}, {data} {train.data.shape}: name the data they resemble with --data"
-        )
+        differ = f"the samples have the shape {source.shape}, {data} {train.data.shape}"
+        raise ValueError(f"{differ}: name the data they resemble with --data")
     train, test = spread(train, reference), spread(test, min(source.n, len(test)))
     numbers = extractor.numbers(train.data.class_names)
     words = check_words(extractor, words, source.labelled and train.data.classes > 0, numbers is not None)
@@ -348,9 +334,8 @@ def quick_fd(
 ) -> float:
     """FD-cls of ``n`` samples of ``model`` (on its device) to the train images of ``data``: a curve to watch in a training.
 
-    By default one step of a consistency model, 18 of Heun's method for a diffusion model; ``sigmas`` are the levels in place of
-    the default ones. Nothing is drawn from global generators, and the model's mode comes back. On the first classifier
-    of `fitting`. Raises ValueError for data whose pictures none takes.
+    Sampled as `samplers.plan` says, and measured on the first classifier of `fitting`. Nothing is drawn from global generators, and
+    the model's mode comes back. Raises ValueError for data whose pictures no classifier takes.
     """
     name = (fitting(data) or [need_classifier(data, f"{way_without_inception(data)}: FD-cls cannot be measured on it")])[0]
     if tuple(model.shape) != (shape := splits(data)[0].data.shape):

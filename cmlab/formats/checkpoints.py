@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
@@ -57,11 +60,9 @@ def resolve(name_or_path: str | Path) -> Path:
     if Path(file).is_file():
         return Path(file)
     if path.is_dir():
-        if any(path.glob(f"state-*{SUFFIX}")):
-            raise CheckpointError(
-                f"{path} holds an unfinished run: end it with 'cmlab train {path.name} --resume', then name {file}"
-            )
-        raise CheckpointError(f"{path} is a folder: name the {SUFFIX} file in it")
+        unfinished = f"holds an unfinished run: end it with 'cmlab train {path.name} --resume', then name {file}"
+        has_states = any(path.glob(f"state-*{SUFFIX}"))
+        raise CheckpointError(f"{path} {unfinished if has_states else f'is a folder: name the {SUFFIX} file in it'}")
     if path.suffix or path.parent != Path("."):
         near = sorted(other.name for other in path.parent.glob(f"*{SUFFIX}"))[:5] if path.parent.is_dir() else []
         held = f" (its folder holds {', '.join(near)})" if near else ""
@@ -122,7 +123,6 @@ def keep_about(path: str | Path, about: dict[str, Any]) -> Path:
 
 
 def _write(path: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path:
-    from safetensors.torch import save as to_bytes
 
     try:
         text = json.dumps(meta)
@@ -143,16 +143,12 @@ def read_meta(name_or_path: str | Path) -> dict[str, Any]:
 
     Raises CheckpointError for a file that is damaged or foreign, or whose header says what no model is.
     """
-    from safetensors import SafetensorError
-
     path = resolve(name_or_path)
     try:
         text = header.read_text(path, "cmlab")
     except (SafetensorError, OSError, header.HeaderError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file (damaged, cut short or of another kind): {one_line(error)}. "
-            "Copy or train it again"
-        ) from error
+        what = f"is not a readable safetensors file (damaged, cut short or of another kind): {one_line(error)}"
+        raise CheckpointError(f"{path} {what}. Copy or train it again") from error
     if text is None:
         raise CheckpointError(f"{path} is a safetensors file of another program (no cmlab header): cmlab cannot rebuild its model")
     try:
@@ -185,10 +181,7 @@ def _described(meta: dict[str, Any]) -> tuple[Any, Preconditioning]:
 
 
 def usable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Those of ``paths`` that hold a checkpoint whose header fits its weights, and that; the log says once what is left out.
-
-    For menus and names: no weights are read.
-    """
+    """Those of ``paths`` that hold a checkpoint whose header fits its weights (none is read), and that; the log names the rest."""
     for path in paths:
         with suppress(OSError):  # it has gone
             stat = path.stat()
@@ -198,7 +191,6 @@ def usable(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 @lru_cache(maxsize=1024)
 def _looked_at(path: Path, *_stamp: int) -> dict[str, Any] | None:
-    from safetensors import safe_open
 
     try:
         meta = read_meta(path)
@@ -215,7 +207,6 @@ def _looked_at(path: Path, *_stamp: int) -> dict[str, Any] | None:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
 
     try:
         return load_file(path)
@@ -233,9 +224,8 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> tuple[
         labels = {key: meta[key] for key in ("drops_labels", "guidance") if key in meta}  # older files lack them
         model = build(config, precond, meta["shape"], meta["classes"], weights, **labels)
     except WeightsError as error:
-        raise CheckpointError(
-            f"{path} holds weights that do not fit its own header: {one_line(error)}. Copy or train it again"
-        ) from error
+        wrong = f"holds weights that do not fit its own header: {one_line(error)}"
+        raise CheckpointError(f"{path} {wrong}. Copy or train it again") from error
     except _WRONG as error:
         raise CheckpointError(f"{path} {_UNKNOWN.format(one_line(error))}") from error
     return model.to(device).eval(), meta
@@ -293,8 +283,7 @@ def check_state(state: Mapping[str, Tensor], config: Any, shape: tuple[int, ...]
     want = expected_state(config, shape, classes)
     check_names(state, want)
     if wrong := [name for name, size in want.items() if tuple(state[name].shape) != size]:
-        name = wrong[0]
-        raise WeightsError(f"{some(wrong)}: shape {tuple(state[name].shape)} of {name} should be {want[name]}")
+        raise WeightsError(f"{some(wrong)}: shape {tuple(state[wrong[0]].shape)} of {wrong[0]} should be {want[wrong[0]]}")
 
 
 def check_names(names: Collection[str], want: Collection[str]) -> None:
@@ -324,10 +313,7 @@ class _WithoutNumbers(TorchFunctionMode):
 
 @contextmanager
 def skeleton(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Networks built inside have no numbers and take no memory; one that ``weights`` cannot be for is a WeightsError at once.
-
-    So a description of a billion channels or layers costs nothing.
-    """
+    """Networks built inside have no numbers and take no memory; one that ``weights`` cannot be for is a WeightsError at once."""
     sizes, left = {v.numel() for v in weights.values()}, 4 * len(weights)  # room to build it a few times
     thread = threading.get_ident()  # the hook sees what all threads build
 

@@ -14,16 +14,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..base.files import PART, beside, is_sparse, user_path, write_whole
 from ..denoiser import CONSISTENCY, Denoiser, Precond, Preconditioning
 from ..methods.scalings import IDDPMPrecond, VEPrecond, VPPrecond
 from ..networks.adm import IMAGENET64, LSUN256, UNetConfig
-from . import checkpoints, unpickle
+from . import checkpoints, header, unpickle
 from .checkpoints import SUFFIX, CheckpointError, build, one_line, skeleton
 from .diffusers_layout import diffusers_settings, from_diffusers, obstacles, read_diffusers_settings, to_diffusers
 from .layouts import Obstacle, from_edm, from_openai, openai_config, openai_obstacles, refuse, to_openai
@@ -89,7 +90,9 @@ def read(path: str | Path, facts: Facts | None = None) -> tuple[Denoiser, dict[s
     except CheckpointError:
         raise
     except _UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be converted: {one_line(error)}. {_way_out(error)}") from error
+        # A message that already names an option is its own way out.
+        again = "See" if "--" in str(error) else "Download or copy it again, or see"
+        raise CheckpointError(f"{path} cannot be converted: {one_line(error)}. {again} 'cmlab convert --help'") from error
     return model.eval(), about
 
 
@@ -118,9 +121,9 @@ def write(
     return path
 
 
-def check_target(path: Path, overwrite: bool) -> Callable[[Path, Denoiser, dict[str, Any], torch.dtype], None]:
+def check_target(path: Path, overwrite: bool) -> Callable[[Path, Denoiser, dict[str, Any], torch.dtype], object]:
     """The writer for this path; raises CheckpointError, before any work is done, for what cannot or should not be written."""
-    writers = {SUFFIX: _write_cmlab, ".pt": _write_openai, "": _write_diffusers}
+    writers = {SUFFIX: checkpoints.save, ".pt": _write_openai, "": _write_diffusers}
     if path.suffix not in writers:
         raise CheckpointError(f"{path}: end it in .safetensors (cmlab), .pt (OpenAI) or nothing (a folder for diffusers)")
     folder = path.suffix == ""
@@ -162,15 +165,16 @@ def _reader(path: Path) -> Callable[[Path, Facts], tuple[Denoiser, dict[str, Any
             start = file.read(16)
         if is_sparse(path):
             raise CheckpointError(f"{path} is mostly a hole that was never written: download or copy it again")
-        if unpickle.is_torch_file(path):
-            return _read_openai
+
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}. Check its permissions") from error
+    if unpickle.begins_torch_file(start):
+        return _read_openai
     # The length of a safetensors header may begin with the byte that begins a pickle.
     if (start[5:8] == b"\0\0\0" and start[8:9] == b"{") or path.suffix == SUFFIX:
         return _read_cmlab
     if start[:1] == b"\x80":
-        return _read_nvlabs
+        return lambda path, _: _from_nvlabs(unpickle.read_pickle(path), path)
     what = "is empty" if not start else "is no checkpoint of a kind that cmlab knows"
     raise CheckpointError(f"{path} {what}: download or copy it again, and see 'cmlab convert --help' for what can be read")
 
@@ -218,16 +222,13 @@ def _openai_network(state: dict[str, Tensor], facts: Facts) -> tuple[UNetConfig,
 def _state(content: Any, path: Path) -> dict[str, Tensor]:
     """A state dict whose names are names and whose tensors are no larger than the file."""
     state = unpickle.tensors(content)
-    unpickle.check_sharing(state, path)
+    if sum(v.numel() * v.element_size() for v in state.values()) > path.stat().st_size:  # views of one storage, about to be copied
+        raise ValueError("its tensors claim more values than the file holds")
     for name in state:
         # Blocks are counted: one named 1000000000 would make a loop of that length.
         if not re.fullmatch(r"[\w.]{1,200}", name) or any(int(n) > 999 for n in re.findall(r"(?<!\w)\d+(?!\w)", name)):
             raise ValueError(f"{name[:60]!r} is not the name of a network's weights")
     return state
-
-
-def _read_nvlabs(path: Path, _: Facts) -> tuple[Denoiser, dict[str, Any]]:
-    return _from_nvlabs(unpickle.read_pickle(path), path)
 
 
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -240,8 +241,7 @@ _NVLABS_PRECONDS: dict[str, Callable[[dict[str, Any]], Preconditioning]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Persistent:
+class _Persistent(NamedTuple):
     """An object of NVlabs' pickles: the name of its class, how it was made, and the module that it is."""
 
     name: str
@@ -322,8 +322,6 @@ def _read_diffusers(path: Path, _: Facts) -> tuple[Denoiser, dict[str, Any]]:
     values = {name: _number(scheduler, name, default) for name, default in (("sigma_min", 0.002), ("sigma_data", 0.5))}
     safe, pickled = (path / "unet" / f"{WEIGHTS}{suffix}" for suffix in (SUFFIX, ".bin"))
     if safe.is_file():
-        from safetensors.torch import load_file
-
         state = load_file(safe)
     elif pickled.is_file():
         state = _state(unpickle.read_torch(pickled), pickled)
@@ -336,21 +334,14 @@ def _read_diffusers(path: Path, _: Facts) -> tuple[Denoiser, dict[str, Any]]:
 
 def _json(path: Path, why: str = "part of the pipeline") -> dict[str, Any]:
     """A small JSON object without the numbers that JSON does not have."""
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{path.name} has a number that is {name}")
-
     if not path.is_file():
         raise ValueError(f"{path.name} is missing ({why})")
     if path.stat().st_size > MAX_JSON:
         raise ValueError(f"{path.name} is far larger than a description of a model")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON text ({one_line(error)})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path.name} is no JSON object")
-    return value
+        return header.parse(path.read_bytes(), finite=True)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
@@ -363,10 +354,6 @@ def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
 # --- writing -------------------------------------------------------------------------------------------------------------
 
 
-def _write_cmlab(path: Path, model: Denoiser, about: dict[str, Any], dtype: torch.dtype) -> None:
-    checkpoints.save(path, model, about, dtype)
-
-
 def _write_openai(path: Path, model: Denoiser, _: dict[str, Any], dtype: torch.dtype) -> None:
     program = "OpenAI's code"
     config, found = _unet(model, program)
@@ -377,14 +364,10 @@ def _write_openai(path: Path, model: Denoiser, _: dict[str, Any], dtype: torch.d
 
 def _write_diffusers(path: Path, model: Denoiser, about: dict[str, Any], dtype: torch.dtype) -> None:
     """A ConsistencyModelPipeline, which clips its estimate to [-1, 1] at every step: as ``project=`` a clamp does here."""
-    from safetensors.torch import save_file
-
     program, precond = "diffusers' consistency pipeline", model.precond
     config, found = _unet(model, program)
     if not model.traits.consistency:
-        found.append(
-            Obstacle("it is a diffusion model, and the pipeline runs consistency models (distil it, by a preset of cd)", {})
-        )
+        found += [Obstacle("it is a diffusion model, and the pipeline runs consistency models (distil it, by a preset of cd)")]
     refuse(program, [*found, *obstacles(config, model.shape)])
     assert isinstance(precond, Precond)
     settings = diffusers_settings(config, model.shape, model.classes)
@@ -418,9 +401,9 @@ def _unet(model: Denoiser, program: str) -> tuple[UNetConfig, list[Obstacle]]:
         raise ValueError(f"{program} has the ADM U-Net on pictures alone, and this is another network (choose --network unet)")
     found = []
     if not isinstance(model.precond, Precond):
-        found.append(Obstacle("its preconditioning is neither EDM's nor the consistency model's", {}))
+        found.append(Obstacle("its preconditioning is neither EDM's nor the consistency model's"))
     if model.drops_labels:
-        found.append(Obstacle("it can leave out the label of a conditional model (train with --label-dropout 0)", {}))
+        found.append(Obstacle("it can leave out the label of a conditional model (train with --label-dropout 0)"))
     return model.config, found
 
 
@@ -430,8 +413,3 @@ def _numbers(model: Denoiser) -> dict[str, Tensor]:
 
 def _about(path: Path, what: str) -> dict[str, Any]:
     return {"converted from": f"{path.name} ({what})"}
-
-
-def _way_out(error: BaseException) -> str:
-    # A message that already names an option is its own way out.
-    return "See 'cmlab convert --help'" if "--" in str(error) else "Download or copy it again, or see 'cmlab convert --help'"

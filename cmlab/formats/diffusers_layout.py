@@ -21,6 +21,7 @@ _RES = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 # What UNet2DModel takes for a setting that is left out, and all that it may be for a setting that cmlab has no counterpart of.
 _DEFAULTS: dict[str, Any] = {
     "sample_size": None,
@@ -102,103 +103,73 @@ def _modules(config: UNetConfig, size: int, classes: int) -> Iterator[tuple[str,
     yield "", "out.2", "conv_out"
 
 
+def _names(config: UNetConfig, size: int, classes: int) -> Iterator[tuple[str, str]]:
+    """cmlab's and diffusers' name of every weight, those of queries, keys and values apart; some layers have none of these."""
+    for kind, ours, theirs in _modules(config, size, classes):
+        for mine, other in {"res": _RES, "attention": _ATTENTION}.get(kind, {"": ""}).items():
+            for end in ("weight", "bias") if ours != "label_emb" else ("weight",):
+                yield ".".join(filter(None, (ours, mine, end))), ".".join(filter(None, (theirs, other, end)))
+
+
 def to_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, classes: int) -> dict[str, Tensor]:
     """cmlab's weights under diffusers' names; for a network that ``diffusers_settings`` accepts. Every bit is kept."""
-    out: dict[str, Tensor] = {}
-    for kind, ours, theirs in _modules(config, size, classes):
-        for end in ("weight", "bias"):
-            if kind == "attention":
-                q, k, v = state[f"{ours}.qkv.{end}"].chunk(3)
-                wide = {"to_q": q, "to_k": k, "to_v": v, "to_out.0": state[f"{ours}.proj_out.{end}"]}
-                out |= {f"{theirs}.{name}.{end}": value.reshape(value.shape[:2]) for name, value in wide.items()}
-                out[f"{theirs}.group_norm.{end}"] = state[f"{ours}.norm.{end}"]
-            elif kind == "res":
-                for mine, other in _RES.items():
-                    if f"{ours}.{mine}.{end}" in state:  # a skip_connection is there where the width changes
-                        out[f"{theirs}.{other}.{end}"] = state[f"{ours}.{mine}.{end}"]
-            elif f"{ours}.{end}" in state:  # an embedding has no bias
-                out[f"{theirs}.{end}"] = state[f"{ours}.{end}"]
-    return out
+    apart = dict(state)
+    for name, value in state.items():
+        if ".qkv." in name:
+            apart |= {name.replace(".qkv.", f".{part}."): v for part, v in zip("qkv", value.chunk(3), strict=True)}
+    pairs = ((ours, theirs) for ours, theirs in _names(config, size, classes) if ours in apart)
+    return {theirs: apart[ours].reshape(apart[ours].shape[:2]) if ".to_" in theirs else apart[ours] for ours, theirs in pairs}
 
 
 def from_diffusers(state: dict[str, Tensor], config: UNetConfig, size: int, classes: int) -> dict[str, Tensor]:
     """diffusers' weights under cmlab's names; raises ValueError for missing or surplus ones. Shapes are the caller's to check."""
     left, out = dict(state), {}
-
-    def take(name: str) -> Tensor:
-        if name not in left:
-            raise ValueError(f"the weights {name} are missing")
-        return left.pop(name)
-
-    for kind, ours, theirs in _modules(config, size, classes):
-        for end in ("weight", "bias"):
-            if kind == "attention":
-                qkv = torch.cat([take(f"{theirs}.to_{name}.{end}") for name in "qkv"])
-                proj = take(f"{theirs}.to_out.0.{end}")
-                out[f"{ours}.qkv.{end}"] = qkv[..., None] if qkv.dim() == 2 else qkv
-                out[f"{ours}.proj_out.{end}"] = proj[..., None] if proj.dim() == 2 else proj
-                out[f"{ours}.norm.{end}"] = take(f"{theirs}.group_norm.{end}")
-            elif kind == "res":
-                for mine, other in _RES.items():
-                    if other != "conv_shortcut" or f"{theirs}.{other}.{end}" in left:
-                        out[f"{ours}.{mine}.{end}"] = take(f"{theirs}.{other}.{end}")
-            elif ours != "label_emb" or end == "weight":
-                out[f"{ours}.{end}"] = take(f"{theirs}.{end}")
+    for ours, theirs in _names(config, size, classes):
+        if theirs in left:
+            value = left.pop(theirs)
+            out[ours] = value[..., None] if ".to_" in theirs and value.dim() == 2 else value
+        elif "conv_shortcut" not in theirs:
+            raise ValueError(f"the weights {theirs} are missing")
     if left:
         raise ValueError(f"the weights {next(iter(left))} belong to no part of the network that the settings describe")
+    for query in [name for name in out if name.endswith((".q.weight", ".q.bias"))]:
+        start, _, end = query.rpartition(".q.")
+        out[f"{start}.qkv.{end}"] = torch.cat([out.pop(f"{start}.{part}.{end}") for part in "qkv"])
     return out
 
 
-def _head_dims(config: UNetConfig, attends: list[bool]) -> set[int]:
-    """Channels of an attention head, of all layers that have attention."""
-    return {config.head_channels or w // config.heads for w in _attending(config, attends)}
-
-
-def _attending(config: UNetConfig, attends: list[bool]) -> set[int]:
+def _heads(config: UNetConfig, attends: list[bool]) -> tuple[set[int], set[int]]:
+    """Widths of the layers that have attention, and channels of a head there."""
     widths = [int(config.channels * m) for m in config.mult]
-    return {w for w, a in zip(widths, attends, strict=True) if a} | {widths[-1]}
+    attending = {w for w, a in zip(widths, attends, strict=True) if a} | {widths[-1]}
+    return attending, {config.head_channels or w // config.heads for w in attending}
 
 
-def obstacles(config: UNetConfig, shape: tuple[int, ...]) -> list[Obstacle]:
+def obstacles(config: UNetConfig, shape: tuple[int, ...]) -> Iterator[Obstacle]:
     """All that UNet2DModel has no settings for in this network on images of ``shape``."""
-    widths = [int(config.channels * m) for m in config.mult]
-    attends = _attends(config, shape[1])
-    attending, heads = _attending(config, attends), _head_dims(config, attends)
-    groups = max(n for n in range(1, 33) if all(w % n == 0 for w in widths))
-    differing_heads = len(heads) > 1 or any(w % min(heads) for w in attending)
-    found = [
-        (
-            widths[0] != config.channels,
-            Obstacle(
-                "its first level is not as wide as its embedding (mult begins with another number than 1)",
-                {"mult": (1, *config.mult[1:])},
-            ),
-        ),
-        (
-            not config.max_groups or min(widths) // config.group < config.max_groups,
-            Obstacle("its number of normalisation groups differs between layers", {"group": 1, "max_groups": groups}),
-        ),
-        (
-            differing_heads or (config.heads_up not in (0, config.heads) and any(attends)),
-            Obstacle(
-                "its attention heads have different sizes in different layers",
-                {"heads": 1, "heads_up": 0, "head_channels": math.gcd(*attending)},
-            ),
-        ),
-        (
-            config.resample == "pool" and len(widths) > 1,
-            Obstacle("it changes resolution without weights (resample pool)", {"resample": "block"}),
-        ),
-        (config.variance, Obstacle("it predicts a variance", {"variance": False})),
-    ]
-    return [*common_obstacles(config), *(one for holds, one in found if holds)]
+    yield from common_obstacles(config)
+    widths, attends = [int(config.channels * m) for m in config.mult], _attends(config, shape[1])
+    if widths[0] != config.channels:
+        reason = "its first level is not as wide as its embedding (mult begins with another number than 1)"
+        yield Obstacle(reason, {"mult": (1, *config.mult[1:])})
+    if not config.max_groups or min(widths) // config.group < config.max_groups:
+        groups = max(n for n in range(1, 33) if all(w % n == 0 for w in widths))
+        yield Obstacle("its number of normalisation groups differs between layers", {"group": 1, "max_groups": groups})
+    attending, heads = _heads(config, attends)
+    differing = len(heads) > 1 or any(w % min(heads) for w in attending)
+    if differing or (config.heads_up not in (0, config.heads) and any(attends)):
+        choose = {"heads": 1, "heads_up": 0, "head_channels": math.gcd(*attending)}
+        yield Obstacle("its attention heads have different sizes in different layers", choose)
+    if config.resample == "pool" and len(widths) > 1:
+        yield Obstacle("it changes resolution without weights (resample pool)", {"resample": "block"})
+    if config.variance:
+        yield Obstacle("it predicts a variance", {"variance": False})
 
 
 def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     """UNet2DModel's settings for this network on images of ``shape``; raises ValueError where it has none."""
-    refuse("diffusers' UNet2DModel", obstacles(config, shape))
+    refuse("diffusers' UNet2DModel", [*obstacles(config, shape)])
     attends = _attends(config, shape[1])
-    widths, head_dims = [int(config.channels * m) for m in config.mult], _head_dims(config, attends)
     block = config.resample == "block"
     down = ["AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" if block else "DownBlock2D" for a in attends]
     up = ["AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" if block else "UpBlock2D" for a in reversed(attends)]
@@ -211,12 +182,12 @@ def diffusers_settings(config: UNetConfig, shape: tuple[int, ...], classes: int)
         "time_embedding_dim": None if config.emb in (0, 4 * config.channels) else config.emb,
         "down_block_types": down,
         "up_block_types": up,
-        "block_out_channels": widths,
+        "block_out_channels": [int(config.channels * m) for m in config.mult],
         "layers_per_block": config.blocks,
         "downsample_type": "resnet" if block else "conv",
         "upsample_type": "resnet" if block else "conv",
         "dropout": config.dropout,
-        "attention_head_dim": min(head_dims),
+        "attention_head_dim": min(_heads(config, attends)[1]),
         "norm_num_groups": config.max_groups,
         "attn_norm_num_groups": config.max_groups,
         "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",

@@ -5,21 +5,14 @@ memory depends on. Settings that no network or preconditioning can have are refu
 """
 
 import json
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError, create_model, model_validator
 from pydantic_core import from_json
+from safetensors import safe_open
 
 from ..base.files import is_sparse
 from ..base.text import printable
@@ -135,10 +128,7 @@ class Header(Part):
 
     @model_validator(mode="after")
     def _is_of_ordinary_size(self) -> "Header":
-        numbers = 1
-        for side in self.shape:
-            numbers *= side
-        if numbers > MAX_NUMBERS:
+        if math.prod(self.shape) > MAX_NUMBERS:
             raise ValueError(f"samples of shape {self.shape} have more than {MAX_NUMBERS:,} numbers")
         if self.drops_labels and not self.classes:
             raise ValueError("drops_labels without classes")
@@ -167,8 +157,6 @@ def read_text(path: Path, key: str) -> str | None:
 
     Raises HeaderError for a header of absurd length and a file of holes, and what safetensors raises for a file that is damaged.
     """
-    from safetensors import safe_open
-
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if MAX_HEADER < size < path.stat().st_size:
@@ -179,10 +167,10 @@ def read_text(path: Path, key: str) -> str | None:
         return (file.metadata() or {}).get(key)
 
 
-def parse(text: str) -> dict[str, Any]:
-    """A JSON object of ordinary depth; raises HeaderError for anything else."""
+def parse(text: str | bytes, finite: bool = False) -> dict[str, Any]:
+    """A JSON object of ordinary depth, ``finite`` without NaN and infinities; raises HeaderError for anything else."""
     try:
-        value = from_json(text)
+        value = from_json(text, allow_inf_nan=not finite)
     except ValueError as error:
         raise HeaderError(f"no JSON text: {printable(str(error), 200)}") from error
     if not isinstance(value, dict):

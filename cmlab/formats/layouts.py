@@ -42,7 +42,7 @@ class Obstacle(NamedTuple):
     """Why another program has no such network, and the settings of one that it has: none where no setting helps."""
 
     reason: str
-    choose: dict[str, Any]
+    choose: Mapping[str, Any] = {}
 
 
 def refuse(program: str, found: Sequence[Obstacle]) -> None:
@@ -58,34 +58,31 @@ def _option(name: str, value: Any) -> str:
     name = name.replace("_", "-")
     if isinstance(value, bool):
         return name if value else f"no-{name}"
-    return f"{name} " + " ".join(
-        f"{v:g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, tuple) else (value,))
-    )
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join([name, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)])
 
 
-def common_obstacles(config: UNetConfig) -> list[Obstacle]:
+def common_obstacles(config: UNetConfig) -> Iterator[Obstacle]:
     """What neither OpenAI's code nor diffusers has in a network."""
-    found = [
-        (config.time_scale != 1000, Obstacle(f"its time_scale is {config.time_scale:g}, not 1000", {"time_scale": 1000.0})),
-        (config.patch > 1, Obstacle("it works on patches of pixels", {"patch": 1})),
-        (config.float32_freqs, Obstacle("its frequencies are NVlabs'", {"float32_freqs": False})),
-        (config.augment > 0, Obstacle("it takes augmentation labels", {"augment": 0})),
-    ]
-    return [one for holds, one in found if holds]
+    if config.time_scale != 1000:
+        yield Obstacle(f"its time_scale is {config.time_scale:g}, not 1000", {"time_scale": 1000.0})
+    if config.patch > 1:
+        yield Obstacle("it works on patches of pixels", {"patch": 1})
+    if config.float32_freqs:
+        yield Obstacle("its frequencies are NVlabs'", {"float32_freqs": False})
+    if config.augment > 0:
+        yield Obstacle("it takes augmentation labels", {"augment": 0})
 
 
-def openai_obstacles(config: UNetConfig) -> list[Obstacle]:
+def openai_obstacles(config: UNetConfig) -> Iterator[Obstacle]:
     """All that OpenAI's code does not have in this network."""
+    yield from common_obstacles(config)
+    if config.emb not in (0, 4 * config.channels):
+        yield Obstacle("its embedding is not four times its first level", {"emb": 0})
     narrow = int(config.channels * min(config.mult))
-    wider = {} if narrow % 32 == 0 else {"channels": 32 * math.ceil(config.channels / 32)}
-    found = [
-        (config.emb not in (0, 4 * config.channels), Obstacle("its embedding is not four times its first level", {"emb": 0})),
-        (
-            config.max_groups != 32 or narrow // config.group < 32,
-            Obstacle("its normalisations do not all have 32 groups", {"group": 1, "max_groups": 32, **wider}),
-        ),
-    ]
-    return [*common_obstacles(config), *(one for holds, one in found if holds)]
+    if config.max_groups != 32 or narrow // config.group < 32:
+        wider = {} if narrow % 32 == 0 else {"channels": 32 * math.ceil(config.channels / 32)}
+        yield Obstacle("its normalisations do not all have 32 groups", {"group": 1, "max_groups": 32, **wider})
 
 
 def from_openai(state: Mapping[str, Tensor]) -> State:
@@ -115,18 +112,15 @@ def _size(state: Mapping[str, Tensor], key: str, dim: int = 0) -> int:
 
 def _check_channels(c_in: int, c_out: int) -> None:
     if c_out not in (c_in, 2 * c_in):
-        raise ValueError(
-            f"a network from {c_in} to {c_out} channels is no denoiser: as many, or twice as many with a variance, are"
-        )
+        raise ValueError(f"a network from {c_in} to {c_out} channels is no denoiser: it gives as many, or twice, with a variance")
 
 
 def openai_config(state: Mapping[str, Tensor], image_size: int, **facts: Any) -> tuple[UNetConfig, tuple[int, int, int], int]:
     """Configuration, sample shape and number of classes of a published guided-diffusion U-Net, read off its weights.
 
-    ``facts`` are fields of UNetConfig that leave no trace in the weights. Without them those of the ImageNet-64 and LSUN
-    consistency models hold: 64 channels per head, 32 normalisation groups, times c_noise * 1000, dropout 0. ``heads=4`` means four
-    heads in every attention; nets trained on integer times instead of 250 ln(sigma) want ``time_scale=1``.
-    Raises ValueError where names or shapes are not those of such a network.
+    ``facts`` are fields of UNetConfig that leave no trace in the weights; by default those of the ImageNet-64 and LSUN consistency
+    models: 64 channels per head, 32 groups, c_noise * 1000, dropout 0. Nets trained on integer times want ``time_scale=1``. Raises
+    ValueError where names or shapes are not those of such a network.
     """
     state = from_openai(state)
     facts = {"head_channels": 0 if facts.get("heads") or facts.get("heads_up") else 64, **facts}
@@ -223,12 +217,10 @@ def from_edm(
 ) -> tuple[Config, tuple[int, int, int], int, State]:
     """Configuration, sample shape, number of classes and cmlab's state of an NVlabs network.
 
-    class_name: "SongUNet" or "DhariwalUNet". init_kwargs: its arguments as in the published pickles; what is absent has NVlabs'
-        default. state: its state dict, with or without the prefix "model." of the preconditioner around it.
+    class_name: "SongUNet" or "DhariwalUNet", which becomes a UNet of time_scale 1. init_kwargs: its arguments as in the published
+        pickles; what is absent has NVlabs' default. state: its state dict, with or without the preconditioner's prefix "model.".
 
-    The noise labels stay ln(sigma) / 4, so a DhariwalUNet becomes a UNet of time_scale 1. label_dropout is a fact of training: with
-    it above 0 the network knows label -1, "no class". Raises ValueError for another class, unknown arguments, or names and shapes
-    that do not fit.
+    Raises ValueError for another class, unknown arguments, or names and shapes that do not fit.
     """
     if class_name not in _EDM_DEFAULTS:
         raise ValueError(f"cannot convert a network of class {class_name}: {' and '.join(_EDM_DEFAULTS)} can be")
@@ -256,6 +248,7 @@ def from_edm(
     if all(name.startswith("model.") for name in state):
         state = {name.removeprefix("model."): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if not name.endswith("resample_filter")}
+    shape, classes = (c_in, size, size), kw["label_dim"]
     if class_name == "SongUNet":
         config: Config = SongUNetConfig(
             embedding=kw["embedding_type"],
@@ -267,8 +260,6 @@ def from_edm(
         )
     else:
         config = UNetConfig(**_DHARIWAL, **common)
-    shape, classes = (c_in, size, size), kw["label_dim"]
-    if isinstance(config, UNetConfig):
         names = _dhariwal_names(config, shape, classes)
         check_names(state, names)
         state = {new: dhariwal_value(new, state[old]) for old, new in names.items()}

@@ -1,14 +1,11 @@
 """Torch files and pickles read as data: nothing is imported, called or built from them, so nothing in them can run.
 
 Python's own unpickler reads them, the one that is written in Python: where it would import a name, it gets a stand-in (`Name`), and
-where it would call that, the call is kept (`Call`). Tensors are made from the few calls that torch writes for them.
+where it would call that, the call is kept (`Call`). Tensors are made from the few calls that torch writes for them. Names that no
+checkpoint needs are refused, and every length is compared with the size of the file before memory is spent.
 
 Two shorter ways are not safe. The unpickler that is written in C grows its memo to any index that a file names, hashes whatever a
-file takes as a key, and sets attributes on classes. torch.load runs TorchScript archives and unpacks tar files, whatever its pickle
-module.
-
-Names that no checkpoint needs are refused, so that a hostile file is an error and not a silence, and every length, count and size
-is compared with the size of the file before memory is spent.
+file takes as a key, and sets attributes on classes. torch.load runs TorchScript archives, whatever its pickle module.
 """
 
 import io
@@ -77,11 +74,9 @@ def read_torch(path: Path) -> Any:
     return _read_stream(content, _Budget(len(content)))
 
 
-def is_torch_file(path: Path) -> bool:
-    """Whether the file begins as ``torch.save`` begins one (a plain pickle does not)."""
-    with open(path, "rb") as file:
-        start = file.read(14)
-    return start.startswith(b"PK\x03\x04") or start[2:] == b"\x8a\n" + MAGIC
+def begins_torch_file(start: bytes) -> bool:
+    """Whether the first 14 bytes of a file are those of ``torch.save`` (a plain pickle's are not)."""
+    return start.startswith(b"PK\x03\x04") or start[2:14] == b"\x8a\n" + MAGIC
 
 
 def tensors(content: Any) -> dict[str, Tensor]:
@@ -101,12 +96,6 @@ def plain_dict(value: Any) -> dict[Any, Any] | None:
         return value
     is_one = isinstance(value, Call) and value.path in ("collections.OrderedDict", "dnnlib.util.EasyDict")
     return value.entries if is_one else None
-
-
-def check_sharing(values: dict[str, Tensor], path: Path) -> None:
-    """Views of one storage can claim many times what the file holds: refuse before they are copied."""
-    if sum(v.numel() * v.element_size() for v in values.values()) > path.stat().st_size:
-        raise UnreadableError("its tensors claim more values than the file holds")
 
 
 def short(value: Any) -> str:

@@ -10,6 +10,7 @@ With the state s(t) x and the noise level sigma(t), the PF-ODE is (EDM, eq. 81)
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -21,7 +22,6 @@ from ..noise import RHO, SIGMA_MAX, SIGMA_MIN, noise_like
 from ..samplers import Churn, Hook, Noise, Step, Steps, asking, round_level, solver_levels
 from .sde import SCALINGS, SCHEDULES, TIME_STEPS, VP, Linear, Schedule, vp_range
 
-SOLVERS = ("euler", "heun")
 LINEAR = Linear()
 # The published ranges of noise levels; "vp" follows from its schedule.
 RANGES = {"ve": (0.02, 100.0), "iddpm": (SIGMA_MIN, 81.0), "edm": (SIGMA_MIN, SIGMA_MAX)}
@@ -95,7 +95,7 @@ def ablation(
         scaling: "vp" or "none".
         churn, churn_min, churn_max, churn_noise: as in `heun`.
     """
-    check_choice("solver", solver, SOLVERS)
+    check_choice("solver", solver, ("euler", "heun"))
     check_choice("scaling", scaling, SCALINGS)
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
@@ -107,18 +107,17 @@ def ablation(
     if levels[-1] != 0:
         raise ValueError("the ablation sampler ends at 0: put a 0 at the end of the noise levels")
 
-    def scale(t: Tensor) -> Tensor:
-        return SCALINGS[scaling](schedule, t)[0]
+    scale = partial(SCALINGS[scaling], schedule)
 
     def slope(state: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """d(state)/dt and x0_hat."""
         sigma, dsigma = schedule.sigma(t), schedule.dsigma(t)
-        s, ds = SCALINGS[scaling](schedule, t)
+        s, ds = scale(t)
         x0_hat = ask(state / s, sigma)
         return (dsigma / sigma + ds / s) * state - dsigma * s / sigma * x0_hat, x0_hat
 
     times = torch.cat([schedule.time(levels[:-1]), levels[-1:]])
-    state = x * scale(times[0])
+    state = x * scale(times[0])[0]
     nfe = 0
     for i, (t, t_next) in enumerate(pairwise(times)):
         gamma = churned.gamma(schedule.sigma(t), len(levels) - 1)
@@ -126,7 +125,7 @@ def ablation(
             assert draws is not None
             raised = schedule.time(round_level(denoise, schedule.sigma(t) * (1 + gamma)))
             spread = (schedule.sigma(raised) ** 2 - schedule.sigma(t) ** 2).clamp_min(0).sqrt() * churn_noise
-            state = scale(raised) * (state / scale(t) + spread * noise_like(x, draws))
+            state = scale(raised)[0] * (state / scale(t)[0] + spread * noise_like(x, draws))
             t = raised
         h = t_next - t
         first, x0_hat = slope(state, t)
@@ -137,4 +136,5 @@ def ablation(
             second, _ = slope(state + alpha * h * first, t + alpha * h)
             nfe += 1
             state = state + h * ((1 - 1 / (2 * alpha)) * first + second / (2 * alpha))
-        yield Step(i, state if t_next == 0 else state / scale(t_next), x0_hat, float(schedule.sigma(t)), float(levels[i + 1]), nfe)
+        x = state if t_next == 0 else state / scale(t_next)[0]
+        yield Step(i, x, x0_hat, float(schedule.sigma(t)), float(levels[i + 1]), nfe)

@@ -3,8 +3,7 @@
     x0, done = CIFAR10_AUGMENT(x0, source)      # done (B, 9): all zero says "nothing was done", and is what one samples with
 
 Geometry is resampled through a picture of twice the size: Daubechies' sym6 filter up, bilinear in between, the same filter down.
-That filter is orthonormal, so up and down undo each other exactly: no blur where nothing moves or where it moves by whole pixels.
-torch's bilinear ``grid_sample`` alone would blur, and the network would learn the blur. Borders are mirrored.
+That filter is orthonormal: what does not move, or by whole pixels, is not blurred. Borders are mirrored.
 """
 
 import math
@@ -27,8 +26,7 @@ _SYM6 = (
     -0.007800708325034148,
 )  # fmt: skip
 _ENDS = len(_SYM6) - 2
-# Pixel i lies at 2 i + _CENTRE of the doubled picture. The filter is nearly symmetric about its largest tap, so that turned
-# pictures stay in place. EDM's code says 5.5, of doubled pixels that it then counts from half a pixel further on: the same place.
+# Pixel i lies at 2 i + _CENTRE of the doubled picture, at the filter's largest tap (EDM's 5.5 counts from half a pixel on).
 _CENTRE = 5
 
 
@@ -119,7 +117,8 @@ class Augment:
             back = back @ _rotation(-axis) @ _scaling(1 / stretch, stretch) @ _rotation(axis)
         if self.translate_frac:
             done.append(z := draw.normal(self.p * self.translate_frac, 2))
-            back = back @ _translation(-z * SHIFT * torch.tensor([w, h]))
+            x, y = (-z * SHIFT * torch.tensor([w, h])).unbind(1)
+            back = back @ _matrix([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]], z)
         return back
 
     def _colour(self, draw: "_Gated", done: list[Tensor]) -> Tensor:
@@ -202,9 +201,6 @@ def shift_pixels(x0: Tensor, shift: Tensor) -> Tensor:
     return x0
 
 
-# --- geometry --------------------------------------------------------------------------------------------------------------
-
-
 def _matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
     return torch.stack([torch.stack([torch.as_tensor(v, dtype=like.dtype).expand(len(like)) for v in row], -1) for row in rows], -2)
 
@@ -216,10 +212,6 @@ def _rotation(angle: Tensor) -> Tensor:
 
 def _scaling(x: Tensor, y: Tensor) -> Tensor:
     return _matrix([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]], x)
-
-
-def _translation(shift: Tensor) -> Tensor:
-    return _matrix([[1.0, 0.0, shift[:, 0]], [0.0, 1.0, shift[:, 1]], [0.0, 0.0, 1.0]], shift)
 
 
 @lru_cache(maxsize=32)
@@ -259,9 +251,6 @@ def warp(x0: Tensor, back: Tensor) -> Tensor:
     out = x0.clone()
     out[there] = rows.T @ seen @ columns
     return out
-
-
-# --- colour ----------------------------------------------------------------------------------------------------------------
 
 
 def _turn_about_grey(angle: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""Continuous-time objectives: the limits of consistency losses for infinitely close levels (CM, appendix B), and TrigFlow with
-sCM (arXiv 2410.11081). All need the model's rate of change along a trajectory, which forward-mode differentiation gives in the
-same pass as its value.
+"""Continuous-time objectives: the limits of consistency losses for infinitely close levels (CM, appendix B), and TrigFlow with sCM
+(arXiv 2410.11081). Forward-mode differentiation gives the model's rate of change along a trajectory in the same pass as its value.
 """
 
 from collections.abc import Callable
@@ -58,8 +57,23 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
 
 
+class _AlongBridge(Loss):
+    """Takes the model's rate of change along dx/dt, which ``bridge`` says: "noise", or a "teacher"'s PF-ODE."""
+
+    bridge: Literal["noise", "teacher"]
+    differentiates_forwards = True
+
+    @property
+    def evaluations(self) -> int:
+        return 3 + 2 + self.needs_teacher  # the tangent is an evaluation and its derivative
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.bridge == "teacher"
+
+
 @dataclass(frozen=True)
-class ContinuousLoss(Loss):
+class ContinuousLoss(_AlongBridge):
     """The limit N -> infinity of the consistency losses, at sigma = tau(u) with u uniform (CM, Theorems 3 to 6).
 
     With Df the rate of change of f along a trajectory and s = |d tau / du|:
@@ -67,8 +81,7 @@ class ContinuousLoss(Loss):
     - ``stop_gradient=False``, a smooth distance of Hessian G: lambda s^2 Df^T G Df / 2, the limit of (N-1)^2 L (Theorem 3);
       for a norm ("l1", or "huber" with c=0): lambda s ||Df||, the limit of (N-1) L (Theorem 4).
     - ``stop_gradient=True``: the gradient is lambda s (d f / d theta)^T G Df, the limit of (N-1) grad L for a target that is the
-      model itself (Theorems 5 and 6). No function has this gradient as its own, so the value is not what is descended: it is
-      lambda s Df^T G Df / 2, how far f is from constant along trajectories (with "noise" bridged, plus a variance that stays).
+      model itself (Theorems 5 and 6). The value, lambda s Df^T G Df / 2, is not what is descended: no function has that gradient.
 
     Args:
         bridge: direction of the trajectory through x. "noise": that of x0 + sigma eps with the same eps (CT, Theorem 6);
@@ -86,7 +99,6 @@ class ContinuousLoss(Loss):
     weight: Literal["1", "1/dt"] = "1/dt"
     warp: KarrasWarp = field(default_factory=KarrasWarp)
     sigma_data: float = SIGMA_DATA
-    differentiates_forwards = True
     scheduled = False
 
     def __post_init__(self):
@@ -102,14 +114,6 @@ class ContinuousLoss(Loss):
     @property
     def _norm(self) -> bool:
         return isinstance(self.distance, Distance) and (self.distance.name == "l1" or self.distance == Distance("huber", 0.0))
-
-    @property
-    def evaluations(self) -> int:
-        return 3 + 2 + self.needs_teacher  # the tangent is an evaluation and its derivative
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.bridge == "teacher"
 
     @property
     def precond(self) -> Precond:
@@ -144,8 +148,7 @@ class Uncertainty(nn.Module):
 
     def __init__(self, freqs: int = 8):
         super().__init__()
-        self.freqs: Tensor
-        self.register_buffer("freqs", torch.linspace(0.125, 1.0, freqs), persistent=False)
+        self.freqs = nn.Buffer(torch.linspace(0.125, 1.0, freqs), persistent=False)
         # Not nn.Linear, whose initialisation draws from the global generator.
         self.weight, self.bias = nn.Parameter(torch.zeros(2 * freqs)), nn.Parameter(torch.zeros(()))
 
@@ -233,7 +236,7 @@ def trig_tangent(
 
 
 @dataclass(frozen=True)
-class SCMLoss(Loss):
+class SCMLoss(_AlongBridge):
     """Continuous-time consistency models, simplified and stabilised: sCT and sCD (sCM, arXiv 2410.11081, Algorithm 1).
 
     e^w / D ||F - sg(F) - g||^2 - w with the tangent g of `trig_tangent`: the gradient pulls F along g, and the value is that of
@@ -259,8 +262,6 @@ class SCMLoss(Loss):
     adaptive: bool = True
     precond: TrigPrecond = field(default_factory=lambda: TrigPrecond(consistency=True))
 
-    differentiates_forwards = True
-
     def __post_init__(self):
         check_choice("bridge", self.bridge, ("noise", "teacher"))
         check_choice("tangent", self.tangent, ("normalize", "clip", "none"))
@@ -274,14 +275,6 @@ class SCMLoss(Loss):
             raise ValueError("this loss trains consistency models: give it TrigPrecond(consistency=True)")
 
     @property
-    def evaluations(self) -> int:
-        return 3 + 2 + self.needs_teacher  # the tangent is an evaluation and its derivative
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.bridge == "teacher"
-
-    @property
     def scheduled(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.warmup > 0
 
@@ -293,10 +286,8 @@ class SCMLoss(Loss):
         if self.tangent == "normalize":
             norm = torch.linalg.vector_norm(g.flatten(1), dim=1)
             return g / expand(norm + (0.1 if self.c is None else self.c), g)
-        if self.tangent == "clip":
-            c = 1.0 if self.c is None else self.c
-            return g.clamp(-c, c)
-        return g
+        c = 1.0 if self.c is None else self.c
+        return g if self.tangent == "none" else g.clamp(-c, c)
 
     def of_each(self, model: Denoise, x0: Tensor, label: Label, given: Given) -> LossOut:
         if getattr(model, "precond", None) != self.precond:

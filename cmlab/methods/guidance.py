@@ -3,19 +3,15 @@
     guided = ClassifierFree(model, weight=2.0)
     sample(guided, model.shape, seeds, "heun", 18, label=labels)
 
-With e = (x - D) / sigma, the network's noise estimate, and the score s = (D - x) / sigma^2, adding w grad log p(y|x) to the score
-is the same as subtracting w sigma grad log p from e, and as adding w sigma^2 grad log p to D. The last is done here, once.
+Adding w grad log p(y|x) to the score (D - x) / sigma^2 is adding w sigma^2 grad log p to D: that is done here, once. The two
+algorithms of classifier guidance (Dhariwal and Nichol, 2105.05233) in these coordinates:
 
-The two algorithms of classifier guidance (Dhariwal and Nichol, 2105.05233) in these coordinates:
-
-* Algorithm 2 (DDIM) replaces e by e - sqrt(1 - abar) grad log p: exactly `ClassifierGuidance` under `euler` or `ddim` (gradients
-  with respect to the VP state are sqrt(1 + sigma^2) times those with respect to x, and sqrt(1 - abar) = sigma / sqrt(1 + sigma^2)).
-* Algorithm 1 (DDPM) draws from N(mu + w Sigma grad log p, Sigma) in VP coordinates: `guided_ancestral`. Of x, Sigma is up^2, the
-  variance of q(x_next | x, x0), and the gradient, which is one by the VP state before the step and moves the VP state after it,
-  brings the factor sqrt((1 + sigma^2) / (1 + sigma_next^2)). Under `ancestral` `ClassifierGuidance` moves the mean by
-  w (sigma^2 - sigma_next^2) grad log p, and up^2 is (sigma_next / sigma)^2 of that. So Algorithm 1 is `ClassifierGuidance` with the
-  weight w (sigma_next / sigma)^2 sqrt((1 + sigma^2) / (1 + sigma_next^2)): weaker in steps of finite size, the same in the limit of
-  many steps, and nothing in a step to 0.
+* Algorithm 2 (DDIM) replaces e = (x - D) / sigma by e - sqrt(1 - abar) grad log p, by the VP state: exactly `ClassifierGuidance`
+  under `euler` or `ddim`.
+* Algorithm 1 (DDPM) draws from N(mu + w Sigma grad log p, Sigma) in VP coordinates: `guided_ancestral`. That is `ancestral` with
+  `ClassifierGuidance` of the weight w (sigma_next / sigma)^2 sqrt((1 + sigma^2) / (1 + sigma_next^2)): the first factor is up^2
+  over sigma^2 - sigma_next^2, the second the change of coordinates. It is weaker in steps of finite size and the same in the limit
+  of many steps.
 """
 
 from collections.abc import Callable
@@ -122,21 +118,18 @@ class AutoGuidance(_Guided):
         return weak + self.weight * (self.denoise(x, sigma, label) - weak)
 
 
-class _Conditioned:
+class conditioned:
+    """``denoise`` with its classes fixed: row k of every batch has class label[k] (label (B,) int64).
+
+    Code that passes no label can then use a conditional model.
+    """
+
     def __init__(self, denoise: Denoise, label: Tensor):
         self._denoise, self._label = denoise, label
         self.traits = replace(traits_of(denoise), classes=0)
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Label = None, /) -> Tensor:
         return self._denoise(x, sigma, self._label[: len(x)].to(x.device))
-
-
-def conditioned(denoise: Denoise, label: Tensor) -> Denoise:
-    """``denoise`` with its classes fixed: row k of every batch has class label[k] (label (B,) int64).
-
-    Code that passes no label can then use a conditional model.
-    """
-    return _Conditioned(denoise, label)
 
 
 @torch.no_grad()
@@ -155,8 +148,7 @@ def guided_ancestral(
     """Classifier guidance as first printed (Algorithm 1): `ancestral`, its mean moved by weight Sigma grad log p in VP coordinates.
 
     Sigma is DDPM's smaller choice, the posterior's variance. ``log_prob`` is called with x = x0 + sigma eps, as everywhere here.
-    ``conditional``: ``denoise`` is called with the label too. The steps' x0_hat are those of ``denoise`` alone. The module's head
-    says how this differs from `ClassifierGuidance`.
+    ``conditional``: ``denoise`` is called with the label too. The steps' x0_hat are those of ``denoise`` alone.
     """
     label = _need_label(label)
     draws = need_noise(noise, "guided_ancestral")

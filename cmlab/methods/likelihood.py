@@ -1,13 +1,11 @@
 """The probability-flow ODE run upwards: the noise that a sample comes from, and the sample's likelihood.
 
-In u = ln sigma the ODE is dx/du = x - D(x, sigma), and the density that it carries along obeys
-d ln p / du = -(d - tr dD/dx) (Score SDE, eq. 39 and appendix D.2; the instantaneous change of variables of neural ODEs). With d
-dimensions and the prior N(0, sigma_max^2) that samplers start from,
+In u = ln sigma the ODE is dx/du = x - D(x, sigma), and the density that it carries along obeys d ln p / du = -(d - tr dD/dx) (Score
+SDE, eq. 39 and appendix D.2). With d dimensions and the prior N(0, sigma_max^2) that samplers start from,
 
     ln p(x0) = ln N(x_T; 0, sigma_max^2 I) + d ln(sigma_max / sigma_min) - integral of tr dD/dx over u
 
-where the middle term is exact and only the trace is integrated numerically. ``p`` is the density of what `decode` makes of the
-prior: at sigma_min, not at 0, so for an exact denoiser it is the data's density blurred by sigma_min.
+``p`` is the density of what `decode` makes of the prior, at sigma_min: for an exact denoiser the data's, blurred by sigma_min.
 """
 
 import math
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from ..base.suggest import check_choice
 from ..denoiser import Denoise, Label, traits_of
-from ..noise import Draws, Source, as_draws, state_dtype
+from ..noise import Source, as_draws, state_dtype
 from ..oracle import Oracle
 from ..samplers import level_range
 
@@ -109,8 +107,7 @@ def log_likelihood(
 
     The prior N(0, sigma_max^2) stands in for the density of noised data. With mean m and variance s^2 per coordinate, and z =
     x_T / sigma_max, this changes ln p(x0) by about -m.z / sigma_max + (d - |z|^2) s^2 / (2 sigma_max^2): below 1e-4 nats for the 2D
-    sets, which are centred, but some 1e-2 for a point of data with a mean of 0.4. The average over data hardly changes, by
-    |m|^2 / (2 sigma_max^2).
+    sets, and by |m|^2 / (2 sigma_max^2) on average over data.
 
     Raises ValueError for a consistency model (it is no drift of an ODE), for options that would be ignored and for missing noise;
     FloatingPointError where the ODE cannot be solved.
@@ -138,7 +135,12 @@ def log_likelihood(
     batch, dim = len(x0), x0[0].numel()
     if draws is not None and dequantize:
         x0 = x0 + width * (draws.uniform(x0.shape).to(x0) - 0.5)
-    vectors = _basis(x0) if draws is None or trace == "exact" else _probes(x0, draws, probes, probe)
+    if draws is None or trace == "exact":  # unit vectors: the trace is the sum of e_i^T J e_i
+        vectors = [row.reshape(1, *x0.shape[1:]).expand(x0.shape) for row in torch.eye(dim, dtype=x0.dtype, device=x0.device)]
+    else:  # random vectors v with E[v v^T] = I
+        shape = (batch, probes, *x0.shape[1:])
+        v = draws.normal(shape) if probe == "gaussian" else 2.0 * (draws.uniform(shape) < 0.5) - 1.0
+        vectors = list(v.to(x0).unbind(1))
     calls = 0
 
     def drift(log_sigma: Tensor, state: Tensor) -> Tensor:
@@ -182,19 +184,6 @@ def normal_log_prob(x: Tensor, std: float) -> Tensor:
     return -0.5 * (x.flatten(1).square().sum(1) / std**2 + dim * math.log(2 * math.pi * std**2))
 
 
-def _basis(x: Tensor) -> list[Tensor]:
-    """Unit vectors e_i, each (B, *S): the exact trace is the sum of e_i^T J e_i."""
-    flat = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
-    return [row.reshape(1, *x.shape[1:]).expand(x.shape) for row in flat]
-
-
-def _probes(x: Tensor, draws: Draws, count: int, kind: str) -> list[Tensor]:
-    """``count`` random vectors v with E[v v^T] = I, each (B, *S)."""
-    shape = (len(x), count, *x.shape[1:])
-    v = draws.normal(shape) if kind == "gaussian" else 2.0 * (draws.uniform(shape) < 0.5) - 1.0
-    return list(v.to(x).unbind(1))
-
-
 def _quadratic_forms(x: Tensor, y: Tensor, vectors: list[Tensor]) -> Tensor:
     """v^T (dy/dx) v of every sample for every v, (B, len(vectors)).
 
@@ -207,11 +196,6 @@ def _quadratic_forms(x: Tensor, y: Tensor, vectors: list[Tensor]) -> Tensor:
     return torch.stack(forms, 1)
 
 
-def _largest(error: Tensor) -> Tensor:
-    # torchdiffeq's root mean square over the batch would let one bad sample hide behind many good ones.
-    return error.abs().max()
-
-
 @torch.no_grad()
 def _solve(drift, state: Tensor, sigma: float, sigma_next: float, rtol: float, atol: float) -> Tensor:
     """Integrate dx / d ln sigma = drift(ln sigma, x) from sigma to sigma_next, up or down."""
@@ -221,8 +205,9 @@ def _solve(drift, state: Tensor, sigma: float, sigma_next: float, rtol: float, a
     if not bool(state.isfinite().all()):
         raise ValueError("the samples hold values that are not finite")
     ends = torch.tensor([math.log(sigma), math.log(sigma_next)], dtype=state.dtype, device=state.device)
+    # The largest error: torchdiffeq's root mean square over the batch would let one bad sample hide behind many good ones.
     # A step ends at the last level: else the solver goes beyond it, where the model may know nothing, and interpolates back.
-    options = {"norm": _largest, "step_t": ends[1:]}
+    options = {"norm": lambda error: error.abs().max(), "step_t": ends[1:]}
     try:
         states = odeint(drift, state, ends, rtol=rtol, atol=atol, method="dopri5", options=options)
     except AssertionError as error:  # torchdiffeq's way to say that a step shrank to nothing or left the numbers

@@ -48,8 +48,6 @@ def lpips(
 VGG_FILE, LPIPS_FILE = "vgg16-397923af.pth", "lpips_weights.pt"
 _EPS = 1e-10  # piq adds it to the length of a feature vector
 _LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
-
-
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, over which VGG was trained
 
 
@@ -65,10 +63,7 @@ class _VGGDistance(nn.Module):
         self.parts = nn.ModuleList(features[a : b + 1] for a, b in zip(starts, cuts, strict=True))
         for k, weight in enumerate(weights):
             self.register_buffer(f"weight{k}", weight.reshape(1, -1, 1, 1))
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(_STD).reshape(1, 3, 1, 1))
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).reshape(1, 3, 1, 1)) for values in (_MEAN, _STD))
         self.eval().requires_grad_(False)
 
     def _features(self, x: Tensor) -> list[Tensor]:
@@ -132,9 +127,7 @@ def _fetch(folder: Path, urls: dict[str, str], file: str, allowed: bool) -> None
     cause = None
     if allowed:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = (
-            file.removesuffix(".pth").rpartition("-")[2] if file.endswith(".pth") else None
-        )  # part of the name, as torch has it
+        digest = Path(file).stem.rpartition("-")[2] if "-" in file else None  # part of the name, as torch has it
         try:
             return torch.hub.download_url_to_file(urls[file], str(folder / file), digest, progress=False)
         except OSError as error:  # urllib's are OSErrors too

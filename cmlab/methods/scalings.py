@@ -111,8 +111,7 @@ class IDDPMPrecond(Preconditioning):
 class TrigPrecond(Preconditioning):
     """TrigFlow's scalings: D(x) = cos(t) x_t - sin(t) sigma_data F(x_t / sigma_data, t) (sCM, arXiv 2410.11081, section 3).
 
-    Here t = arctan(sigma / sigma_data), from 0 to pi/2, and x_t = cos(t) x. As a map it is EDM's with the sign of F turned, and
-    D(x, 0) = x, so diffusion and consistency models share these scalings.
+    t = arctan(sigma / sigma_data) and x_t = cos(t) x: EDM's map with the sign of F turned. D(x, 0) = x in consistency models too.
 
     Args:
         network: "trig" is told t and gives F; "edm" is told ln(sigma)/4 and gives -F, so that an EDM network fits as it is.
@@ -138,9 +137,6 @@ class TrigPrecond(Preconditioning):
         if self.network == "edm":
             return edm
         return edm._replace(c_out=-edm.c_out, c_noise=(sigma / self.sigma_data).arctan())
-
-
-# --- densities of the noise level and their losses ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Noise schedules sigma(t) with their scalings s(t), and the time steps that go with them (EDM, Table 1; Score SDE, 2011.13456).
 
-Elsewhere in this package ``sigma`` is the time. These are the older coordinates: a schedule says at which t the level sigma is
-reached, a scaling by how much the state is shrunk there, x = s(t) (x0 + sigma(t) eps).
+Elsewhere in this package ``sigma`` is the time. These are the older coordinates, in which x = s(t) (x0 + sigma(t) eps).
 """
 
 import math

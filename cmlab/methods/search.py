@@ -1,5 +1,4 @@
-"""Which noise levels should multistep sampling use? A greedy ternary search for them (CM, section 3: "time points ... by ternary
-search").
+"""Which noise levels should multistep sampling use? A greedy ternary search for them (CM, section 3).
 
     score = wasserstein_score(model, load_data("8gaussians"), n=5000, seed=0)
     found = greedy_search(score, karras_sigmas(40), points=2)
@@ -38,8 +37,7 @@ class Evaluation:
 class SearchResult:
     """What a greedy search found.
 
-    ``best[k]`` has k levels more than the start, ``best[0]`` is the start itself; ``history`` holds every list of levels that was
-    scored, once, in the order of scoring.
+    ``best[k]`` has k levels more than the start; ``history`` holds every list of levels that was scored, in that order.
     """
 
     best: tuple[Evaluation, ...]
@@ -62,12 +60,10 @@ class SearchResult:
 def ternary_search(score: Callable[[int], float], low: int, high: int, *, tolerance: float = 0.0) -> int:
     """The index in ``low..high`` (both included) where ``score`` is lowest, the first on ties; each index is scored at most once.
 
-    Exact when the scores fall to one valley and rise after it, with plateaus anywhere. Each round compares two points a third
-    apart. If their scores differ by more than ``tolerance``, what lies beyond the higher one is dropped. If not, but a point
-    between them is clearly lower, only what lies between them is kept. Else everything that is left is scored.
-
-    ``tolerance`` is the difference that may be chance. With noise of at most e on every score, ``tolerance = 2 e`` never drops the
-    true optimum, and the result is within 2 e of it.
+    Exact when the scores fall to one valley and rise after it. Each round compares two points a third apart. If their scores differ
+    by more than ``tolerance``, what lies beyond the higher one is dropped. If not, but a point between them is clearly lower, only
+    what lies between them is kept. Else everything that is left is scored. With noise of at most e on every score, ``tolerance =
+    2 e`` never drops the true optimum.
 
     >>> ternary_search(lambda i: (i - 7) ** 2, 0, 40)
     7
@@ -182,9 +178,6 @@ def is_unimodal(scores: Sequence[float], tolerance: float = 0.0) -> bool:
     return falls and all(scores[i] >= max(scores[lowest : i + 1]) - tolerance for i in range(lowest, len(scores)))
 
 
-# --- scores --------------------------------------------------------------------------------------------------------------
-
-
 def sample_score(
     model: Denoiser,
     metric: Metric,
@@ -196,9 +189,9 @@ def sample_score(
 ) -> Score:
     """A score: draw one sample per seed by `multistep`, the same seeds for every candidate, and give all to ``metric``.
 
-    ``metric(samples)`` takes (N, *S) on the CPU and returns a float, lower is better (sliced Wasserstein distance, FID). ``label``
-    is (N,) int64. ``batch`` samples at a time; it does not change which. A score over the distance to a teacher's samples from the
-    same noise is of no use here: the noise of the further steps takes every sample away from its partner.
+    ``metric(samples)`` takes (N, *S) on the CPU and returns a float, lower is better (sliced Wasserstein distance, FID; not a
+    distance to a teacher's samples of the same seeds, whose noise of further steps is other). ``label`` is (N,) int64. ``batch``
+    samples are drawn at a time, which does not change them.
 
     Raises ValueError for a diffusion model, which multistep sampling cannot use.
     """

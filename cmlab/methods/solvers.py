@@ -189,9 +189,8 @@ def deis(
 ) -> Steps:
     """DEIS (2204.13902): the slope as a polynomial in sigma through the last ``order`` + 1 evaluations, integrated exactly.
 
-    This is the paper's rho-AB, with rho = sigma. The polynomial of diffusers' DEISMultistepScheduler is one in ln sigma, so its
-    samples are others. Adams-Bashforth with variable steps, one evaluation a step; ``order`` 0 is Euler, 1 to 3 are of order 2 to
-    4. The first steps use what there is, the step to 0 is Euler's.
+    The paper's rho-AB with rho = sigma (diffusers' polynomial is one in ln sigma): Adams-Bashforth with variable steps, one
+    evaluation a step. ``order`` 0 is Euler, 1 to 3 are of order 2 to 4; the first steps use what there is, a step to 0 is Euler's.
     """
     refuse_noise(noise, "deis")
     if order not in (0, 1, 2, 3):
@@ -207,9 +206,6 @@ def deis(
             weights = adams_bashforth([level for level, _ in past], float(sigma), float(sigma_next))
             x = x + sum(c * slope for c, (_, slope) in zip(weights, past, strict=True))
         yield Step(i, x, x0_hat, float(sigma), float(sigma_next), i + 1)
-
-
-# --- predictor-corrector -------------------------------------------------------------------------------------------------
 
 
 @SAMPLERS.register("predictor_corrector", "Predictor-corrector", "a step of the reverse SDE, then Langevin steps", kind="sde")

@@ -25,8 +25,6 @@ def network_name(config: NetworkConfig) -> str:
         if isinstance(config, record.facts["config"]):
             return record.name
     if config is None:
-        raise ValueError(
-            "this network has no config: give it one, a frozen dataclass from which it is built, and register both "
-            "(docs/extending.md), so that a file can say what it holds"
-        )
+        way = "give it one, a frozen dataclass from which it is built, and register both (docs/extending.md)"
+        raise ValueError(f"this network has no config: {way}, so that a file can say what it holds")
     raise ValueError(f"no network is registered for {type(config).__name__}: NETWORKS has {', '.join(NETWORKS)}")

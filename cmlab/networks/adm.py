@@ -4,7 +4,9 @@ Module names follow the published checkpoints (``input_blocks.3.0.in_layers.2.we
 (`layouts` has the details). NVlabs' DhariwalUNet is the same network in other words.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -77,12 +79,7 @@ class _Conditioned(nn.Sequential):
         return x
 
 
-def _halve(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+_halve, _double = partial(F.avg_pool2d, kernel_size=2), partial(F.interpolate, scale_factor=2, mode="nearest")
 
 
 class ResBlock(nn.Module):
@@ -136,32 +133,21 @@ class Attention(nn.Module):
         return x + self.proj_out(attend(self.qkv(self.norm(x)), self.heads))
 
 
-class _Downsample(nn.Module):
-    def __init__(self, channels: int, conv: bool):
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if conv else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _halve(x) if self.op is None else self.op(x)
+def _downsample(channels: int, conv: bool) -> nn.Module:
+    return nn.Sequential(OrderedDict(op=nn.Conv2d(channels, channels, 3, stride=2, padding=1))) if conv else nn.AvgPool2d(2)
 
 
-class _Upsample(nn.Module):
-    def __init__(self, channels: int, conv: bool):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _double(x) if self.conv is None else self.conv(_double(x))
+def _upsample(channels: int, conv: bool) -> nn.Module:
+    larger = nn.Upsample(scale_factor=2, mode="nearest")
+    return nn.Sequential(OrderedDict(larger=larger, conv=nn.Conv2d(channels, channels, 3, padding=1))) if conv else larger
 
 
 def _check(config: UNetConfig, shape: tuple[int, ...]) -> list[int]:
     """The width of each level, if all settings fit together."""
     shrink = 2 ** (len(config.mult) - 1) * max(config.patch, 1)
     if len(shape) != 3 or shape[1] % shrink or shape[2] % shrink:
-        raise ValueError(
-            f"a U-Net with {len(config.mult)} levels of {config.patch}-pixel patches needs images whose sides divide by {shrink}, "
-            f"got {shape}"
-        )
+        levels = f"a U-Net with {len(config.mult)} levels of {config.patch}-pixel patches"
+        raise ValueError(f"{levels} needs images whose sides divide by {shrink}, got {shape}")
     widths = [int(config.channels * m) for m in config.mult]
     if min(config.group, config.heads, config.blocks, config.patch, *widths) < 1:
         raise ValueError(f"channels, mult, blocks, group, heads and patch must be at least 1, got {config}")
@@ -202,7 +188,7 @@ class UNet(nn.Module):
         for level, wide in enumerate(widths):
             if level:
                 size //= 2
-                down = res(width, width, "down") if config.resample == "block" else _Downsample(width, config.resample == "conv")
+                down = res(width, width, "down") if config.resample == "block" else _downsample(width, config.resample == "conv")
                 self.input_blocks.append(_Conditioned(down))
                 skips.append(width)
             for _ in range(config.blocks):
@@ -218,7 +204,7 @@ class UNet(nn.Module):
                 layers = [res(width + skips.pop(), wide), *here]
                 width = wide
                 if level and i == config.blocks:
-                    up = res(width, width, "up") if config.resample == "block" else _Upsample(width, config.resample == "conv")
+                    up = res(width, width, "up") if config.resample == "block" else _upsample(width, config.resample == "conv")
                     layers.append(up)
                     size *= 2
                 self.output_blocks.append(_Conditioned(*layers))

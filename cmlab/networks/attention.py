@@ -18,10 +18,8 @@ def check_attention(sides: Sequence[int], levels: int, attention: Sequence[int])
     for level in range(levels):
         height, width = (side >> level for side in sides)
         if (height in attention or level == levels - 1) and height * width > MOST_PIXELS:
-            raise ValueError(
-                f"attention between {height} x {width} pixels, {MOST_PIXELS:,} are the most: take more levels (mult), or leave "
-                f"{height} out of attention"
-            )
+            way = f"take more levels (mult), or leave {height} out of attention"
+            raise ValueError(f"attention between {height} x {width} pixels, {MOST_PIXELS:,} are the most: {way}")
 
 
 def in_forward_mode() -> bool:

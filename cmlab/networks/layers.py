@@ -15,10 +15,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is built from; a frozen dataclass for each kind of network, registered with it.
-
-    Raises ValueError for numbers that no network can use: a level of noise times them must stay finite.
-    """
+    """What a network is built from, a frozen dataclass. Raises ValueError for numbers whose product with a level is not finite."""
 
     def __post_init__(self):
         for field in fields(self):
@@ -29,9 +26,7 @@ class NetworkConfig:
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in at least float32, also under autocast and in half models.
-
-    It has ``channels // group`` groups, at most ``most`` (0: no limit).
+    """Group normalisation in at least float32: ``channels // group`` groups, at most ``most`` (0: no limit).
 
     (1, 32) is openai's rule, 32 groups always; (4, 32) is NVlabs'. Raises ValueError where the groups would be unequal.
     """
@@ -39,9 +34,8 @@ class Norm(nn.GroupNorm):
     def __init__(self, channels: int, group: int, most: int = 0, eps: float = 1e-5):
         groups = min(channels // group, most or channels)
         if groups < 1 or channels % groups:
-            raise ValueError(
-                f"{channels} channels do not divide into {groups} equal normalisation groups: change channels or group"
-            )
+            wrong = f"{channels} channels do not divide into {groups} equal normalisation groups"
+            raise ValueError(f"{wrong}: change channels or group")
         super().__init__(groups, channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,8 +93,8 @@ def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tenso
 def orders_by_pixel(model: nn.Module, device: torch.device) -> bool:
     """Whether ``model`` may be trained with images and filters ordered by pixel (channels last) on ``device``.
 
-    Not on a CPU with 1x1 convolutions whose channels are no multiples of 8: oneDNN writes beyond their gradient
-    there (torch 2.14, AVX2, jit_avx2_1x1_convolution_bwd_weights under valgrind), and the process dies later.
+    Not on a CPU with 1x1 convolutions whose channels are no multiples of 8: there oneDNN writes beyond their gradient (torch 2.14,
+    AVX2, jit_avx2_1x1_convolution_bwd_weights under valgrind), and the process dies later.
     """
     if device.type != "cpu":
         return True

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.registry import NETWORKS
-from .layers import NetworkConfig, class_embedding
+from .layers import NetworkConfig, class_embedding, zero
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,18 @@ class MLPConfig(NetworkConfig):
 
 @NETWORKS.register("mlp", "Residual MLP", config=MLPConfig)
 class MLP(nn.Module):
-    """F(x, c_noise, label) for samples of any shape S, flattened; label -1 is "no class".
-
-    The last layer starts at zero, so D starts as c_skip x.
-    """
+    """F(x, c_noise, label) for samples of any shape, flattened; label -1 is "no class". The last layer starts at zero."""
 
     def __init__(self, config: MLPConfig, shape: tuple[int, ...], classes: int = 0):
         super().__init__()
         self.config = config
         dim = torch.Size(shape).numel()
-        self.freqs: Tensor
-        self.register_buffer("freqs", torch.linspace(0.25, 4.0, config.freqs), persistent=False)
+        self.freqs = nn.Buffer(torch.linspace(0.25, 4.0, config.freqs), persistent=False)
         self.inp = nn.Linear(dim, config.width)
         self.time = nn.Linear(2 * config.freqs, config.width)
         self.label = nn.Embedding(classes, config.width) if classes else None
         self.blocks = nn.ModuleList(_Block(config.width, config.dropout) for _ in range(config.depth))
-        self.out = nn.Linear(config.width, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zero(nn.Linear(config.width, dim))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         angle = self.config.time_scale * c_noise[:, None] * self.freqs.to(c_noise)
@@ -54,7 +49,7 @@ class MLP(nn.Module):
         h = self.inp(x.flatten(1))
         for block in self.blocks:
             h = block(h, emb)
-        return self.out(torch.nn.functional.silu(h)).reshape(x.shape)
+        return self.out(F.silu(h)).reshape(x.shape)
 
 
 class _Block(nn.Module):
@@ -66,9 +61,5 @@ class _Block(nn.Module):
         self.lin2 = nn.Linear(width, width)
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        silu = torch.nn.functional.silu
-        y = self.lin1(silu(h)) + self.emb(silu(emb))
-        y = silu(y)
-        if self.drop is not None:
-            y = self.drop(y)
-        return h + self.lin2(y)
+        y = F.silu(self.lin1(F.silu(h)) + self.emb(F.silu(emb)))
+        return h + self.lin2(y if self.drop is None else self.drop(y))

@@ -56,11 +56,7 @@ class SongUNetConfig(NetworkConfig):
 DDPMPP = SongUNetConfig()
 NCSNPP = SongUNetConfig(embedding="fourier", noise_mult=2, encoder="residual", fir=(1, 3, 3, 1))
 
-_CHOICES = {
-    "embedding": ("positional", "fourier"),
-    "encoder": ("standard", "skip", "residual"),
-    "decoder": ("standard", "skip"),
-}
+_CHOICES = {"embedding": ("positional", "fourier"), "encoder": ("standard", "skip", "residual"), "decoder": ("standard", "skip")}
 
 
 class Conv2d(nn.Module):
@@ -149,8 +145,7 @@ class _Fourier(nn.Module):
 
     def __init__(self, dim: int, scale: float):
         super().__init__()
-        self.freqs: Tensor
-        self.register_buffer("freqs", nn.init.normal_(torch.empty(dim // 2), std=scale))
+        self.freqs = nn.Buffer(nn.init.normal_(torch.empty(dim // 2), std=scale))
 
     def forward(self, t: Tensor) -> Tensor:
         wide = torch.promote_types(t.dtype, torch.float32)
@@ -169,18 +164,16 @@ def _linear(c_in: int, c_out: int, bias: bool = True) -> nn.Linear:
 def _check(config: SongUNetConfig, shape: tuple[int, ...]) -> None:
     shrink = 2 ** (len(config.mult) - 1)
     if len(shape) != 3 or shape[1] != shape[2] or shape[1] % shrink:
-        raise ValueError(
-            f"a SongUNet with {len(config.mult)} levels needs square images whose sides divide by {shrink}, got {shape}"
-        )
+        levels = f"a SongUNet with {len(config.mult)} levels"
+        raise ValueError(f"{levels} needs square images whose sides divide by {shrink}, got {shape}")
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
     if min(config.channels, config.blocks, config.heads, config.noise_mult, *config.mult) < 1:
         raise ValueError(f"channels, mult, blocks, heads and noise_mult must be at least 1, got {config}")
     if config.channels < 4 or config.channels % 2:
-        raise ValueError(
-            f"channels must be even and at least 4, for the sines and cosines of the noise level, got {config.channels}"
-        )
+        why = "for the sines and cosines of the noise level"
+        raise ValueError(f"channels must be even and at least 4, {why}, got {config.channels}")
     if min(config.emb, config.augment) < 0:
         raise ValueError(f"emb and augment cannot be negative, got {config}")
     if not 2 <= len(config.fir) <= 16 or len(config.fir) % 2 or sum(config.fir) == 0:

@@ -34,10 +34,7 @@ SCALED = r"$x_1\,/\sqrt{\sigma^2+0.5^2}$"
 
 
 def image_grid(x: Tensor, columns: int | None = None, scale: int = 1, gap: int = 1) -> np.ndarray:
-    """A batch (B, C, H, W) as one picture, uint8 (H', W', 3): row by row with ``gap`` white pixels between, then enlarged.
-
-    Each pixel is repeated ``scale`` times in both directions.
-    """
+    """A batch (B, C, H, W) as one picture, uint8 (H', W', 3): rows with ``gap`` white pixels between, enlarged ``scale`` times."""
     tiles = to_uint8(x)
     count, h, w, _ = tiles.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
@@ -125,10 +122,8 @@ def side_by_side(figures: Mapping[str, Figure], columns: int, dpi: int = 72) -> 
     """Figures as tiles of one, row by row, each with its name below it. All are drawn at ``dpi``, at which to save the result."""
     tiles = []
     for figure in figures.values():
-        raw = io.BytesIO()
-        figure.savefig(raw, format="png", dpi=dpi)
-        raw.seek(0)
-        tiles.append(imread(raw))
+        figure.savefig(raw := io.BytesIO(), format="png", dpi=dpi)
+        tiles.append(imread(io.BytesIO(raw.getvalue())))
     width, height = max(t.shape[1] for t in tiles), max(t.shape[0] for t in tiles) + dpi * 2 // 5  # room for the name
     rows = -(-len(tiles) // columns)
     whole = Figure(figsize=(width * columns / dpi, height * rows / dpi), dpi=dpi)
@@ -289,18 +284,13 @@ def trajectories_3d_static(path: Tensor, sigmas: Tensor, title: str = "") -> Fig
 
 
 def plot_curves(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    xlabel: str,
-    ylabel: str,
-    title: str = "",
-    log: str = "",
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = "", log: str = ""
 ) -> Figure:
     """Named curves (x, y); ``log`` names the logarithmic axes: "", "x", "y" or "xy"."""
     figure, ax = new_axes(5.6, 3.8, title)
     for k, (name, (x, y)) in enumerate(curves.items()):
         draw_curve(ax, k, x, y, name)
-    scales = {f"{axis}scale": "log" for axis in log}
-    ax.set(xlabel=xlabel, ylabel=ylabel, **scales)
+    ax.set(xlabel=xlabel, ylabel=ylabel, **{f"{axis}scale": "log" for axis in log})
     ax.grid(True, which="major", alpha=0.3)
     if len(curves) > 1:
         ax.legend(fontsize=8)

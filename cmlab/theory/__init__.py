@@ -20,10 +20,10 @@ from .theorem_1 import (
     zero_loss_model,
 )
 from .theorem_2 import Theorem2, random_model, theorem2
-from .variance import CTGradient, ct_gradient, train_ct
+from .variance import CTGradient, ct_gradient
 
 __all__ = [
     "Abscissa", "CTGradient", "Convergence", "Floor", "LEVELS", "Limit", "Origins", "SIZES", "SOLVERS", "Stretch", "Theorem2",
     "ZeroLossModel", "check_sizes", "continuous_limit", "ct_gradient", "error_origins", "random_model", "ring", "soft3", "stretch",
-    "theorem1", "theorem2", "train_ct", "trained_floor", "zero_loss", "zero_loss_model",
+    "theorem1", "theorem2", "trained_floor", "zero_loss", "zero_loss_model",
 ]  # fmt: skip

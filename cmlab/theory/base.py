@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +19,9 @@ def soft3() -> GaussianMixture:
 
 
 def ring(sharpness: float = 0.1, modes: int = 8) -> GaussianMixture:
-    """``modes`` equal Gaussians on a circle, each of standard deviation ``sharpness`` times the radius of the circle.
+    """``modes`` equal Gaussians on a circle, each of standard deviation ``sharpness`` times its radius; 0.1 is the set 8gaussians.
 
-    The whole has standard deviation 0.5 per coordinate. The smaller ``sharpness``, the steeper the consistency function between
-    two modes. 0.1 is the data set 8gaussians.
+    The whole has standard deviation 0.5. The smaller ``sharpness``, the steeper the consistency function between two modes.
     """
     from ..data import mixture_from
 
@@ -57,10 +57,9 @@ def data_and_noise(oracle: Oracle, points: int, seed: int) -> tuple[Tensor, Tens
 
 
 def stratified(oracle: Oracle, points: int, strata: int, seed: int) -> tuple[Tensor, Draws]:
-    """x0 (points * strata, *S), each point ``strata`` times, and draws that give each copy its own noise level.
+    """x0 (points * strata, *S), each point ``strata`` times, and draws that give all its copies one eps, and each its own level.
 
-    The levels lie in the grid at places u, one drawn from each of ``strata`` equal parts of [0, 1). All copies of a point share
-    its eps.
+    The levels lie in the grid at places u, one drawn from each of ``strata`` equal parts of [0, 1).
     """
     if strata < 1:
         raise ValueError(f"an experiment needs at least 1 noise level for each point, got strata = {strata}")
@@ -82,8 +81,6 @@ def posterior(oracle: GaussianMixture, x: Tensor, sigma: Tensor, nodes: int) -> 
     The posterior of a mixture is again one, sum_k r_k N(mu_k, s_k^2 sigma^2 / v_k I) with v_k = s_k^2 + sigma^2. Each of its K
     components gets ``nodes`` Gauss-Hermite points per axis, so M = K nodes^d. Exact for polynomials up to degree 2 nodes - 1.
     """
-    import numpy as np
-
     if x.ndim != 2:
         raise ValueError(f"the quadrature needs points (B, d), got {tuple(x.shape)}")
     z, w = (torch.as_tensor(a, dtype=x.dtype) for a in np.polynomial.hermite_e.hermegauss(nodes))

@@ -40,11 +40,8 @@ class Measured:
 
     def table(self) -> list[list[str]]:
         """The heading, and the numbers as text, "" where there is none."""
-        rows = zip(*self.columns, strict=True)
-        return [
-            list(self.names),
-            *(["" if v is None else str(v) if isinstance(v, int) else f"{v:.4g}" for v in row] for row in rows),
-        ]
+        cells = ([str(v) if isinstance(v, int) else f"{v:.4g}" if v is not None else "" for v in column] for column in self.columns)
+        return [list(self.names), *map(list, zip(*cells, strict=True))]
 
 
 _MADE = {"soft3": theory.soft3, "gaussian": lambda: Gaussian(torch.zeros(2), 0.5)}
@@ -103,9 +100,8 @@ def theorem1(sampled: dict[str, Any], *, data: str = "soft3", checkpoint: str | 
     low, high = _range(curve.sizes, 40)
     slope = {"grid": curve.slope(low, high), "largest": curve.slope(low, high, "largest")}
     says = [f"slope for N = {low}..{high}: {slope['grid']:.3f} against 1/(N-1), {slope['largest']:.3f} against the largest step"]
-    says.append(
-        _beside(slope["grid"], 1 if solver == "euler" else 2, "for steps that are small for the data: soft3 needs the fewest")
-    )
+    small = "for steps that are small for the data: soft3 needs the fewest"
+    says.append(_beside(slope["grid"], 1 if solver == "euler" else 2, small))
     if floor is not None:
         takes_over = floor.takes_over("max")
         words = "below all of them" if takes_over is None else f"above the solver's from N = {takes_over} on"

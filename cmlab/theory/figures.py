@@ -38,8 +38,7 @@ def plot_convergence(
 ) -> Figure:
     """Errors of zero-loss models against the step size, on logarithmic axes.
 
-    A dotted line shows each slope of ``orders`` that some curve has, below that curve. Each entry of ``floors`` adds a horizontal
-    line, the error of that trained model.
+    Dotted lines show the slopes of ``orders`` that some curve has; ``floors`` are horizontal lines, errors of trained models.
     """
     figure, ax = new_axes(5.6, 4.0, title)
     for k, (name, curve) in enumerate(curves.items()):

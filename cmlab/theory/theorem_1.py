@@ -1,8 +1,7 @@
 """Theorem 1 of the paper, measured: a consistency model of zero loss is as far from the truth as its solver (CM, Theorem 1).
 
 Such a model can be written down: f(x, sigma_min) = x and f(x, sigma) = f(solver step(x), sigma_next), the composition of the
-very steps that the CD loss takes. Its error is the solver's global error. The experiments return numbers; `theory.figures`
-draws them, and `cmlab theory` prints them.
+very steps that the CD loss takes. Its error is the solver's global error.
 """
 
 from collections.abc import Sequence
@@ -296,8 +295,7 @@ def stretch(
 ) -> Stretch:
     """Singular values of df/dx of the exact consistency function (or of ``model``) at noised data of a level.
 
-    A positive determinant everywhere says that f is invertible. Singular values are large at the borders between points that
-    go to different modes, where trained models err most.
+    A positive determinant everywhere says that f is invertible. Singular values are large where trained models err most.
     """
     oracle = oracle or soft3()
     x0, eps = data_and_noise(oracle, points, seed)

@@ -11,13 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..data import MixtureData
-from ..denoiser import CONSISTENCY, Denoiser, Preconditioning
-from ..losses import ConsistencyLoss
+from ..denoiser import CONSISTENCY, Denoiser
 from ..oracle import GaussianMixture
 from ..samplers import euler_step
-from ..schedules import FixedN, GridPairs
-from ..training.fit import fit
 from .base import check_sizes, noised_pairs, slope_between, soft3, stratified
 from .theorem_2 import ct_targets
 
@@ -57,29 +53,6 @@ class CTGradient:
         return slope_between(self.sizes, [n - 1 for n in self.sizes], self.bias, low, high)
 
 
-def train_ct(
-    model: Denoiser, oracle: GaussianMixture | None = None, n: int = 32, *, steps: int = 1500, batch: int = 512, seed: int = 0
-) -> Denoiser:
-    """A copy of ``model`` after consistency training on a grid of ``n`` levels, with the loss whose gradient `ct_gradient` takes.
-
-    Near the end of training the CT gradient at this N has vanished, so that the true gradient is the bias with its sign turned.
-    With fewer levels the bias is larger than the true gradient, and the CT gradient points backwards.
-    """
-    start = Denoiser(copy.deepcopy(model.net).train().requires_grad_(True), _scalings(model), model.shape)
-    loss = ConsistencyLoss(GridPairs(FixedN(n)), "noise", weight="1")
-    state = None
-    data = MixtureData(oracle or soft3())
-    for state in fit(start, data, loss, steps=steps, batch=batch, lr=1e-3, ema=0.995, seed=seed, every=steps):  # noqa: B007
-        pass
-    if state is None or not isinstance(state.ema, Denoiser):
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    return state.ema
-
-
-def _scalings(model: Denoiser) -> Preconditioning:
-    return model.precond if model.precond.consistency else CONSISTENCY
-
-
 def ct_gradient(
     model: Denoiser,
     oracle: GaussianMixture | None = None,
@@ -111,7 +84,7 @@ def ct_gradient(
         raise ValueError(f"unknown weight {weight!r}: choose 1 or 1/dt")
     oracle, sizes = oracle or soft3(), check_sizes(sizes)
     net = copy.deepcopy(model.net).double().eval().requires_grad_(True)
-    f = Denoiser(net, _scalings(model), model.shape)
+    f = Denoiser(net, model.precond if model.precond.consistency else CONSISTENCY, model.shape)
     x0, draws = stratified(oracle, points, strata, seed)
     few = torch.randperm(len(x0), generator=torch.Generator().manual_seed(seed))[:spread]
     rows = []

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ..base.device import choose_device
 from ..base.files import write_whole
-from ..base.presets import CHAINS as CHAINS  # read here before
 from ..base.signals import Interrupted
 from ..base.text import count
 from ..denoiser import Denoiser
@@ -90,20 +90,15 @@ def _check_same(stages: Sequence[Stage], record: Path) -> None:
     """Refuse to go on with other options than those that the chain, or a finished stage, was begun with."""
     held = json.loads(record.read_text()) if record.is_file() else {}
     for stage in stages:
-        before, now = held.get(stage.name, {}), flatten(stage.preset)
-        for key in before:
-            if before[key] != now.get(key):
-                raise ValueError(
-                    f"{record} began {stage.name} with --{key.replace('_', '-')} {before[key]}, not {now.get(key)}: give the same "
-                    "options again, or another --out"
-                )
+        now = flatten(stage.preset)
+        for key, before in held.get(stage.name, {}).items():
+            if before != now.get(key):
+                other = f"began {stage.name} with --{key.replace('_', '-')} {before}, not {now.get(key)}"
+                raise ValueError(f"{record} {other}: give the same options again, or another --out")
         if stage.file.is_file():
             about = checkpoints.read_meta(stage.file).get("about") or {}
             if (about.get("preset"), about.get("data", stage.preset.data_name)) != (stage.name, stage.preset.data_name):
                 raise ValueError(f"{stage.file} is not {stage.name} on {stage.preset.data_name}: name another --out")
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------------
 
 
 def searched_levels(model: Denoiser, data: str, n: int) -> dict[str, Any]:
@@ -125,8 +120,6 @@ def ways(model: Denoiser, two_steps: dict[str, Any] | None = None) -> list[Plan]
 
 def measure(model: Denoiser, name: str, data: str, how: Plan, n: int, device: torch.device | str = "cpu") -> Report:
     """FD-cls, KD-cls and, of a conditional model, the class accuracy of ``n`` samples made in one of its `ways`."""
-    from tqdm import tqdm
-
     words = [word for word in WORDS if word != "accuracy" or model.classes]
     source = model_source(model, how, n=n, name=name)
     extractor = extractor_for("classifier", data, words, None, torch.device(device))
@@ -137,10 +130,7 @@ def measure(model: Denoiser, name: str, data: str, how: Plan, n: int, device: to
 
 
 def find_figures(path: Path, how: Plan, n: int, features: str | None = None) -> dict[str, Any] | None:
-    """The report of a checkpoint's header on ``n`` samples made in this way, as `Report.as_dict` gave it, or None.
-
-    ``features``: the title of the extractor that it has to be on.
-    """
+    """The report in a checkpoint's header on ``n`` samples made in this way, on the extractor of title ``features``; or None."""
     meta = checkpoints.read_meta(path)
     measured, weight = (meta.get("about") or {}).get("measured", {}), meta.get("guidance", 1)
     asked = {"sampler": how.sampler, "steps": how.steps, "sigmas": how.sigmas.tolist() if how.chosen else None, "n": n}
@@ -167,14 +157,10 @@ def _measure_stage(
         if find_figures(stage.file, how, n, features) is None:
             print(f"{stage.name}: measuring {n} samples, {how.sampler} with {count(how.steps, 'step')}", flush=True)
             found = measure(model, stage.name, data, how, n, device)
-            keep_figures(stage.file, found if teacher is None else _with_teacher(found, teacher))
+            beside = {row["name"]: (row["value"], row["error"]) for row in (teacher or {"figures": ()})["figures"]}
+            rows = (row.beside("teacher", *beside[row.name]) if row.name in beside else row for row in found.rows)
+            keep_figures(stage.file, replace(found, rows=tuple(rows)))
     return find_figures(stage.file, known[0], n, features)
-
-
-def _with_teacher(found: Report, beside: dict[str, Any]) -> Report:
-    known = {row["name"]: (row["value"], row["error"]) for row in beside["figures"]}
-    rows = (row.beside("teacher", *known[row.name]) if row.name in known else row for row in found.rows)
-    return replace(found, rows=tuple(rows))
 
 
 def _summary(stages: Sequence[Stage], n: int) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
-from ..base.suggest import unknown
+from ..base.suggest import check_choice, unknown
 from ..methods.augment import CIFAR10_AUGMENT, Augment
 
 Optimizer = Literal["radam", "adam", "adamw", "muon"]
@@ -22,10 +22,9 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class HalfLife:
-    """An average in which weights count half when they are ``million`` million images old.
+    """An average in which weights count half when they are ``million`` million images old (EDM, appendix F.1, with 0.5 and 0.05).
 
-    While few images have been seen, the half-life is ``rampup`` times their number, if that is less.
-    EDM's and sCM's (EDM, appendix F.1; 0.5 and 0.05 there). ``rampup=0`` has the half-life from the start.
+    While few images have been seen, the half-life is ``rampup`` times their number, if that is less; ``rampup=0`` is without.
     """
 
     million: float = 0.5
@@ -97,8 +96,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for field, kind in (("optimizer", Optimizer), ("lr_schedule", LrSchedule), ("precision", Precision)):
-            if (value := getattr(self, field)) not in get_args(kind):
-                raise ValueError(f"unknown {field} {value!r}: choose one of {', '.join(get_args(kind))}")
+            check_choice(field, getattr(self, field), get_args(kind))
         if not 0 <= self.lr < math.inf:
             raise ValueError(f"the learning rate, lr, is a number of at least 0: got {self.lr}")
         if self.rampup < 0:

@@ -30,10 +30,9 @@ def sample_shape(preset: Preset) -> tuple[int, ...] | None:
 
 
 def forward_flops(preset: Preset, shape: tuple[int, ...]) -> int:
-    """Floating-point operations of one evaluation for one sample; a multiplication and an addition are two.
+    """Floating-point operations of one evaluation for one sample, of linear layers, convolutions, matrix products and attention.
 
-    Counted are linear layers, convolutions, matrix products and attention. Nothing is computed: the network, its weights not drawn,
-    is given a batch of no samples.
+    A multiplication and an addition are two. Nothing is computed: the network is given a batch of no samples.
     """
     with torch.no_grad(), _Operations() as counter:
         net = build_network(preset.network, shape, 0).eval()
@@ -41,31 +40,24 @@ def forward_flops(preset: Preset, shape: tuple[int, ...]) -> int:
     return 2 * counter.products
 
 
-def _of_one(*sizes: int) -> int:
-    """The product of sizes of which the first is that of the batch."""
-    return math.prod(sizes[1:])
+def _last(out: Tensor, x: Tensor, *_: Any) -> int:
+    return math.prod(out.shape[1:]) * x.shape[-1]
 
 
-# Multiplications for one sample, from the output of a function and its first arguments.
+# Multiplications for one sample, from the output of a function and its first arguments; the first size is the batch's.
 _PRODUCTS: dict[Any, Callable[..., int]] = {
-    F.linear: lambda out, x, *_: _of_one(*out.shape, x.shape[-1]),
-    F.scaled_dot_product_attention: lambda out, q, k, v, *_: _of_one(*q.shape, k.shape[-2]) + _of_one(*out.shape, k.shape[-2]),
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), lambda out, x, weight, *_: _of_one(*out.shape, *weight.shape[1:])),
+    **dict.fromkeys((F.linear, torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__), _last),
+    F.scaled_dot_product_attention: lambda out, q, k, *_: math.prod((*q.shape[1:], k.shape[-2])) + _last(out, k.mT),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), lambda out, x, weight, *_: math.prod((*out.shape[1:], *weight.shape[1:]))),
     **dict.fromkeys(
         (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-        lambda out, x, weight, *_: _of_one(*x.shape, *weight.shape[1:]),
-    ),
-    **dict.fromkeys(
-        (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__), lambda out, x, *_: _of_one(*out.shape, x.shape[-1])
+        lambda out, x, weight, *_: math.prod((*x.shape[1:], *weight.shape[1:])),
     ),
 }
 
 
 class _Operations(TorchFunctionMode):
-    """Counts for one sample what is done with a batch of none, and draws no weights.
-
-    torch's own counter knows more operations. It, and tensors of the device "meta", import torch._dynamo, which takes seconds.
-    """
+    """Counts for one sample what is done with a batch of none, and draws no weights. torch's counter takes seconds to import."""
 
     products = 0
 
@@ -104,14 +96,11 @@ def _short(n: float) -> str:
     return f"{n:.3g}"
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------------
-
-
 def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str:
     """What a training will take, in words; "" for less than a gigabyte.
 
-    Weights, gradients, two moments of the optimizer, averages, target and teacher are counted; what one forward pass keeps for
-    the backward pass is measured on one sample without numbers. Work space of the kernels and a perceptual distance come on top.
+    Counted are weights, gradients, two moments of the optimizer, averages, target and teacher, and what one forward pass of a
+    sample without numbers keeps. Work space of the kernels and a perceptual distance come on top.
     """
     count = sum(p.numel() for p in model.parameters())
     copies = 4 + len(preset.averages) + preset.loss.needs_target + (preset.teacher not in ("", "oracle"))
@@ -123,11 +112,10 @@ def memory(model: Denoiser, preset: Preset, processes: Processes = ALONE) -> str
     if fixed + kept < 2**30:
         return ""
     divided = f" (divided by {processes.world_size})" if processes.shard else ""
-    return (
-        f"memory: about {fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers{divided}, and {kept / 2**30:.1f} "
-        f"GiB for the activations of {rows} samples (shared by the processes; --accumulate divides it, --network.recompute makes "
-        "it smaller)"
-    )
+    numbers = f"{fixed / 2**30:.1f} GiB for {copies} x {count / 1e6:.1f} M numbers{divided}"
+    activations = f"{kept / 2**30:.1f} GiB for the activations of {rows} samples"
+    ways = "shared by the processes; --accumulate divides it, --network.recompute makes it smaller"
+    return f"memory: about {numbers}, and {activations} ({ways})"
 
 
 def kept_for_backward(model: Denoiser) -> int:

@@ -7,10 +7,9 @@ from torch import Tensor
 
 
 class BatchDraws:
-    """Rows ``start:stop`` of a batch of ``total``.
+    """Rows ``start:stop`` of a batch of ``total``, the same numbers as in the unsplit batch.
 
-    Every ``BLOCK`` rows have a generator of their own, and only the blocks that these rows lie in are drawn. A batch that is split
-    over accumulation steps or processes therefore sees the numbers of the unsplit batch, and no part pays for the others.
+    Every ``BLOCK`` rows have a generator of their own, and only the blocks that these rows lie in are drawn.
     """
 
     BLOCK = 64

@@ -49,10 +49,7 @@ class TrainState(NamedTuple):
     run: dict[str, int]
 
     def snapshot(self) -> Snapshot:
-        """All that `fit` needs to continue from here to the same bits (``resume=``); live tensors, that the next step changes.
-
-        See `Trainer.snapshot` for weights that are divided over processes.
-        """
+        """All that `fit` needs to continue from here to the same bits (``resume=``): see `Trainer.snapshot`."""
         tensors, facts = self.trainer.snapshot()
         return Snapshot(tensors, facts | self.run | {"step": self.step, "loss": self.loss})
 
@@ -135,10 +132,8 @@ def fit(
         trainer.restore(resume)
     stages = loss.stages(steps)
     if (stage := sum(0 < s.start < first for s in stages)) != trainer.stage:
-        raise ValueError(
-            f"a progressive distillation of {steps} steps is in stage {stage + 1} at step {first}, this one in stage "
-            f"{trainer.stage + 1}: resume with as many steps as it began with"
-        )
+        other = f"of {steps} steps is in stage {stage + 1} at step {first}, this one in stage {trainer.stage + 1}"
+        raise ValueError(f"a progressive distillation {other}: resume with as many steps as it began with")
 
     def draws(step: int, stream: int, start: int = rows.start, stop: int = rows.stop) -> BatchDraws:
         return BatchDraws(_step_seed(seed, step, stream), batch, start, stop)
@@ -177,10 +172,8 @@ def fit(
         since += 1
         due = step + 1 == steps or (every(step + 1) if callable(every) else (step + 1) % every == 0)
         if (due or device.type != "cuda" or since % LOOK == 0) and trainer.in_a_row >= min(max_skipped, steps):
-            raise FloatingPointError(
-                f"the loss or its gradient is not finite, loss {float(value):.4g}, at step {step + 1} and {trainer.in_a_row - 1} "
-                f"before it: lower the learning rate (now {config.lr})"
-            )
+            where = f"loss {float(value):.4g}, at step {step + 1} and {trainer.in_a_row - 1} before it"
+            raise FloatingPointError(f"the loss or its gradient is not finite, {where}: lower the learning rate (now {config.lr})")
         if due:
             made = since - (trainer.skipped - skipped)
             rate = batch * since / max(time.perf_counter() - clock, 1e-9)
@@ -196,10 +189,8 @@ def _check_parts(model: Any, data: Any, loss: Any, config: Any) -> None:
     if half := sorted({str(p.dtype) for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}):
         raise ValueError(f"the model has weights of {half[0]}: train model.float(), with precision='bf16' to compute in 16 bits")
     if not all(hasattr(data, name) for name in ("batch", "shape", "classes")):
-        raise ValueError(
-            f"data draws its own batches, as cmlab.load_data(NAME_OR_PATH) and cmlab.ImageData(x0, label, class_names) do, and a "
-            f"{type(data).__name__} does not: put its tensors into an ImageData"
-        )
+        draws = "draws its own batches, as cmlab.load_data(NAME_OR_PATH) and cmlab.ImageData(x0, label, class_names) do"
+        raise ValueError(f"data {draws}, and a {type(data).__name__} does not: put its tensors into an ImageData")
     if not isinstance(loss, Loss):
         made = f": make one, {loss.__name__}()" if isinstance(loss, type) else ", such as cmlab.EDMLoss()"
         raise ValueError(f"loss is an instance of cmlab.losses.Loss{made}, got {loss!r:.80}")
@@ -212,9 +203,8 @@ def _check_augment(augment: Augment, loss: Loss, model: nn.Module) -> None:
         raise ValueError("augment is for denoising losses: consistency models are trained on the data as it is")
     takes = getattr(model.config, "augment", 0) if isinstance(model, Denoiser) else 0
     if takes != augment.dim:
-        raise ValueError(
-            f"the network is told of {takes} augmentations, these are {augment.dim}: build it with augment={augment.dim}"
-        )
+        told = f"the network is told of {takes} augmentations, these are {augment.dim}"
+        raise ValueError(f"{told}: build it with augment={augment.dim}")
 
 
 def _check_label_dropout(p: float, data: Data, model: nn.Module, teacher: Denoise | None) -> None:

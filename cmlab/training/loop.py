@@ -9,20 +9,20 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from .. import __version__
 from ..base.files import new_file
 from ..base.own import command_line
 from ..base.signals import Interrupted, answering
 from ..formats.checkpoints import SUFFIX, CheckpointError
-from .config import Precision
 from .options import RunOptions, at_least_one
 from .processes import ALONE, Processes, joined
 from .settings import FILE, said, write_config
@@ -42,11 +42,6 @@ class Stop:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
-
-    @contextmanager
-    def watching(self) -> Iterator["Stop"]:
-        with answering(self, signal.SIGTERM, signal.SIGINT):
-            yield self
 
 
 class Run(ABC):
@@ -143,14 +138,16 @@ class Run(ABC):
         for a state that belongs to another run and for a result that cannot be written.
         """
         torch.set_num_threads(self.options.threads)
-        with joined(self.processes, self.device), self.stop.watching(), ExitStack() as stack:
+        with joined(self.processes, self.device), answering(self.stop, signal.SIGTERM, signal.SIGINT), ExitStack() as stack:
             start = self._start(stack)
             if start == "finished":
                 return self.say(f"{self.target}: this run is finished. Next: {self._next()}")
             self.same = self.load()
             resume = self._resume(Path(start)) if start else None
+            if (asked := self.preset.precision) == "bf16" and self.processes.is_main_process and not has_bf16(self.device):
+                print("cmlab: bf16 is emulated here and slower than float32: --precision auto takes what is fast", file=sys.stderr)
             # What a run is continued with must not depend on where: a state holds the precision itself, not "auto".
-            self.preset = replace(self.preset, precision=self._precision(self.preset.precision))
+            self.preset = replace(self.preset, precision=usable_precision(asked, self.device))
             self.build()
             try:
                 state = self._loop(resume)
@@ -161,11 +158,8 @@ class Run(ABC):
             except (OSError, CheckpointError) as error:
                 if not self.folder.states():
                     raise
-                reason = error.__cause__ or error
-                raise CheckpointError(
-                    f"{self.target} cannot be written ({reason}). The run is kept in {self.folder.path}: make room, then continue "
-                    "it with --resume"
-                ) from error
+                kept = f"The run is kept in {self.folder.path}: make room, then continue it with --resume"
+                raise CheckpointError(f"{self.target} cannot be written ({error.__cause__ or error}). {kept}") from error
             if self.processes.is_main_process:
                 # The last state is for a run that goes on longer.
                 self.folder.prune(min(1, self.options.keep) if "steps" in self.changeable else 0)
@@ -188,11 +182,6 @@ class Run(ABC):
     def spent(self) -> dict[str, float]:
         """Seconds, and seconds of the processor, that the run has taken since it began, without pauses."""
         return {name: clock() - self.started[name] for name, clock in self.clocks.items()}
-
-    def _precision(self, precision: Precision) -> Precision:
-        if precision == "bf16" and self.processes.is_main_process and not has_bf16(self.device):
-            print("cmlab: bf16 is emulated here and slower than float32: --precision auto takes what is fast", file=sys.stderr)
-        return usable_precision(precision, self.device)
 
     # --- where it starts -------------------------------------------------------------------------------------------------
 
@@ -234,10 +223,8 @@ class Run(ABC):
             self._check_finished("none of its states is there to go on from, pass --overwrite to start anew")
             return "finished"
         if states and not o.overwrite and not self.target.is_file():
-            raise ValueError(
-                f"{self.folder.path} holds an unfinished run, saved at step {step_of(states[0])}: "
-                "pass --resume to continue it, or --overwrite to start anew"
-            )
+            saved = f"{self.folder.path} holds an unfinished run, saved at step {step_of(states[0])}"
+            raise ValueError(f"{saved}: pass --resume to continue it, or --overwrite to start anew")
         for target in self.targets:
             new_file(target, o.overwrite)
         if o.resume:
@@ -263,14 +250,12 @@ class Run(ABC):
         found = changes(saved, now := resumed(flatten(self.preset), saved), path, self.changeable)
         self.preset = replace(self.preset, precision=now["precision"])
         for what, value in self.same.items():
-            if facts.get(what, value) != value:  # states of earlier versions do not tell of all
+            if facts.get(what, value) != value:
                 data = self.preset.data if isinstance(self.preset.data, str) else " ".join(self.preset.data)
-                raise CheckpointError(
-                    f"{path} was saved with another teacher than {self.preset.teacher} is now: pass --overwrite to start anew"
-                    if what == "teacher"
-                    else f"{path} was saved with other images than {data} has now: give the same --data, or pass --overwrite to "
-                    "start anew"
-                )
+                other = f"other images than {data} has now: give the same --data, or pass --overwrite to start anew"
+                if what == "teacher":
+                    other = f"another teacher than {self.preset.teacher} is now: pass --overwrite to start anew"
+                raise CheckpointError(f"{path} was saved with {other}")
         if (threads := facts.get("threads", self.options.threads)) != self.options.threads and self.device.type == "cpu":
             self.say(f"it began with --threads {threads}: with {self.options.threads} the last bits differ")
         before = facts.get("spent", facts)  # so classifiers of earlier versions have it
@@ -282,10 +267,8 @@ class Run(ABC):
             self.history = [*self.history, {"step": step, **found}]
             self.say(f"from here on {', '.join(f'--{name} {new} (it was {old})' for name, (old, new) in found.items())}")
         if "steps" in found and step > self._same_until(saved["steps"]):
-            self.say(
-                f"it is not the same run as one that began with --steps {self.preset.steps}: what it did so far depended on "
-                f"--steps {saved['steps']}"
-            )
+            other = f"it is not the same run as one that began with --steps {self.preset.steps}"
+            self.say(f"{other}: what it did so far depended on --steps {saved['steps']}")
         return snapshot
 
     # --- while it runs ---------------------------------------------------------------------------------------------------
@@ -299,7 +282,6 @@ class Run(ABC):
         return alone and (bool(self.stop.number) or time.monotonic() - self.seen > LOOK)
 
     def _loop(self, resume: Snapshot | None) -> Any:
-        from tqdm import tqdm
 
         first, steps, state = resume.facts["step"] if resume else 0, self.preset.steps, None
         started = told = time.monotonic()

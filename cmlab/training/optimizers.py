@@ -13,9 +13,8 @@ EACH: Any = torch  # whose functions of many tensors at once are in use everywhe
 class RAdam(torch.optim.RAdam):
     """torch's RAdam, the first steps of which are never longer than the learning rate.
 
-    In five steps or so the spread of the gradients is not known well enough to divide by it (Liu et al., arXiv 1908.03265, section
-    4: rho at most 5). torch goes along the raw gradient then, at the full rate, whatever its size: a sum over many pixels is
-    thrown far off. Here those gradients are shortened to norm 1. All other steps are torch's, to the rounding of the last bit.
+    In the first five steps or so the spread of the gradients is not known (Liu et al., arXiv 1908.03265, section 4: rho at most 5),
+    and torch goes along the raw gradient, whatever its size. Here that is shortened to norm 1. All other steps are torch's.
     """
 
     @torch.no_grad()
@@ -35,10 +34,7 @@ class RAdam(torch.optim.RAdam):
         return super().step(closure)
 
     def _at_once(self, group: dict[str, Any]) -> bool:
-        """A step after the first ones is Adam's with another rate and epsilon, which torch computes of all tensors in one call.
-
-        Returns whether it did: not for tensors that are not equally many steps old.
-        """
+        """Adam's step with another rate and epsilon, for all tensors in one call, if they are equally old: whether it was made."""
         params = [p for p in group["params"] if p.grad is not None]
         states, (beta1, beta2) = [self.state[p] for p in params], group["betas"]
         if len(taken := {int(state["step"]) if state else 0 for state in states}) != 1:
@@ -83,9 +79,8 @@ class Muon(torch.optim.Optimizer):
     """Muon for weights of two dimensions or more, a filter bank as the matrix (out, rest), and Adam for the others.
 
     Steps along the nearest orthogonal matrix (Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024;
-    arXiv 2502.16982). A matrix moves by ``lr sqrt(max(1, rows / columns))`` times it, whatever the size of its gradient.
-    torch.optim.Muon does so for matrices alone. Of parameters that are divided over processes each process puts the whole
-    gradient together and takes its part.
+    arXiv 2502.16982), as torch.optim.Muon does for matrices alone. A matrix moves by ``lr sqrt(max(1, rows / columns))`` times it,
+    whatever the size of its gradient, which is put together where it is divided over processes.
 
     Args:
         params: the parameters.
@@ -158,8 +153,8 @@ def on_device(name: str, device: torch.device) -> dict[str, bool]:
 def move_where(made: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
     """``optimizer.step()`` where ``made`` () holds, else nothing moves: decided on their device, without waiting for it.
 
-    torch's fused optimizers can be told. For others the parameters and the state are copied and, of a step that was not made,
-    come back; gradients that are not finite are replaced, so that a product with 0 is 0.
+    torch's fused optimizers can be told. For others the parameters and the state come back from copies, and gradients that are not
+    finite are replaced, so that a product with 0 is 0.
     """
     good, bad = made.float(), (~made).float()
     plain = not any(hasattr(p, "_local_tensor") for p in parameters)

@@ -55,10 +55,7 @@ def build_model(preset: Preset) -> Denoiser:
 
 
 def data_of(meta: dict[str, Any], name: str | None = None) -> tuple[Data, str]:
-    """The data set ``name``, or the one that the checkpoint with the header ``meta`` says it was trained on.
-
-    Raises ValueError where it does not say.
-    """
+    """The data set ``name``, or the one that a checkpoint's header says it was trained on; ValueError where it does not say."""
     name = name or _trained_on(meta)
     if name is None:
         raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
@@ -78,10 +75,9 @@ def class_names(meta: dict[str, Any]) -> tuple[str, ...]:
 
 def _check_data(path: Path, preset: Preset) -> None:
     """Refuse a checkpoint that says it was trained on other data."""
-    data = _trained_on(checkpoints.read_meta(path)) or preset.data_name
-    if data != preset.data_name:
-        others = "name an --init and a --teacher of the same data"
-        raise ValueError(f"{path} was trained on {data}, not on {preset.data_name}: {others}")
+    data, own = _trained_on(checkpoints.read_meta(path)), preset.data_name
+    if data not in (None, own):
+        raise ValueError(f"{path} was trained on {data}, not on {own}: name an --init and a --teacher of the same data")
 
 
 def find(name: str) -> Path:
@@ -118,8 +114,7 @@ def run(
 ) -> Iterator[TrainState]:
     """Train the preset: a generator of TrainState (see `fit`, which takes the other ``options``).
 
-    ``model``, ``teacher`` and ``data`` are what `build_model`, `load_teacher` and `training_data` made of it, where they have been
-    called.
+    ``model``, ``teacher`` and ``data`` are what `build_model`, `load_teacher` and `training_data` made of it, if they were called.
     """
     teacher = teacher or load_teacher(preset)
     if isinstance(teacher, Denoiser):
@@ -143,9 +138,8 @@ _DIGITS: dict[str, tuple[int, Loss | None]] = {
 def _preset(data: str, method: str, loss: Loss, network: NetworkConfig, **options: Any) -> Preset:
     """A preset of a small data set: where it starts and what it distils is in the loss's record."""
     record = LOSSES.record(method)
-    edm, start = f"{data}-edm", record.facts.get("start")
-    options |= {key: record.facts[key] for key in ("ema",) if key in record.facts}
-    teacher = edm if record.kind == "distilled" else ""
+    start, options = record.facts.get("start"), options | {k: v for k, v in record.facts.items() if k == "ema"}
+    teacher = f"{data}-edm" if record.kind == "distilled" else ""
     return Preset(data, loss, network, init=f"{data}-{start}" if start else "", teacher=teacher, **options)
 
 

@@ -41,10 +41,9 @@ class Processes:
         """The rows of a batch that are this process's own; raises ValueError unless all get equally many."""
         if batch % self.world_size:
             below = batch - batch % self.world_size
-            raise ValueError(
-                f"batch {batch} does not divide over {self.world_size} processes: choose {f'{below} or ' if below else ''}"
-                f"{below + self.world_size}, or start another number of processes"
-            )
+            near = f"{f'{below} or ' if below else ''}{below + self.world_size}"
+            wrong = f"batch {batch} does not divide over {self.world_size} processes"
+            raise ValueError(f"{wrong}: choose {near}, or start another number of processes")
         share = batch // self.world_size
         return range(self.rank * share, (self.rank + 1) * share)
 
@@ -83,10 +82,8 @@ def from_environment(shard: bool = False) -> Processes:
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         raise ValueError("accelerate asks for a compiler: leave out --dynamo_backend there, say --compile here")
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            "accelerate starts one process for all of --num_processes unless it is told --multi_gpu: tell it, and on CPUs say "
-            "--device cpu here (or use torchrun)"
-        )
+        way = "tell it, and on CPUs say --device cpu here (or use torchrun)"
+        raise ValueError(f"accelerate starts one process for all of --num_processes unless it is told --multi_gpu: {way}")
     place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
     return Processes(*(int(os.environ.get(name, default)) for name, default in place.items()), shard=shard)
 
@@ -109,9 +106,8 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
 def leave(status: int) -> NoReturn:
     """End this program with ``status``: to be called last, when all files are closed.
 
-    One of several processes ends without the interpreter's own tidying up. torch's caches keep the mesh of divided weights, and so
-    the threads of the process group, beyond ``destroy_process_group`` (seen in torch 2.14). Once in some hundred runs a process
-    whose work was done was aborted on its way out, most likely by one of them, and the launcher reported a failure.
+    One of several processes ends without the interpreter's own tidying up: torch's caches keep threads of the process group beyond
+    ``destroy_process_group`` (torch 2.14), and once in some hundred runs a finished process was aborted on its way out.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         for stream in (sys.stdout, sys.stderr):

@@ -50,6 +50,10 @@ _CM = Preset(
     "cifar10", _cd(0.0, 18, LPIPS), _PLAIN, 800_000, 512, "radam", 4e-4, "constant",
     ema=0.9999, init="cifar10-edm-cm", teacher="cifar10-edm-cm", labels=False, flip=True, channels_last=True, half=False,
 )  # fmt: skip
+_ICT = replace(
+    _CM, loss=ict(), network=replace(NCSNPP, dropout=0.3, fourier_scale=0.02), steps=400_000, batch=1024, lr=1e-4, ema=0.99993,
+    init="", teacher="",
+)  # fmt: skip
 _ECT = replace(
     _EDM, loss=_ect(2.0, 8), network=replace(DDPMPP, dropout=0.2, augment=9), steps=200_000, batch=128, optimizer="radam", lr=1e-4,
     rampup=0.0, ema=0.9999, halflife=0.0, augment=0.0, init="cifar10-edm-ddpmpp",
@@ -71,6 +75,9 @@ _SMALL_STUDENT = replace(
     _SMALL, steps=4000, optimizer="radam", lr=1e-3, lr_schedule="cosine", rampup=0.0, beta2=0.999, ema=0.998, halflife=0.0,
     init="cifar10-small-edm", label_dropout=0.0, guidance=1.0,
 )  # fmt: skip
+_SMALL_CD = replace(
+    _SMALL_STUDENT, loss=cd(40), teacher="cifar10-small-edm", steps=6000, optimizer="muon", lr=0.01, lr_schedule="wsd", beta2=0.99
+)
 # Larger levels than EDM's density has, and guidance: docs/results.md has what they were worth.
 _MNIST = replace(
     _SMALL, data="mnist", loss=EDMLoss(LogNormal(0.0, 1.3)), steps=40_000, batch=64, optimizer="muon", lr=0.02, flip=False,
@@ -124,19 +131,7 @@ PUBLISHED.register(
     "cifar10-ict",
     help="iCT: pseudo-Huber, lognormal pairs, N - 1 doubling from 10 to 1280 (iCT, Table 1). A week on 8 GPUs. FID of one "
     "and two steps 2.83, 2.46.",
-)(
-    replace(
-        _CM,
-        loss=ict(),
-        network=replace(NCSNPP, dropout=0.3, fourier_scale=0.02),
-        steps=400_000,
-        batch=1024,
-        lr=1e-4,
-        ema=0.99993,
-        init="",
-        teacher="",
-    )
-)
+)(_ICT)
 PUBLISHED.register(
     "cifar10-ect",
     help="ECT from EDM's weights (locuslab/ect, run_ecm.sh): q = 2 in 8 stages. The model is the identity at 0.002 and below; "
@@ -169,18 +164,7 @@ PUBLISHED.register(
     "cifar10-small-cd",
     help="CD of cifar10-small-edm: pseudo-Huber, Heun, N = 40, Muon. What ships was the student of an earlier teacher, without "
     "guidance, before; what came out is on its card.",
-)(
-    replace(
-        _SMALL_STUDENT,
-        loss=cd(40),
-        teacher="cifar10-small-edm",
-        steps=6000,
-        optimizer="muon",
-        lr=0.01,
-        lr_schedule="wsd",
-        beta2=0.99,
-    )
-)
+)(_SMALL_CD)
 PUBLISHED.register(
     "cifar10-small-ect",
     help="ECT from cifar10-small-edm: q = 2 in 6 stages. FD-cls of one step 11.9 from a teacher of 560,000 images; a run of 5,000 "

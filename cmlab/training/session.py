@@ -4,7 +4,7 @@ import copy
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -19,7 +19,7 @@ from ..data import fingerprint
 from ..data.names import title_of
 from ..denoiser import Denoiser, classes_in_turn
 from ..formats import checkpoints
-from ..samplers import plan
+from ..samplers import plan, sample
 from . import presets
 from .cost import memory
 from .fit import TrainState
@@ -103,13 +103,18 @@ class _ModelRun(Run):
     def states(self, due: Callable[[int], bool], resume: Snapshot | None) -> Iterator[TrainState]:
         own = {"model": self.model, "teacher": self.teacher, "data": self.data}
         how = {"compile": self.options.compile, "max_skipped": self.options.max_skipped, "processes": self.processes}
-        writer = _writer() if self.options.tensorboard and self.processes.is_main_process else None
         made = presets.run(self.preset, due, self.device, **own, **how, resume=resume)
-        return self._logged(made, writer, resume.facts["step"] + 1 if resume else None) if writer else made
-
-    def _logged(self, states: Iterator[TrainState], writer: Any, first: int | None) -> Iterator[TrainState]:
+        if not (self.options.tensorboard and self.processes.is_main_process):
+            return made
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("--tensorboard needs the package: pip install tensorboard, or leave it out") from error
         # What a killed run logged after its last state is logged again.
-        with writer(str(self.folder.path), purge_step=first) as self.log:
+        return self._logged(made, SummaryWriter(str(self.folder.path), purge_step=resume.facts["step"] + 1 if resume else None))
+
+    def _logged(self, states: Iterator[TrainState], writer: Any) -> Iterator[TrainState]:
+        with writer as self.log:
             for state in states:
                 for key in ("loss", "images_per_s", "skipped"):
                     self.log.add_scalar(key, getattr(state, key), state.step)
@@ -148,10 +153,17 @@ class _ModelRun(Run):
         return usual.sampler, usual.steps
 
     def _draw(self, step: int, model: Denoiser) -> None:
-        path = self.folder.path / f"samples-{step:08d}.png"
-        grid = _draw(model, path, *self._plan(step, model), self.device, f"step {step}")
-        if self.log and grid is not None:
-            self.log.add_image("samples", grid, step, dataformats="HWC" if grid.ndim == 3 else "HW")
+        """Samples from seeds that stay the same, as a picture."""
+        from ..plots.figures import picture_of
+
+        picture = len(model.shape) == 3
+        n = GRID if picture else 16 * GRID
+        label = classes_in_turn(model.classes, n, device=self.device)
+        x = sample(model, model.shape, range(n), *self._plan(step, model), label=label, device=self.device).cpu()
+        shown = picture_of(x, f"step {step}")
+        write_png(self.folder.path / f"samples-{step:08d}.png", shown)
+        if self.log and picture:
+            self.log.add_image("samples", shown, step, dataformats="HWC")
 
     def _measure(self, step: int, model: Denoiser) -> float:
         from ..evaluation.report import quick_fd
@@ -165,7 +177,7 @@ class _ModelRun(Run):
         return fd
 
     def facts(self) -> dict[str, Any]:
-        return {"curves": self.curves.facts()}
+        return {"curves": asdict(self.curves)}
 
     def recall(self, facts: dict[str, Any]) -> None:
         if curves := facts.get("curves"):  # states of earlier versions have none
@@ -188,29 +200,18 @@ class _ModelRun(Run):
             **run_facts(preset, self.device),
         }
         about |= preset.loss.sampled((state.step - 1) / preset.steps)
-        if self.device.type == "cpu":
-            about["threads"] = self.options.threads
-        if self.processes.world_size > 1:
-            about["processes"] = self.processes.world_size
-        if self.history:
-            about["history"] = self.history
-        if state.skipped:
-            about["skipped"] = state.skipped
-        if model.classes:
-            about["class_names"] = list(getattr(self.data, "class_names", ()))
-        about |= self.curves.about()
+        more = {
+            "threads": self.options.threads * (self.device.type == "cpu"),
+            "processes": self.processes.world_size if self.processes.world_size > 1 else 0,
+            "history": self.history,
+            "skipped": state.skipped,
+            "class_names": list(getattr(self.data, "class_names", ())) if model.classes else (),
+        }
+        about |= {key: value for key, value in more.items() if value} | self.curves.about()
         for path, ema in zip(reversed(self.targets), reversed(averages), strict=True):  # the result last: it says "finished"
             checkpoints.save(path, ema, about, torch.float16 if preset.half else None)
         skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
         return f"{self.target}: {preset.steps} steps in {seconds:.0f} s, last loss {state.loss:.4g}{skipped}"
-
-
-def _writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("--tensorboard needs the package: pip install tensorboard, or leave it out") from error
-    return SummaryWriter
 
 
 def _digest(name: str) -> str:
@@ -233,17 +234,3 @@ def _check_fd(data: str, shape: tuple[int, ...]) -> str:
         raise ValueError(f"--fd-every compares with {data} of shape {theirs}, this model makes {shape}: leave it out")
     unseen = known[0] != classifier_for(data)
     return f"FD-cls is on the classifier {known[0]}, which was not trained on {data}: for comparisons on it alone" if unseen else ""
-
-
-def _draw(model: Denoiser, path: Path, sampler: str, steps: int, device: torch.device, title: str) -> Any:
-    """Samples from seeds that stay the same, into ``path``; returns the grid of those that are pictures."""
-    from ..plots.figures import picture_of
-    from ..samplers import sample
-
-    picture = len(model.shape) == 3
-    n = GRID if picture else 16 * GRID
-    label = classes_in_turn(model.classes, n, device=device)
-    x = sample(model, model.shape, range(n), sampler, steps, label=label, device=device).cpu()
-    shown = picture_of(x, title)
-    write_png(path, shown)
-    return shown if picture else None

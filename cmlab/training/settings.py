@@ -17,16 +17,15 @@ COLUMNS = ("step", "loss", "lr", "images_per_s", "skipped", "fd")
 
 def as_words(options: Mapping[str, Any]) -> list[str]:
     """Options by name, those of a part of the configuration with dots, as the command line says them."""
-    return [word for name, value in options.items() for word in _words(name.replace("_", "-"), value)]
-
-
-def _words(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
+    out: list[str] = []
+    for name, value in options.items():
+        name = name.replace("_", "-")
         where, dot, last = name.rpartition(".")
-        return [f"--{name}" if value else f"--{where}{dot}no-{last}"]
-    if isinstance(value, list | tuple):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]
+        if isinstance(value, bool):
+            out += [f"--{name}" if value else f"--{where}{dot}no-{last}"]
+        else:
+            out += [f"--{name}", *map(str, value)] if isinstance(value, list | tuple) else [f"--{name}={value}"]
+    return out
 
 
 def said(options: Mapping[str, Any], default: Mapping[str, Any], every: bool = False) -> dict[str, Any]:
@@ -90,10 +89,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 class Log:
-    """A table for spreadsheets, with a row for each look at a training: the mean loss since the row before, and COLUMNS' rest.
-
-    Of a run that goes on after ``step`` steps the rows behind them are left out: they will be made again.
-    """
+    """A table with a row for each look at a training. Of a run that goes on after ``step`` steps the rows behind them go."""
 
     def __init__(self, path: Path, step: int):
         self.path = path

@@ -15,10 +15,7 @@ from ..denoiser import Denoiser
 
 
 class Shards:
-    """How a model and its copies are divided over ``world_size`` processes; ``model`` is whole, and is divided in place.
-
-    Raises ValueError for a model that is no `Denoiser`.
-    """
+    """How a model, divided in place, and its copies are divided over ``world_size`` processes. ValueError for no `Denoiser`."""
 
     def __init__(self, model: nn.Module, world_size: int, device: torch.device):
         if not isinstance(model, Denoiser):
@@ -48,12 +45,7 @@ class Shards:
 
     def gather(self, tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
         """All tensors put together; only processes with ``keep`` store them."""
-        out = {}
-        for name, value in tensors.items():
-            whole = gathered(value)
-            if keep:
-                out[name] = whole
-        return out
+        return {name: whole for name, value in tensors.items() if (whole := gathered(value)) is not None and keep}
 
     def send(self, model: nn.Module, now: bool) -> None:
         """Whether the next backward pass ends with the sum over the processes, or gradients are added up here first."""

@@ -1,7 +1,6 @@
 """Unfinished runs: the states of a training in a folder, from the newest readable one of which it continues to the same bits.
 
-A state is a safetensors file, so nothing in it is ever executed. It is written beside, flushed to the disk and renamed: whenever a
-process dies, every state under its own name is whole.
+A state is a safetensors file, written beside and renamed: whenever a process dies, every state under its own name is whole.
 """
 
 import dataclasses
@@ -9,9 +8,12 @@ import json
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from ..base.files import PART, beside, existing, locked
 from ..base.registry import NETWORKS
@@ -30,23 +32,17 @@ CHANGEABLE = ("steps", "lr", "clip", "accumulate")
 
 def write_state(path: Path, snapshot: Snapshot) -> None:
     """Raises CheckpointError where it cannot be written; what was there before stays as it was."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     header = {_KEY: json.dumps({"format": FORMAT, **snapshot.facts})}
     try:
         with beside(path) as part:
             save_file({k: v.detach().cpu().contiguous() for k, v in snapshot.tensors.items()}, part, header)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot save the state {path} ({error}): earlier ones are as they were. Make room, then continue with --resume"
-        ) from error
+        way = "earlier ones are as they were. Make room, then continue with --resume"
+        raise CheckpointError(f"cannot save the state {path} ({error}): {way}") from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What a state says beside its tensors. Raises CheckpointError for a file that is damaged or no state of this cmlab."""
-    from safetensors import SafetensorError
-
     try:
         facts = parse(read_text(path, _KEY) or "")
     except (OSError, SafetensorError, ValueError) as error:
@@ -58,9 +54,6 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def read_state(path: Path) -> Snapshot:
     """Raises CheckpointError as `read_facts` does, and for a file that is cut short."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     facts = read_facts(path)
     try:
         return Snapshot(load_file(path), facts)
@@ -95,17 +88,11 @@ class RunFolder:
         for old in self.states()[keep:]:
             if keep == 0 or step_of(old) != self.spare:
                 old.unlink(missing_ok=True)
-        for part in self._parts():
+        for part in list(self.path.glob(f"state-*{PART}")):
             part.unlink(missing_ok=True)
 
-    def _parts(self) -> list[Path]:
-        return list(self.path.glob(f"state-*{PART}"))
-
     def newest(self, most: float = math.inf) -> tuple[Snapshot, Path, list[str]]:
-        """The newest readable state of at most ``most`` steps, its file, and a line for each newer one that is not readable.
-
-        Raises CheckpointError where there is none.
-        """
+        """The newest readable state of at most ``most`` steps, its file, a line for each newer broken one; or CheckpointError."""
         wrong: list[str] = []
         for path in [path for path in self.states() if step_of(path) <= most]:
             try:
@@ -124,9 +111,8 @@ class RunFolder:
         try:
             with locked(self.path.with_name(f".{self.path.name}.lock"), wait=False) as ours:
                 if not ours:
-                    raise ValueError(
-                        f"another process is training {self.path.name} in {self.path.parent}: wait for it, or choose another --out"
-                    )
+                    what = f"{self.path.name} in {self.path.parent}"
+                    raise ValueError(f"another process is training {what}: wait for it, or choose another --out")
                 yield
         finally:
             if made:  # of a run that is refused nothing stays
@@ -151,8 +137,7 @@ def step_of(path: Path) -> int:
 class Curves:
     """What a run remembers of its way, with its states and at last in its checkpoint: [step, value] pairs.
 
-    Each loss is the mean of the steps since the pair before that were made, ``fd`` what --fd-every measured. The rest is the
-    part of a mean that is not complete yet.
+    Each loss is the mean of the steps made since the pair before, ``fd`` what --fd-every measured. The rest is a mean under way.
     """
 
     steps: int
@@ -188,10 +173,6 @@ class Curves:
     def measured(self, step: int, fd: float) -> None:
         """A Frechet distance after ``step`` steps."""
         self.fd.append([step, _short(fd)])
-
-    def facts(self) -> dict[str, Any]:
-        """All of it, as `Curves` takes it back."""
-        return asdict(self)
 
     def about(self) -> dict[str, list[list[float]]]:
         """For the header of a checkpoint."""
@@ -252,23 +233,17 @@ def resumed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def changes(saved: dict[str, Any], now: dict[str, Any], where: Path, allowed: Collection[str] = ()) -> dict[str, list[Any]]:
-    """The options that have other values ``now`` than in the state ``where``: {name: [before, now]}.
-
-    Raises CheckpointError for the first of them that is not ``allowed``.
-    """
+    """The options with other values ``now`` than in ``where``, {name: [before, now]}; CheckpointError for one not ``allowed``."""
     found = {k: [saved.get(k), now.get(k)] for k in dict.fromkeys([*now, *saved]) if saved.get(k) != now.get(k)}
     networks = {record.facts["config"].__name__: record.name for record in NETWORKS.records()}
     for name, (before, value) in found.items():
         if name not in allowed:
-            if name not in saved:  # so there is no value to advise
-                raise CheckpointError(
-                    f"{where} is of a cmlab without the option --{name.replace('_', '-')}: finish the run with that cmlab, or pass "
-                    "--overwrite to start anew"
-                )
-            if name == "network":
-                before, value = (networks.get(kind, kind) for kind in (before, value))
-            said = f"--{name.replace('_', '-')} {' '.join(map(str, before)) if isinstance(before, list) else before}"
-            raise CheckpointError(
-                f"{where} was saved with {said}, not {value}: resume with {said}, or pass --overwrite to start anew"
-            )
+            option = f"--{name.replace('_', '-')}"
+            told, way = f"is of a cmlab without the option {option}", "finish the run with that cmlab"
+            if name in saved:  # so there is a value to advise
+                if name == "network":
+                    before, value = (networks.get(kind, kind) for kind in (before, value))
+                said = f"{option} {' '.join(map(str, before)) if isinstance(before, list) else before}"
+                told, way = f"was saved with {said}, not {value}", f"resume with {said}"
+            raise CheckpointError(f"{where} {told}: {way}, or pass --overwrite to start anew")
     return found

@@ -164,8 +164,12 @@ class Trainer:
         precision = usable_precision(config.precision, device)
         if compile and loss.differentiates_forwards:
             raise ValueError("a continuous-time loss differentiates forwards, which torch cannot compile: leave out compile")
-        if processes.shard:
-            _check_shard(loss, precision, compile)
+        if processes.shard and loss.differentiates_forwards:
+            raise ValueError("a continuous-time loss differentiates forwards, which divided weights cannot do: leave out shard")
+        if processes.shard and compile:
+            raise ValueError("compile is for whole weights: choose shard or compile")
+        if processes.shard and precision == "fp16":
+            raise ValueError("shard has no use for scaled losses: choose --precision bf16")
         self.model, self.loss, self.teacher, self.processes = model, loss, teacher, processes
         self.rates, self.compile = config.averages, compile
         if not self.rates or not all(isinstance(rate, HalfLife) or 0 <= rate <= 1 for rate in self.rates):
@@ -315,8 +319,7 @@ class Trainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to where ``snapshot`` was taken; raises ValueError when it belongs to another model, loss or optimizer."""
         facts = snapshot.facts
-        for mine, k in (("stage",) * 2, ("images",) * 2, ("_skipped", "skipped"), ("_in_a_row", "in_a_row")):
-            setattr(self, mine, facts[k])
+        self.stage, self.images, self._skipped, self._in_a_row = (facts[k] for k in ("stage", "images", "skipped", "in_a_row"))
         if self.stage:
             self.teacher = self._copy(self.model).eval()
             self._compile(self.teacher)
@@ -341,21 +344,10 @@ class Trainer:
 @torch.no_grad()
 def _fill(ours: Tensor, saved: Tensor | None, name: str) -> None:
     if saved is None or saved.shape != ours.shape or saved.dtype != ours.dtype:
-        has = "nothing" if saved is None else f"{tuple(saved.shape)} {saved.dtype}"
-        raise ValueError(
-            f"the saved state has {has} for {name}, which is {tuple(ours.shape)} {ours.dtype}: resume with the options of its start"
-        )
+        has, wanted = ("nothing" if t is None else f"{tuple(t.shape)} {t.dtype}" for t in (saved, ours))
+        raise ValueError(f"the saved state has {has} for {name}, which is {wanted}: resume with the options of its start")
     if hasattr(ours, "full_tensor"):
         from .sharding import part_of
 
         saved = part_of(saved, ours)
     ours.copy_(saved)
-
-
-def _check_shard(loss: Loss, precision: Precision, compile: bool) -> None:
-    if loss.differentiates_forwards:
-        raise ValueError("a continuous-time loss differentiates forwards, which divided weights cannot do: leave out shard")
-    if compile:
-        raise ValueError("compile is for whole weights: choose shard or compile")
-    if precision == "fp16":
-        raise ValueError("shard has no use for scaled losses: choose --precision bf16")

@@ -1,5 +1,8 @@
 """The measures themselves: exact cases before any model is judged by them."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import normal, seeded, tiny
@@ -7,20 +10,15 @@ from conftest import normal, seeded, tiny
 from cmlab import sample
 from cmlab.data import load_images, load_toy
 from cmlab.data.names import class_names_of
-from cmlab.evaluation import (
-    digit_accuracy,
-    digit_classifier,
-    digit_features,
-    is_consistency,
-    paired_rms,
-    sliced_wasserstein,
-    toy_report,
-)
+from cmlab.evaluation import is_consistency, paired_rms, sliced_wasserstein, toy_report
 from cmlab.evaluation.classifier import load_classifier, resolve_classifier, to_pixels
 from cmlab.formats import checkpoints
 from cmlab.methods.classify import likeliest_label
 from cmlab.oracle import FiniteData
 from cmlab.training.presets import get_preset
+
+JUDGE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "digits.py"))
+digit_accuracy, digit_classifier, digit_features = (JUDGE[f"digit_{what}"] for what in ("accuracy", "classifier", "features"))
 
 
 def test_distance_of_a_set_to_itself_is_zero_in_any_order():

@@ -233,7 +233,7 @@ def test_what_openai_cannot_express_is_said(tmp_path, words):
 def test_all_reasons_are_given_and_a_network_as_they_advise_is_written(tmp_path, name, suffix):
     own, _ = load(name)
     text = error(lambda: write(tmp_path / f"a{suffix}", own))
-    found = openai_obstacles(own.config) if suffix else obstacles(own.config, own.shape)
+    found = [*(openai_obstacles(own.config) if suffix else obstacles(own.config, own.shape))]
     assert len(found) > 1 and all(one.reason in text for one in found)
     assert f"--network.time-scale 1000 {'--network.patch 1 ' * ('cifar' in name)}" in text
     if not suffix:

@@ -167,4 +167,4 @@ def test_chains_are_of_presets_that_follow_each_other(name, capsys):
         assert student.preset.teacher == (str(first.file) if PRESETS[student.name].teacher else "")
     assert main(["train", name, "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(stage in out for stage in CHAINS[name].names) and json.dumps(out)
+    assert all(stage in out for stage in CHAINS[name]) and json.dumps(out)

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,7 @@ def test_a_stage_has_another_first_loss():
     for step, loss, stage in ((1, 0.001, 0), (2, 0.0005, 0), (3, 0.2, 1), (4, 0.1, 2), (5, math.nan, 2)):
         curves.see(step, loss, int(step == 5), stage)
     assert curves.first == 0.2 and curves.astray(1.9) == 0 and curves.astray(2.1) == pytest.approx(10.5)
-    again = Curves(**curves.facts())
+    again = Curves(**asdict(curves))
     again.see(6, 0.3, 1, 2)
     assert again.first == 0.2
 

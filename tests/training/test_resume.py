@@ -6,7 +6,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -391,7 +391,7 @@ def test_curves_go_on_where_a_state_left_them():
             curves.see(step, step**0.5, 0)
         if stop > 300:
             curves.measured(300, 12.34567)
-    again = Curves(**json.loads(json.dumps(first.facts())))
+    again = Curves(**json.loads(json.dumps(asdict(first))))
     for step in range(503, 1001):
         again.see(step, step**0.5, 0)
     assert again.about() == whole.about() and whole.about()["fd_curve"] == [[300, 12.35]]
@@ -478,13 +478,15 @@ def test_kills_at_any_instant(tmp_path):
 def test_a_run_in_a_thread_is_not_told_of_signals():
     import threading
 
+    from cmlab.base.signals import answering
     from cmlab.training.loop import Stop
 
     seen = []
     before = signal.getsignal(signal.SIGTERM)
 
     def watch() -> None:
-        with Stop().watching() as stop:
+        stop = Stop()
+        with answering(stop, signal.SIGTERM, signal.SIGINT):
             seen.append(stop.number)
 
     thread = threading.Thread(target=watch)
