@@ -22,7 +22,7 @@ app: $(READY)
 	PORT=$(PORT) $(BIN)/cmlab app
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lab: $(READY)
 	$(BIN)/cmlab lab notebooks

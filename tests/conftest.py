@@ -1,5 +1,6 @@
 """What the tests share: one thread, small randomised models, and sources of draws whose numbers are known."""
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -98,6 +99,11 @@ def untouched_rng():
     before = torch.get_rng_state()
     yield
     assert torch.equal(torch.get_rng_state(), before), "something drew from the global generator"
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One more than there are cores, since a test in a browser mostly waits; each takes a gigabyte."""
+    return min((os.cpu_count() or 1) + 1, 8)
 
 
 def pytest_terminal_summary(terminalreporter):
