@@ -35,13 +35,17 @@ def training_data(preset: Preset) -> Data:
     return data if preset.labels or isinstance(data, MixtureData) else replace(data, label=None, class_names=())
 
 
+def suited(preset: Preset, data: Data) -> Preset:
+    """The preset for ``data``: where these have no classes no label is dropped, and there is nothing to guide to."""
+    return replace(preset, label_dropout=0.0, guidance=1.0) if preset.label_dropout > 0 and not data.classes else preset
+
+
 def build_model(preset: Preset) -> Denoiser:
     """A new model as the preset describes it, initialised from ``preset.init`` or from ``preset.seed``."""
     data = training_data(preset)
+    preset = suited(preset, data)
     with global_seed(preset.seed):
         net = build_network(preset.network, data.shape, data.classes)
-    if preset.label_dropout > 0 and not data.classes:
-        raise ValueError(f"the data set {preset.data!r} has no labels to drop: leave label_dropout at 0")
     drops = preset.label_dropout > 0
     model = Denoiser(net, preset.loss.precond, data.shape, data.classes, drops, preset.guidance)  # refuses what cannot be guided
     model.guidance = 1.0  # it learns without; what is made of it is guided
@@ -120,6 +124,7 @@ def run(
     if isinstance(teacher, Denoiser):
         teacher.to(device)
     model, data = model or build_model(preset), data or training_data(preset)
+    preset = suited(preset, data)
     yield from fit(model, data, preset.loss, preset, teacher=teacher, every=every, device=device, **options)
 
 

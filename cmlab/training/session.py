@@ -67,6 +67,9 @@ class _ModelRun(Run):
 
     def load(self) -> dict[str, Any]:
         self.teacher, self.data = presets.load_teacher(self.preset), presets.training_data(self.preset)
+        asked, self.preset = self.preset, presets.suited(self.preset, self.data)
+        if asked != self.preset:
+            self.say(f"{asked.data_name} has no classes: no label is dropped, and the model is not guided")
         return {"teacher": _digest(self.preset.teacher), "data": fingerprint(self.data)}
 
     def build(self) -> None:

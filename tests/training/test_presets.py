@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 from conftest import randomise
+from PIL import Image
 
 from cmlab.base.presets import presets_by_data
 from cmlab.commands.main import main
@@ -232,9 +233,20 @@ def test_dropped_labels_make_a_model_that_can_do_without(tmp_path):
     assert any(not torch.equal(v, weights[1][k]) for k, v in weights[0].items())
 
 
-def test_sets_without_labels_have_none_to_drop():
-    with pytest.raises(ValueError, match="no labels to drop"):
-        build_model(replace(PRESETS["8gaussians-edm"], label_dropout=0.1))
+@pytest.mark.parametrize("words", [["--data", "shapes@8"], ["--no-labels"]])
+def test_without_classes_a_guided_preset_drops_no_label_and_says_so(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("shapes").mkdir()
+    for k in range(4):
+        Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(f"shapes/{k}.png")
+    small = {"network": replace(cast(Any, PRESETS["digits-edm"].network), channels=4, emb=8), "label_dropout": 0.1, "guidance": 2.0}
+    monkeypatch.setitem(PRESETS, "digits-edm", replace(PRESETS["digits-edm"], **small))
+    assert main(["train", "digits-edm", *words, "--steps", "3", "--batch", "4", "--out", "runs"]) == 0
+    assert "has no classes: no label is dropped, and the model is not guided" in capsys.readouterr().out
+    meta = checkpoints.read_meta("runs/digits-edm.safetensors")
+    assert meta.get("guidance", 1) == 1 and meta["about"].get("options", {}).get("guidance", 1) == 1
+    words += ["--steps", "5", "--batch", "4", "--out", "runs", "--resume"]
+    assert main(["train", "digits-edm", *words]) == 0  # the state is of the run as it was
 
 
 def test_oracle_is_a_teacher_for_toys():
