@@ -179,9 +179,11 @@ PUBLISHED.register(
     help="A diffusion model of MNIST, made for one core of a CPU: 2 x 2 patches, Muon, guidance. What ships saw as many images in "
     "two parts, the first 24,000 steps with EDM's density and all labels; what came out is on its card.",
 )(_MNIST)
-PUBLISHED.register("mnist-cd", help="CD of mnist-edm: pseudo-Huber, Heun, N = 40, Muon. What came out is on its card.")(
-    replace(_MNIST_STUDENT, loss=cd(40), teacher="mnist-edm")
-)
+PUBLISHED.register(
+    "mnist-cd",
+    help="CD of mnist-edm: pseudo-Huber, Heun, N = 40, Muon. What ships took as many steps in two parts; what came out is "
+    "on its card.",
+)(replace(_MNIST_STUDENT, loss=cd(40), teacher="mnist-edm", steps=12_000, lr_schedule="wsd"))
 PUBLISHED.register(
     "mnist-ict",
     help="iCT from mnist-edm: its pairs uniform on the grid, N - 1 doubling from 10 to 160, Muon. What came out is on its card.",
