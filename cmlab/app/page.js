@@ -20,10 +20,22 @@
   // Gradio heads every refusal with "Error", whatever its title: what is no fault of the app or of the line is one of the input.
   new MutationObserver((changes) => {
     for (const node of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
+      for (const image of node.querySelectorAll?.('#original img') ?? []) image.loading = 'eager'; // beside the others, not in sight
+      node.querySelector?.('.upload-container')?.removeAttribute('aria-label'); // its text says it
       const toast = node.matches?.('.toast-body') ? node : node.querySelector?.('.toast-body');
       if (toast?.matches('.error') && !/fault of the app|connection|queue is full/i.test(toast.textContent)) toast.dataset.refused = '';
     }
   }).observe(document.documentElement, { childList: true, subtree: true });
+
+  // "queue: 3/5" in words, while it stands there.
+  const waits = (k) => (k ? `${['', 'one run is', 'two runs are'][k] ?? `${k} runs are`} before yours` : 'yours is next');
+  new MutationObserver((changes) => {
+    for (const status of new Set(changes.map(({ target }) => (target.closest ? target : target.parentElement)?.closest('.progress-text')))) {
+      const at = status?.textContent.match(/queue: (\d+)/);
+      if (at) status.dataset.told = waits(at[1] - 1);
+      else if (status) delete status.dataset.told;
+    }
+  }).observe(document.documentElement, { childList: true, subtree: true, characterData: true });
 
   // A click on samples shows one of them large; on the strip of an interpolation, that frame.
   document.addEventListener('click', (event) => {
