@@ -5,12 +5,13 @@
   const inner = {}; // of a tab that has tabs in it: the one that was open last
 
   const query = () => new URLSearchParams(location.search);
+  const own = Object.fromEntries([...query()].filter(([key]) => key.startsWith('plane.'))); // of the plane, which is no box
   const tab = () => { const name = query().get('tab'); return about.ways[name] ? name : Object.keys(about.ways)[0]; };
 
   /** The address of a tab with the settings; what else is in it (a theme, a tracker's mark) stays. */
   const address = (name) => {
     const kept = [...query()].filter(([key]) => key !== 'tab' && !key.includes('.'));
-    const text = new URLSearchParams([...kept, ['tab', name], ...Object.entries(settings)]).toString();
+    const text = new URLSearchParams([...kept, ['tab', name], ...Object.entries({ ...settings, ...own })]).toString();
     return `${location.pathname}?${text}`;
   };
 
@@ -100,6 +101,29 @@
       const way = about.ways[wanted];
       const updates = about.sets.map((ids) => way.find((id) => ids.includes(id))).map((id) => ({ __type__: 'update', ...(id && { selected: id }) }));
       return updates.length > 1 ? updates : updates[0];
+    },
+    /** The plane, once it is there: as the link says, and from then on in the address. */
+    plane(plane) {
+      const { sets, methods } = plane.contents, { set, hidden, training } = plane;
+      const state = () => ({
+        set: set.name, mode: set.mode, sigma: `${+set.sigma.toPrecision(3)}`, hidden: [...hidden].join(), methods: training.methods.join(),
+      });
+      const first = state(), asked = (key) => own[`plane.${key}`] ?? first[key];
+      const [chosen, mode, sigma] = ['set', 'mode', 'sigma'].map(asked);
+      asked('hidden').split(',').forEach((id) => id && hidden.add(id));
+      const learn = methods.map(([name]) => name).filter((name) => asked('methods').split(',').includes(name)).slice(0, 3);
+      if (learn.length) training.methods = learn;
+      if (sets[chosen] || chosen === 'drawn') plane.choose(chosen);
+      if (plane.find(`[data-mode="${CSS.escape(mode)}"]`)) plane.turn(mode);
+      if (sigma >= 0.002 && sigma <= 80) plane.level(+sigma);
+      setInterval(() => {
+        if (!about || set.playing) return;
+        for (const [key, now] of Object.entries(state())) {
+          if (now === first[key]) delete own[`plane.${key}`];
+          else own[`plane.${key}`] = now;
+        }
+        if (query().has('tab') && address(tab()) !== location.pathname + location.search) history.replaceState(null, '', address(tab()));
+      }, 400);
     },
     async copy() {
       try { await navigator.clipboard.writeText(location.href); return 'Link copied'; }
