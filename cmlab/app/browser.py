@@ -124,6 +124,7 @@ ON_LOAD = """(async () => {
   const {script, contents} = await server.everything();
   const module = await import(URL.createObjectURL(new Blob([script], {type: 'text/javascript'})));
   element.plane = module.mount(element.querySelector('div'), contents, {set: 'two-moons', train});
+  window.cmlab?.plane(element.plane);
 })();"""
 
 

@@ -84,6 +84,7 @@
     stop();
     value = props.value && props.value.tracks ? props.value : null;
     root.classList.toggle('ready', value !== null);
+    root.classList.toggle('plot', value !== null && !value.size);
     picked = null;
     if (!value) { cells.replaceChildren(); label.textContent = ''; return; }
     frame = value.start ?? last();

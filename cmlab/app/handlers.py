@@ -121,7 +121,7 @@ def sample(
         chosen = view.plan_of(group, method, solver, steps, DEVICE)
         own, k, label_of = walked.setdefault(method, []), chosen.steps, view.label_of(method)
         name = label_of + (f", {SAMPLERS.record(chosen.sampler).label}" if method == "edm" else "")
-        file = f"{group.name}-{method}-seed{seed}"
+        file = f"{group.name}-{method}-seed{seed}" + ("" if group.is_image else "-plot")  # dark in dark mode, see style.py
         for step, ms in view.trail(model, group.shape, seeds, chosen.sampler, chosen.sigmas, label, DEVICE):
             own.append(step)
             done = f"step {len(own)} of {k}" if len(own) < k else "1 step" if k == 1 else f"{k} steps"
@@ -162,14 +162,21 @@ def interpolate(
         class_name = next((p[1] for p in pictures if p is not None and p[1] is not None), group.class_names[0])
     label = view.class_labels(group, class_name, frames, DEVICE)
     ends = [seed if p is None else p[0] for seed, p in zip((seed_a, seed_b), pictures, strict=True)]
-    x, step, ms = view.make_interpolation(group, method, (ends[0], ends[1]), frames, label, DEVICE)
     parts = [f"**{view.label_of(method)}**", f"{frames} frames"] + ([f"class {view.plain(class_name)}"] if group.classes else [])
-    parts += [f"{step.nfe} NFE each · {view.clock(ms)} in all"]
     parts += ["noises of pictures: EDM's PF-ODE run upwards"] if any(pictures) else []
-    (strip, columns), file = view.strip(x), f"{group.name}-{method}-{seed_a}-to-{seed_b}"
+    file = f"{group.name}-{method}-{seed_a}-to-{seed_b}"
+    for step, ms in view.make_interpolation(group, method, (ends[0], ends[1]), frames, label, DEVICE):
+        shown = png(view.strip(step.x0_hat)[0], file)
+        text = " · ".join([*parts, f"step {step.i + 1}", f"{step.nfe} NFE each", f"{view.clock(ms)} in all"])
+        try:
+            yield shown, None, text, None, seed_a, seed_b
+        except Stopped:
+            yield shown, None, f"{text} · stopped", None, seed_a, seed_b
+            return
+    strip, columns = view.strip(step.x)
     labels = [f"frame {k + 1} of {frames}: {k / (frames - 1):.0%} of the way from A to B" for k in range(frames)]
-    film = films.film({"Frame": list(x[:, None])}, labels, start=0) | {"strip": columns, "pictures": frames}
-    yield png(strip, file), film, " · ".join(parts), take_home(file, {f"{file}.png": strip}, settings), seed_a, seed_b
+    film = films.film({"Frame": list(step.x[:, None])}, labels, start=0) | {"strip": columns, "pictures": frames}
+    yield png(strip, file), film, text, take_home(file, {f"{file}.png": strip}, settings), seed_a, seed_b
 
 
 @handler
@@ -202,7 +209,12 @@ def edit(
         progress = f"step {step.i + 1} of {len(made.sigmas)} · {step.nfe} NFE · {view.clock(ms)}"
         text = " · ".join([f"**{EDITS.record(task).label}** with {view.label_of(method)}", progress, *notes])
         after = png(view.picture(step.x0_hat), file)
-        yield (before, png(view.picture(step.x0_hat[:1]), file)), given, after, text, None, None, seed
+        both = before, png(view.picture(step.x0_hat[:1]), file)
+        try:
+            yield both, given, after, text, None, None, seed
+        except Stopped:
+            yield both, given, after, f"{text} · stopped", films.film_of(walked), None, seed
+            return
     pictures = {"original.png": films.as_read(source), f"{file}.png": edit_picture(source, made.degraded, step.x)}
     if "free" in options:
         options["free"] = "mask.png" if mask == view.PAINTED else mask
@@ -245,4 +257,4 @@ def theorems(
     clock = time.perf_counter()
     found = measure()
     text = " · ".join([f"**{found.title}**", *found.conclusions, f"seed {seed}, {time.perf_counter() - clock:.1f} s"])
-    yield png(theory.figure_of(found)), text, theory.table_of(found), seed
+    yield png(theory.figure_of(found), f"{experiment}-plot"), text, theory.table_of(found), seed

@@ -129,7 +129,8 @@ def install(page: gr.Blocks, copy: gr.Button) -> tuple[Callable[[Mapping[str, st
         return [gr.update(**updates[box]) if box in updates else gr.skip() for box in boxes]
 
     def restore(request: gr.Request) -> list:
-        return go_to({name: text for name, text in request.query_params.items() if name == "tab" or "." in name})
+        boxed = lambda name: name == "tab" or ("." in name and not name.startswith("plane."))  # noqa: E731  (see page.js)
+        return go_to({name: text for name, text in request.query_params.items() if boxed(name)})
 
     own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # In the queue, unlike other small events: messages to the visitor travel with it.

@@ -5,12 +5,13 @@
   const inner = {}; // of a tab that has tabs in it: the one that was open last
 
   const query = () => new URLSearchParams(location.search);
+  const own = Object.fromEntries([...query()].filter(([key]) => key.startsWith('plane.'))); // of the plane, which is no box
   const tab = () => { const name = query().get('tab'); return about.ways[name] ? name : Object.keys(about.ways)[0]; };
 
   /** The address of a tab with the settings; what else is in it (a theme, a tracker's mark) stays. */
   const address = (name) => {
     const kept = [...query()].filter(([key]) => key !== 'tab' && !key.includes('.'));
-    const text = new URLSearchParams([...kept, ['tab', name], ...Object.entries(settings)]).toString();
+    const text = new URLSearchParams([...kept, ['tab', name], ...Object.entries({ ...settings, ...own })]).toString();
     return `${location.pathname}?${text}`;
   };
 
@@ -20,10 +21,22 @@
   // Gradio heads every refusal with "Error", whatever its title: what is no fault of the app or of the line is one of the input.
   new MutationObserver((changes) => {
     for (const node of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
+      for (const image of node.querySelectorAll?.('#original img') ?? []) image.loading = 'eager'; // beside the others, not in sight
+      node.querySelector?.('.upload-container')?.removeAttribute('aria-label'); // its text says it
       const toast = node.matches?.('.toast-body') ? node : node.querySelector?.('.toast-body');
       if (toast?.matches('.error') && !/fault of the app|connection|queue is full/i.test(toast.textContent)) toast.dataset.refused = '';
     }
   }).observe(document.documentElement, { childList: true, subtree: true });
+
+  // "queue: 3/5" in words, while it stands there.
+  const waits = (k) => (k ? `${['', 'one run is', 'two runs are'][k] ?? `${k} runs are`} before yours` : 'yours is next');
+  new MutationObserver((changes) => {
+    for (const status of new Set(changes.map(({ target }) => (target.closest ? target : target.parentElement)?.closest('.progress-text')))) {
+      const at = status?.textContent.match(/queue: (\d+)/);
+      if (at) status.dataset.told = waits(at[1] - 1);
+      else if (status) delete status.dataset.told;
+    }
+  }).observe(document.documentElement, { childList: true, subtree: true, characterData: true });
 
   // A click on samples shows one of them large; on the strip of an interpolation, that frame.
   document.addEventListener('click', (event) => {
@@ -88,6 +101,29 @@
       const way = about.ways[wanted];
       const updates = about.sets.map((ids) => way.find((id) => ids.includes(id))).map((id) => ({ __type__: 'update', ...(id && { selected: id }) }));
       return updates.length > 1 ? updates : updates[0];
+    },
+    /** The plane, once it is there: as the link says, and from then on in the address. */
+    plane(plane) {
+      const { sets, methods } = plane.contents, { set, hidden, training } = plane;
+      const state = () => ({
+        set: set.name, mode: set.mode, sigma: `${+set.sigma.toPrecision(3)}`, hidden: [...hidden].join(), methods: training.methods.join(),
+      });
+      const first = state(), asked = (key) => own[`plane.${key}`] ?? first[key];
+      const [chosen, mode, sigma] = ['set', 'mode', 'sigma'].map(asked);
+      asked('hidden').split(',').forEach((id) => id && hidden.add(id));
+      const learn = methods.map(([name]) => name).filter((name) => asked('methods').split(',').includes(name)).slice(0, 3);
+      if (learn.length) training.methods = learn;
+      if (sets[chosen] || chosen === 'drawn') plane.choose(chosen);
+      if (plane.find(`[data-mode="${CSS.escape(mode)}"]`)) plane.turn(mode);
+      if (sigma >= 0.002 && sigma <= 80) plane.level(+sigma);
+      setInterval(() => {
+        if (!about || set.playing) return;
+        for (const [key, now] of Object.entries(state())) {
+          if (now === first[key]) delete own[`plane.${key}`];
+          else own[`plane.${key}`] = now;
+        }
+        if (query().has('tab') && address(tab()) !== location.pathname + location.search) history.replaceState(null, '', address(tab()));
+      }, 400);
     },
     async copy() {
       try { await navigator.clipboard.writeText(location.href); return 'Link copied'; }

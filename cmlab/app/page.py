@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 from html import escape
+from pathlib import Path
+from typing import Any
 
 # Before gradio is imported: no usage reports, and temporary files in a folder that only this user can read, gone at the end.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -23,6 +25,7 @@ from ..editing import EDIT_STEPS, MASKS
 from . import browser, films, handlers, link, theory, view, words
 from .handlers import MAX_COUNT, MAX_STEPS, edit, handler, interpolate, sample
 from .keep import png
+from .paint import is_painted
 from .parts import (
     QUIET,
     RUN,
@@ -34,13 +37,16 @@ from .parts import (
     free,
     gallery,
     halt,
+    lead,
     panel,
+    run_buttons,
     seed_box,
     start,
     stop,
-    stop_button,
 )
 from .parts import take_home as take_home_button
+
+MAX_PAINTINGS = 32  # that are kept for a visitor, one for each task and picture
 
 
 def model_choices(
@@ -81,7 +87,7 @@ def model_boxes(names: list[str], *classes_first: str, class_value: str, info: s
 
 def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
     """The tab's content; what stands for a sample that was picked, and the buttons that edit it and interpolate from it."""
-    gr.Markdown(
+    lead(
         "**The same noise goes into three models.** The diffusion model walks to a picture in many steps; the others jump there. "
         "The better they have learned, the more their pictures resemble the diffusion model's. NFE is how often a network is asked."
     )
@@ -100,8 +106,6 @@ def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
             kind = gr.Dropdown(["all", *first.class_names], value="all", label="Class", info=about, visible=first.classes > 0)
             free(kind)
             seed, used = seed_box("Seed", 0)
-            with gr.Row():
-                go, ending = gr.Button("Sample", variant="primary", elem_id="sample-go"), stop_button()
             few = view.usual_plan(view.PREFERRED[0])
             student_steps = gr.Slider(1, 16, few.steps, step=1, label="Jumps: steps of the consistency models")
             more = gr.Accordion("More settings", open=False)
@@ -125,6 +129,7 @@ def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
                     with gr.Column(min_width=240):
                         outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}", name=f"{name} samples"))
                         outputs.append(caption_box(f"{name} caption"))
+            go, ending = run_buttons("Sample", "sample-go")
             gr.Markdown(
                 "**The diffusion model's way, step by step.** Click on a sample to see it in all models.", elem_classes="heading"
             )
@@ -195,7 +200,7 @@ def example_box(data: gr.Dropdown, label: str, value: int | None) -> gr.Number:
 
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
-    gr.Markdown(
+    lead(
         "**Mix two noises, and watch the picture change.** The mixtures lie on a circle through both (slerp), so each is as strong "
         "as noise should be. Neighbouring noises end in similar pictures. A click on the strip picks one of the frames."
     )
@@ -213,14 +218,15 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
                     ends.append((chosen, gallery(f"Examples {end}", f"examples-{end.lower()}"), example))
                 again = gr.Button("Seeds again", size="sm")
             frames = gr.Slider(2, 33, 11, step=1, label="Frames")
-            go = gr.Button("Interpolate", variant="primary", elem_id="interpolate-go")
         with gr.Column(scale=3, elem_classes="pictures"):
             strip = panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
+            caption, (go, ending) = caption_box("Caption"), run_buttons("Interpolate", "interpolate-go")
             gr.Markdown("**One frame at a time.** A click on the strip picks one.", elem_classes="heading")
-            frame, caption, archive = film("Frames", "frames"), caption_box("Caption"), take_home_button("interpolate-download")
+            frame, archive = film("Frames", "frames"), take_home_button("interpolate-download")
     inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
     outputs = [strip, frame, caption, archive, used_a, used_b]
     run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
+    stop(run, ending)
     halt(run, [data.input], lambda: (None, None, "", None), [], [strip, frame, caption, archive])
 
     def told(end: str):
@@ -257,7 +263,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
         with gr.Column(scale=3, elem_classes="pictures"):
             tasks = [(edit.label, edit.name) for edit in EDITS.records()]
             task = gr.Radio(tasks, value="inpaint", label="Task", elem_id="task")
-            about = gr.Markdown(explained(EDITS.record("inpaint")))
+            about = lead(explained(EDITS.record("inpaint")))
             with gr.Row(elem_classes="panels"):
                 degraded = panel("What the model is given", "What is left of the picture", "degraded", name="Given")
                 result = panel("Result", "The edited picture, once for each seed", "result")
@@ -277,7 +283,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
                 patch = gr.Radio([2, 4, 8], value=2, label="Block size", visible=False)
                 noise_level = follows(gr.Slider(0.05, 10, 0.5, step=0.01, label="Noise level σ", visible=False))
                 count = gr.Slider(1, 8, 1, step=1, label="Results, side by side")
-                go = gr.Button("Run", variant="primary", elem_id="edit-go")
+            go, ending = run_buttons("Run", "edit-go")
             mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
             brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
             painted = canvas("Paint", "painted", view.CANVAS, 470, brush)
@@ -287,6 +293,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
     outputs = [original, degraded, result, caption, way, archive, used]
     shown = {"show_progress": "minimal", "show_progress_on": result}
     run = start(go, [tab.select], edit, inputs, outputs, api_name="edit", **shown)
+    stop(run, ending)
 
     def announce(uploaded, data):
         """Say, once for a file, what was changed to fit the model; drop what is no picture."""
@@ -299,8 +306,8 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
         return gr.skip()
 
     @handler
-    def refresh(task, uploaded, example, mask, data):
-        """The controls follow the task, the original and the canvas follow the choice of picture."""
+    def refresh(task, uploaded, example, mask, data, painting, before, paintings):
+        """The controls follow the task, the original and the canvas follow the picture, which brings its painting back."""
         group = handlers.group_of(data)
         try:
             y, _, _ = handlers.source_picture(group, uploaded, example)
@@ -310,14 +317,24 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
         paper = png(view.picture(y, size=view.CANVAS + view.CANVAS // y.shape[-2]))
         takes = view.options_of(task)
         paint = ("free" in takes and mask == view.PAINTED) or task == "stroke"
+        paintings.pop(before, None)
+        if before and len(before) < 100 and is_painted(painting) and painting["composite"] is not None:
+            paintings[before] = png(painting["layers"][0], "layer"), png(painting["composite"])
+            paintings = dict([*paintings.items()][-MAX_PAINTINGS:])
+        now = f"{task} {Path(chosen).parent.name}" if paint else ""
+        layer, whole = paintings.get(now, ("", ""))
+        known: Any = {"background": paper, "layers": [layer], "composite": whole}
+        on_canvas = known if Path(layer).is_file() and Path(whole).is_file() else paper if paint else None
         yield (
             explained(EDITS.record(task)),
             gr.Slider(visible="steps" in takes),
             gr.Radio(visible="patch" in takes or task == "stroke"),  # the blocks of a picture that nobody has painted over
             gr.Slider(visible="sigma" in takes),
             gr.Radio(visible="free" in takes),
-            gr.ImageEditor(value=paper if paint else None, visible=paint),
+            gr.ImageEditor(value=on_canvas, visible=paint),
             (chosen, chosen),
+            now,
+            paintings,
         )
 
     # Another task, picture or mask: the result of the old one, finished or still on its way, must not stand beside it.
@@ -325,7 +342,10 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
     ends = [task.input, image.upload, image.clear, examples.select, mask.input, data.input]
     halt(run, ends, lambda: (None, None, "", None, None), [], stale)
     follow = [task.change, image.change, example.change, mask.change, data.change]
-    inputs, outputs = [task, image, example, mask, data], [about, steps, patch, noise_level, mask, painted, original]
+    # Of which task and picture the painting is goes with it: what is on its way belongs to no newer one.
+    painted_for, paintings = gr.Textbox("", visible=False, label="Painted for"), gr.State({})
+    inputs = [task, image, example, mask, data, painted, painted_for, paintings]
+    outputs = [about, steps, patch, noise_level, mask, painted, original, painted_for, paintings]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
 
     def level(task: str, name: str):
@@ -362,11 +382,11 @@ def theory_tab() -> None:
             start_from = gr.Dropdown(starts, value=usual, label="Gradient at", visible=False)
             weight = gr.Radio(list(theory.WEIGHTS), value="1", label="Weight of the loss", visible=False)
             seed, used = seed_box("Seed", 0)
-            go = gr.Button("Measure", variant="primary", elem_id="theorem-go")
-        with gr.Column(scale=3):
-            about = gr.Markdown(theory.HELP["thm1"])
+        with gr.Column(scale=3, elem_classes="pictures"):
+            about = lead(theory.HELP["thm1"])
             picture = panel("Measured", "Errors or losses against the number of levels", "theorem", "wide", name="Figure")
             caption = caption_box("Conclusion", elem_id="theorem-says")
+            go = gr.Button("Measure", variant="primary", elem_id="theorem-go")
             with gr.Accordion("The numbers", open=False):
                 table = gr.Markdown("", label="Table", elem_classes="numbers")
     inputs = [experiment, data, solver, model, distance, target, start_from, weight, seed]
@@ -398,7 +418,7 @@ def build_app() -> Page:
         with gr.Row(elem_id="introduction"):
             gr.Markdown(words.INTRODUCTION)
             gr.HTML(words.drawing(), padding=False)
-        with gr.Accordion("The words on this page", open=False):
+        with gr.Accordion("The words on this page", open=False, elem_classes="lead"):
             gr.Markdown(words.glossary() + words.READ_ON)
         if images == [view.EXACT]:
             gr.Markdown(

@@ -162,6 +162,11 @@ def take_home(elem_id: str) -> gr.DownloadButton:
     return gr.DownloadButton("Download: pictures, settings, command", size="sm", elem_id=elem_id)
 
 
+def lead(text: str | None) -> gr.Markdown:
+    """What a tab, or what is chosen in it, is about. On a phone it stands below the pictures."""
+    return gr.Markdown(text, elem_classes="lead")
+
+
 def caption_box(name: str, **options) -> gr.Markdown:
     """A line about an output. Its ``name`` is what the API calls it."""
     return gr.Markdown("", label=name, elem_classes="caption", **options)
@@ -241,9 +246,11 @@ def halt(run: tuple, triggers: list, fn, inputs: list, outputs: list) -> None:
     gr.on(triggers, after, [*inputs, turn, button], outputs, **options)
 
 
-def stop_button(**options) -> gr.Button:
-    """The button that ends a run, see `stop`."""
-    return gr.Button("Stop", variant="stop", min_width=80, **options)
+def run_buttons(label: str, elem_id: str) -> tuple[gr.Button, gr.Button]:
+    """The button that begins a run, see `start`, and the one that ends it, see `stop`."""
+    with gr.Row():
+        go = gr.Button(label, variant="primary", elem_id=elem_id)
+        return go, gr.Button("Stop", variant="stop", scale=0, min_width=120)
 
 
 def stop(run: tuple, button: gr.Button) -> None:

@@ -11,8 +11,8 @@ CSS = r"""
 .caption { min-height: 3.2em; font-variant-numeric: tabular-nums; }
 :focus-visible { outline: 2px solid var(--walk) !important; outline-offset: 2px; }
 /* A panel has its picture's height before there is one. */
-.panels .panel { min-height: min(270px, 60vw); }
-#strip.panel { min-height: 90px; }
+.panels .panel { min-height: min(276px, 60vw); }
+#strip.panel { min-height: min(76px, 8.6vw); }
 .note p { margin: 0; font-size: 0.85rem; opacity: 0.85; }
 :root { --walk: #0072B2; --jump: #C24E00; }
 .dark { --walk: #56B4E9; --jump: #F08A3C; }
@@ -53,9 +53,16 @@ CSS = r"""
 #plane { --around: 330px; width: min(1152px, 100vw - 48px); max-width: 100%; }
 /* The tabs' own width would be the least that the page can have. */
 .tab-wrapper { contain: inline-size; }
+/* Plots are drawn on white: in dark mode they are turned, and their colours turned back. */
+.dark img[src$="-plot.png"], .dark .film.plot canvas { filter: invert(0.92) hue-rotate(180deg); }
+.progress-text[data-told] { font-size: 0 !important; }
+.progress-text[data-told]::before { content: attr(data-told); font: var(--text-sm) system-ui, sans-serif; }
 @media (max-width: 640px) {
-  h1 { font-size: 1.3rem !important; }
+  h1 { font-size: 1.05rem !important; }
   #introduction { flex-direction: column; gap: 4px; }
+  #introduction p { font-size: 0.9rem; line-height: 1.35; }
+  #task label { padding: 4px 8px; }
+  .lead { order: 1; }
   #introduction > * { width: 100%; }
   /* Pictures first, the panels in a row that can be moved: the first one stands on the first screen, Run right below it. */
   .pictures { order: -1; }
@@ -72,12 +79,13 @@ CSS = r"""
 def look() -> dict:
     """Options for launch(): the system's fonts (nothing is fetched) and the blue of Okabe and Ito's colour-blind-safe palette."""
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue")
-    blue = {"button_primary_background_fill": "#0072B2", "button_primary_background_fill_hover": "#005A8C"}
+    own = {"button_primary_background_fill": "#0072B2", "button_primary_background_fill_hover": "#005A8C"}
+    own |= {"button_cancel_background_fill": "#B91C1C", "button_cancel_background_fill_hover": "#991B1B"}
     hints = ("block_info_text_color", "body_text_color_subdued", "input_placeholder_color")  # gradio's own are too pale to read
-    light = blue | dict.fromkeys(hints, "*neutral_600")
+    light = own | dict.fromkeys(hints, "*neutral_600")
     dark = {"button_primary_background_fill": "#1F78B4", "button_primary_background_fill_hover": "#2B8AC9"} | dict.fromkeys(
         hints, "*neutral_300"
     )
     theme.set(**light, **{f"{name}_dark": colour for name, colour in dark.items()})
-    own = (Path(__file__).parent / "page.js").read_text("utf-8")
-    return {"theme": theme, "css": CSS, "js": own, "run_history": False, "footer_links": ["api", "settings"]}
+    script = (Path(__file__).parent / "page.js").read_text("utf-8")
+    return {"theme": theme, "css": CSS, "js": script, "run_history": False, "footer_links": ["api", "settings"]}

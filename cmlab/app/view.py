@@ -422,8 +422,8 @@ def make_interpolation(
     frames: int,
     label: Tensor | None,
     device: torch.device | str = "cpu",
-) -> tuple[Tensor, Step, float]:
-    """Noises along the great circle between two ends through one model: samples (frames, C, H, W), the last step, milliseconds.
+) -> Iterator[tuple[Step, float]]:
+    """Noises along the great circle between two ends through one model: `timed` steps of (frames, C, H, W).
 
     An end is a seed, or a picture (1, C, H, W): then its noise is the one that the diffusion model's PF-ODE leads to from it.
     """
@@ -440,5 +440,4 @@ def make_interpolation(
     chosen = plan_of(group, method, device=device)
     noise = slerp(a, b, torch.linspace(0, 1, frames, device=device))
     draws = [0] * frames if adds_noise(chosen.sampler, len(chosen.sigmas)) else None  # what is drawn on the way is the same for all
-    *_, (step, ms) = timed(model, SAMPLERS[chosen.sampler](model, noise, chosen.sigmas, label, noise=draws))
-    return step.x, step, ms
+    yield from timed(model, SAMPLERS[chosen.sampler](model, noise, chosen.sigmas, label, noise=draws))

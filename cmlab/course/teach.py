@@ -272,11 +272,13 @@ def predict(name: str, question: str, options: Mapping[str, str], guess: str = "
     if guess and guess not in options:
         raise ValueError(unknown("option", guess, options))
     prediction = _predictions[name] = Prediction(question, options, guess)
-    state = "Click your guess, or write its letter into guess= and run the cell."
+    *first, last = options
+    keys = f"{', '.join(first)} or {last}"
+    state = f"Click your guess, or write {keys} into guess= and run the cell."
     if guess:
         state = f"Your guess: {guess}."
     elif not live():
-        state = "No guess yet: write one letter into guess=, run the cell, then go on."
+        state = f"No guess yet: write {keys} into guess=, run the cell, then go on."
     text = "\n".join([f"Predict: {question}", *(f"  {key}: {text}" for key, text in options.items()), state])
     _emit(_box(f"Predict: {question}", _list(options), _tag("p", state)), text)
     if live():

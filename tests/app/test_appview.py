@@ -112,12 +112,13 @@ def test_a_stopped_run_shows_what_it_has_and_says_so_once(tmp_path, monkeypatch)
     (last,) = early
     assert last[1] == "not run" and sum("stopped" in str(part) for part in last) == 1
     assert list(handlers.sample(data="digits", turn=turn, press="4")) == [gr.skip()]
-    for name in ("interpolate", "edit"):
-        run = getattr(handlers, name)(data="digits", turn=turn, press="6")
-        next(run)
-        turn.stop("7")
-        assert list(run) == []
+    for name, says in (("interpolate", 2), ("edit", 3)):
         turn = Turn()
+        run = getattr(handlers, name)(data="digits", turn=turn, press="6")
+        seen = next(run)
+        turn.stop("7")
+        (last,) = run
+        assert last[0] == seen[0] and last[says] == f"{seen[says]} · stopped"
 
 
 def test_without_a_name_the_data_sets_own_students_are_shown(tmp_path, monkeypatch):
@@ -156,7 +157,7 @@ def test_models_compute_in_the_precision_of_the_app(monkeypatch):
     assert exact.compute is None and cast(Any, view.model_of(group, "edm")).compute == torch.bfloat16
     monkeypatch.setattr(view, "encode", lambda model, x, *_, **__: seen.append(model) or x)
     ends = torch.ones(1, *group.shape), -torch.rand(1, *group.shape, generator=torch.Generator().manual_seed(0))
-    view.make_interpolation(group, "cd", ends, 2, label)
+    assert len(list(view.make_interpolation(group, "cd", ends, 2, label))) == 1
     assert [model.compute for model in seen] == [None, None]  # the noise of a picture is found in float32
 
 

@@ -130,6 +130,23 @@ def test_back_and_forward_go_from_tab_to_tab(visit, served):  # noqa: F811
     selected("Theorems")
 
 
+def test_the_plane_is_in_a_link_too(visit, served):  # noqa: F811
+    there = "() => !!(window.p = [...document.querySelectorAll('#plane, #plane *')].find((e) => e.plane)?.plane)"
+    first = visit(f"{served}?tab=plane")
+    first.wait_for_function(there)
+    first.evaluate("() => { p.choose('rings'); p.hidden.add('cd'); p.training.choose('ct'); p.level(2.5) }")
+    wait_for(first, tab="plane", plane__set="rings", plane__sigma="2.5", plane__hidden="cd", plane__methods="cd,ict,ct")
+    second = visit(first.url)
+    second.wait_for_function(there)
+    second.wait_for_function("() => p.set.name === 'rings' && p.set.sigma === 2.5 && p.hidden.has('cd')")
+    assert sorted(second.evaluate("() => p.training.methods")) == ["cd", "ct", "ict"]
+    second.get_by_role("tab", name="Jump by hand").click()
+    second.wait_for_function("() => location.search.includes('plane.mode=jump')")
+    wrong = visit(f"{served}?tab=plane&plane.set=nothing&plane.mode=&plane.sigma=x&plane.methods=bake")
+    wrong.wait_for_function(there)
+    assert wrong.evaluate("() => [p.set.name, p.set.mode, p.set.sigma, ...p.training.methods]") == ["two-moons", "walk", 80, "cd", "ict"]
+
+
 def test_what_a_link_has_wrong_is_told_and_left_out(visit, served):  # noqa: F811
     page = visit(served + "?tab=nowhere&sample.seed=3&sample.count=<b>&sample.colour=red&fbclid=x&edit.task=bake")
     note = page.get_by_test_id("toast-body").filter(has_text="Left out of the link")

@@ -193,7 +193,7 @@ def test_size_of_the_lesson(path):
     assert len(cells) <= (15 if path == EIGHTY else 12)
     assert max(map(len, lines)) <= 15 and sum(map(len, lines)) <= 150
     assert max(len(line) for cell in lines for line in cell) <= 132
-    assert path.stat().st_size <= 400_000 + 250_000 * path.read_text().count("srcdoc")  # the plane, with its mathematics
+    assert path.stat().st_size <= 400_000 + 350_000 * path.read_text().count("srcdoc")  # the plane and a model
 
 
 @each_notebook

@@ -38,6 +38,7 @@ EXERCISES = (
             "You compared with the path's end. Self-consistency compares f's answers with each other, answers[-1] among them; "
             "that they equal the end is the boundary condition.":
                 {"- answers[-1]": "- path[-1]"},
+            "The mean goes over points and coordinates: you summed the coordinates.": {"mean((1, 2))": "sum(2).mean(1)"},
             "f must be told the level that each point has, sigmas[k], not the same one for all.":
                 {"path[k], sigmas[k]": "path[k], sigmas[-1]"},
         },

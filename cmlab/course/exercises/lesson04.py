@@ -54,6 +54,9 @@ EXERCISES = (
             "x_euler has the level sigma_next: tell the denoiser so, and divide by it.":
                 {"x_euler, sigma_next": "x_euler, sigma", "/ sigma_next": "/ sigma"},
             "Heun takes the mean of the two slopes, not their sum.": {" / 2": ""},
+            "The sign of the slope is turned: with falling sigma the point must move towards D.":
+                {"x - denoise(x, sigma)": "denoise(x, sigma) - x",
+                 "x_euler - denoise(x_euler, sigma_next)": "denoise(x_euler, sigma_next) - x_euler"},
         },
         calls={"denoise": 2},
     ),

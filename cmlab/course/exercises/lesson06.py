@@ -58,6 +58,7 @@ EXERCISES = (
         lambda: [(normal(6, 2), normal(2, 6).T, torch.tensor(s, dtype=torch.float64)) for s in (0.3, 3.0)],
         {
             "The sign is turned: the estimate must point from x back towards its data point.": {"x0 - x": "x - x0"},
+            "The 2 of the density has gone when you differentiate the square.": {"sigma**2": "(2 * sigma**2)"},
             "One factor sigma is missing: x - x0 is sigma z, and a score is z / sigma in size.": {"sigma**2": "sigma"},
         },
     ),
