@@ -269,14 +269,14 @@ def test_no_press_of_train_is_lost(page, monkeypatch):
     open_tab(page, "Train")
     page.evaluate("() => p.training.methods = ['ct']")
     sets, train = ("rings", "two-moons"), page.locator("#plane [data-do=train]")
-    for k in range(30):
+    for k in range(12):
         if k % 3 == 2:
             page.evaluate("() => p.act('stop')")
             name = page.evaluate("() => p.set.name")
         else:
             name = sets[k % 2]
             page.locator(f"#plane [data-set={name}]").click()
-        page.wait_for_timeout(600 * k / 29)
+        page.wait_for_timeout(600 * k / 11)
         train.click()
         number = page.evaluate("() => p.training.pressed")
         came = "([number, name]) => p.training.current === number && p.training.looks.some((l) => l.models[0].data === name)"
