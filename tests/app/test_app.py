@@ -541,9 +541,9 @@ def test_another_data_set_keeps_the_choices_that_it_has(tmp_path, monkeypatch):
     untrained(tmp_path, COLOR, (3, 8, 8), ("edm", "cd", "ict"))
     untrained(tmp_path, "digits", (1, 8, 8), ("edm", "ict", "ect"))
     for before, after in (("ict", "ict"), ("edm", "edm"), ("cd", "ect")):
-        method, kind = app.model_choices("digits", before, "3", ("auto",), "auto", False)
+        method, kind = app.model_choices("digits", before, "3", False)
         assert method["value"] == after and kind["value"] == "3"
-    assert app.model_choices("digits", "edm", None, ("auto",), "auto", True)[0]["value"] != "edm"
+    assert app.model_choices("digits", "edm", None, True)[0]["value"] != "edm"
     adapt = next(fn.fn for fn in app.build_app().fns.values() if fn.name == "adapt")
     assert adapt is not None
     kind, count, distilled, student = adapt("digits", "4", 9, "cd", "ict")
