@@ -176,7 +176,7 @@ def test_a_new_entry_of_a_registry_is_in_the_menus_and_runs(tmp_path, monkeypatc
     *_, (_, _, result, text, *_) = handlers.edit("frame", data="digits", steps=2)
     assert Path(result).is_file() and text.startswith("**My edit** with CD · step 2 of 2")
     refresh = next(fn.fn for fn in page.fns.values() if fn.fn and fn.name == "refresh")
-    about, steps, patch, noise_level, mask, painted, _ = next(refresh("frame", None, 0, "centre", "digits"))
+    about, steps, patch, noise_level, mask, painted, *_ = next(refresh("frame", None, 0, "centre", "digits", None, "", {}))
     assert about == "**My edit.** All but the frame is generated."
     assert [box.visible for box in (steps, patch, noise_level, mask, painted)] == [True, False, False, False, False]
     assert "spots" in browser.contents(())["sets"]
