@@ -116,7 +116,6 @@ def install(page: gr.Blocks, copy: gr.Button) -> tuple[Callable[[Mapping[str, st
         "ways": {name: [tab.id for tab in way] for name, way in ways.items()},
         "sets": [[name for name, way in ways.items() if way[-1].parent is each] for each in sets],
     }
-
     boxes = list(known.values())
 
     def go_to(asked: Mapping[str, str]) -> list:

@@ -138,6 +138,5 @@ def warm_up() -> None:
     """Do a little of everything once: otherwise the first use of a tab waits for imports (scikit-learn, torch's optimizers)."""
     load_data("digits")
     name = DATASETS.of_kind("toy")[0]
-    Training(plane_data(name), name, ("edm", "ccd"), 1, 16, 0, "cpu").go_on(
-        0
-    )  # the second imports what differentiates in forward mode
+    # The second imports what differentiates in forward mode.
+    Training(plane_data(name), name, ("edm", "ccd"), 1, 16, 0, "cpu").go_on(0)

@@ -21,8 +21,10 @@
   // Gradio heads every refusal with "Error", whatever its title: what is no fault of the app or of the line is one of the input.
   new MutationObserver((changes) => {
     for (const node of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
-      for (const image of node.querySelectorAll?.('#original img') ?? []) image.loading = 'eager'; // beside the others, not in sight
-      node.querySelector?.('.upload-container')?.removeAttribute('aria-label'); // its text says it
+      const near = node.parentElement ?? document.body;
+      for (const image of near.querySelectorAll('#original img')) image.loading = 'eager'; // on a phone it is beside the screen
+      // The first has another text; the second has no role that takes a name.
+      for (const named of near.querySelectorAll('.upload-container, .empty')) named.removeAttribute('aria-label');
       const toast = node.matches?.('.toast-body') ? node : node.querySelector?.('.toast-body');
       if (toast?.matches('.error') && !/fault of the app|connection|queue is full/i.test(toast.textContent)) toast.dataset.refused = '';
     }

@@ -22,44 +22,12 @@ from gradio.events import api
 
 from ..base.registry import EDITS, Record
 from ..editing import EDIT_STEPS, MASKS
-from . import browser, films, handlers, link, theory, view, words
+from . import browser, films, handlers, link, parts, theory, view, words
 from .handlers import MAX_COUNT, MAX_STEPS, edit, handler, interpolate, sample
 from .keep import png
 from .paint import is_painted
-from .parts import (
-    QUIET,
-    RUN,
-    Page,
-    canvas,
-    caption_box,
-    film,
-    follows,
-    free,
-    gallery,
-    halt,
-    lead,
-    panel,
-    run_buttons,
-    seed_box,
-    start,
-    stop,
-)
-from .parts import take_home as take_home_button
 
 MAX_PAINTINGS = 32  # that are kept for a visitor, one for each task and picture
-
-
-def model_choices(
-    data: str, method: str | None, kind: str | None, classes_first: tuple[str, ...], usual: str, students: bool
-) -> tuple[dict, dict]:
-    """Choices and values of the boxes for method and class: a choice that the data set has, too, stays; else ``usual``."""
-    group = handlers.group_of(data)
-    shown = [m for m in group.models if not students or view.is_consistency(m)] or list(group.models)
-    known = [*classes_first, *group.class_names]
-    method = method if method in shown else view.usual(group)
-    kind = kind if kind in known else usual if usual in known else next(iter(known), None)
-    methods = {"choices": [(view.label_of(m), m) for m in shown], "value": method}
-    return methods, {"choices": known, "value": kind, "visible": group.classes > 0}
 
 
 def data_menu(names: list[str]) -> gr.Dropdown:
@@ -67,27 +35,33 @@ def data_menu(names: list[str]) -> gr.Dropdown:
     known = view.groups()
     data = gr.Dropdown([(words.title(known[name]), name) for name in names], value=names[0], label="Data set")
     told = gr.Markdown(words.about(known[names[0]]), elem_classes="note")
-    data.change(lambda name: words.about(handlers.group_of(name)), data, told, **QUIET)
+    data.change(lambda name: words.about(handlers.group_of(name)), data, told, **parts.QUIET)
     return data
 
 
-def model_boxes(names: list[str], *classes_first: str, class_value: str, info: str | None = None, students: bool = False) -> tuple:
+def model_choices(data: str, method: str | None, kind: str | None, students: bool) -> tuple[dict, dict]:
+    """Choices and values of the boxes for method and class: a choice that the data set has, too, stays."""
+    group = handlers.group_of(data)
+    shown = [m for m in group.models if not students or view.is_consistency(m)] or list(group.models)
+    known = ["auto", *group.class_names]
+    methods = {"choices": [(view.label_of(m), m) for m in shown], "value": method if method in shown else view.usual(group)}
+    return methods, {"choices": known, "value": kind if kind in known else "auto", "visible": group.classes > 0}
+
+
+def model_boxes(names: list[str], info: str, students: bool = False) -> tuple[gr.Dropdown, gr.Radio, gr.Dropdown]:
     """Data set, method and class; the last two follow the first. ``students``: only consistency models, where there are any."""
-
-    def options(name: str, method: str | None, kind: str | None) -> tuple[dict, dict]:
-        return model_choices(name, method, kind, classes_first, class_value, students)
-
-    methods, classes = options(names[0], None, None)
+    methods, classes = model_choices(names[0], None, None, students)
     data = data_menu(names)
-    method = follows(free(gr.Radio(label="Model", **methods)))
-    kind = free(gr.Dropdown(label="Class", info=info, **classes))
-    link.follow(data, lambda *chosen: [gr.update(**o) for o in options(*chosen)], [data, method, kind], [method, kind])
+    method = parts.follows(parts.free(gr.Radio(label="Model", **methods)))
+    kind = parts.free(gr.Dropdown(label="Class", info=info, **classes))
+    adapt = lambda name, *now: [gr.update(**each) for each in model_choices(name, now[0], now[1], students)]  # noqa: E731
+    link.follow(data, adapt, [data, method, kind], [method, kind])
     return data, method, kind
 
 
 def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
     """The tab's content; what stands for a sample that was picked, and the buttons that edit it and interpolate from it."""
-    lead(
+    parts.lead(
         "**The same noise goes into three models.** The diffusion model walks to a picture in many steps; the others jump there. "
         "The better they have learned, the more their pictures resemble the diffusion model's. NFE is how often a network is asked."
     )
@@ -97,17 +71,18 @@ def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
     def student_box(label: str, order: list[str]) -> gr.Radio:
         known = [m for m in order if any(m in g.models for g in groups.values())] or [order[0]]
         choices, value = [(view.label_of(m), m) for m in known], view.usual(first, known)
-        return follows(gr.Radio(choices, value=value, label=label, visible=len(known) > 1))
+        return parts.follows(gr.Radio(choices, value=value, label=label, visible=len(known) > 1))
 
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             data = data_menu(names)
             about = "all: the first sample is of the first class, the second of the second, and so on"
             kind = gr.Dropdown(["all", *first.class_names], value="all", label="Class", info=about, visible=first.classes > 0)
-            free(kind)
-            seed, used = seed_box("Seed", 0)
-            few = view.usual_plan(view.PREFERRED[0])
-            student_steps = gr.Slider(1, 16, few.steps, step=1, label="Jumps: steps of the consistency models")
+            parts.free(kind)
+            seed, used = parts.seed_box("Seed", 0)
+            student_steps = gr.Slider(
+                1, 16, view.usual_plan(view.PREFERRED[0]).steps, step=1, label="Jumps: steps of the consistency models"
+            )
             more = gr.Accordion("More settings", open=False)
         with more:
             count = gr.Slider(1, MAX_COUNT, 16, step=1, label="Samples")
@@ -119,34 +94,29 @@ def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
             student = student_box("Trained on data", view.students(distilled=False))
         with gr.Column(scale=3, elem_classes="pictures"):
             outputs = []
-            titles = {
-                "EDM": "Diffusion model",
-                "Distilled": "Learned from the diffusion model",
-                "Trained": "Learned from the data alone",
-            }
+            named = "EDM", "Distilled", "Trained"
+            titles = "Diffusion model", "Learned from the diffusion model", "Learned from the data alone"
             with gr.Row(elem_classes="panels"):
-                for k, (name, title) in enumerate(titles.items()):
+                for k, (name, title) in enumerate(zip(named, titles, strict=True)):
                     with gr.Column(min_width=240):
-                        outputs.append(panel(title, f"{title}: samples from the same noise", f"sample-{k}", name=f"{name} samples"))
-                        outputs.append(caption_box(f"{name} caption"))
-            go, ending = run_buttons("Sample", "sample-go")
-            gr.Markdown(
-                "**The diffusion model's way, step by step.** Click on a sample to see it in all models.", elem_classes="heading"
-            )
-            outputs.append(way := film("Film", "film"))
+                        alt = f"{title}: samples from the same noise"
+                        outputs.append(parts.panel(title, alt, f"sample-{k}", name=f"{name} samples"))
+                        outputs.append(parts.caption_box(f"{name} caption"))
+            go, ending = parts.run_buttons("Sample", "sample-go")
+            parts.heading("**The diffusion model's way, step by step.** Click on a sample to see it in all models.")
+            outputs.append(way := parts.film("Film", "film"))
             with gr.Row(visible=False) as chosen_row:
-                gr.Markdown("**This sample:**", elem_classes="heading")
+                parts.heading("**This sample:**")
                 editing = gr.Button("Edit this", size="sm", elem_id="edit-this")
                 mixing = gr.Button("Interpolate from this", size="sm", elem_id="interpolate-this")
                 looking = gr.Button("Nearest training pictures", size="sm", elem_id="nearest-this")
-            near, chosen = gallery("Nearest training pictures", "nearest", visible=False), gr.State(None)
-            outputs.append(take_home_button("sample-download"))
+            near, chosen = parts.gallery("Nearest training pictures", "nearest", visible=False), gr.State(None)
+            outputs.append(parts.take_home("sample-download"))
     inputs = [data, seed, count, edm_steps, student_steps, student, kind, sampler, distilled]
-    run = start(go, [], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
-    captions = [output for output in outputs if isinstance(output, gr.Markdown)]
-    stop(run, ending)
+    run = parts.start(go, [], sample, inputs, [*outputs, used], api_name="sample", show_progress="minimal")
+    parts.stop(run, ending)
     # Another data set: the pictures of the old one, finished or still on their way, must not stand beside it.
-    halt(run, [data.input], lambda: ["" if output in captions else None for output in outputs], [], outputs)
+    parts.halt(run, [data.input], lambda: ["" if isinstance(output, gr.Markdown) else None for output in outputs], [], outputs)
 
     def adapt(name: str, kind: str, count: float, *chosen: str):
         """Class, students and number of samples stay as they are where the new set has them; points come in larger numbers."""
@@ -170,9 +140,9 @@ def sample_tab(names: list[str]) -> tuple[gr.State, gr.Button, gr.Button]:
         pictures = [(png(view.picture(x[None], size=132)), f"root mean square distance {d:.3f}") for x, d in found]
         yield gr.update(value=pictures, visible=True)
 
-    way.select(choose, None, [chosen, chosen_row, near], **QUIET)
-    gr.on([go.click, data.input], lambda: (gr.update(visible=False),) * 2, None, [chosen_row, near], **QUIET)
-    looking.click(nearest, chosen, near, api_visibility="private", **RUN)
+    way.select(choose, None, [chosen, chosen_row, near], **parts.QUIET)
+    gr.on([go.click, data.input], lambda: (gr.update(visible=False),) * 2, None, [chosen_row, near], **parts.QUIET)
+    looking.click(nearest, chosen, near, api_visibility="private", **parts.RUN)
     return chosen, editing, mixing
 
 
@@ -200,34 +170,33 @@ def example_box(data: gr.Dropdown, label: str, value: int | None) -> gr.Number:
 
 
 def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
-    lead(
+    parts.lead(
         "**Mix two noises, and watch the picture change.** The mixtures lie on a circle through both (slerp), so each is as strong "
         "as noise should be. Neighbouring noises end in similar pictures. A click on the strip picks one of the frames."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            about = "auto: the picture's own, else the first"
-            data, method, kind = model_boxes(names, "auto", class_value="auto", info=about)
-            (seed_a, used_a), (seed_b, used_b) = seed_box("Seed A", 1), seed_box("Seed B", 2)
+            data, method, kind = model_boxes(names, "auto: the picture's own, else the first")
+            (seed_a, used_a), (seed_b, used_b) = parts.seed_box("Seed A", 1), parts.seed_box("Seed B", 2)
             with gr.Accordion("Pictures in place of seeds", open=False) as drawer:
                 gr.Markdown("The noise that a picture comes from: the PF-ODE, run upwards by the diffusion model.")
                 example_a, example_b = (example_box(data, f"Example {end}", None) for end in "AB")
                 ends = []
                 for end, example in zip("AB", (example_a, example_b), strict=True):
-                    chosen = gr.Markdown(f"**{end}:** its seed", elem_classes="heading")
-                    ends.append((chosen, gallery(f"Examples {end}", f"examples-{end.lower()}"), example))
+                    chosen = parts.heading(f"**{end}:** its seed")
+                    ends.append((chosen, parts.gallery(f"Examples {end}", f"examples-{end.lower()}"), example))
                 again = gr.Button("Seeds again", size="sm")
             frames = gr.Slider(2, 33, 11, step=1, label="Frames")
         with gr.Column(scale=3, elem_classes="pictures"):
-            strip = panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
-            caption, (go, ending) = caption_box("Caption"), run_buttons("Interpolate", "interpolate-go")
-            gr.Markdown("**One frame at a time.** A click on the strip picks one.", elem_classes="heading")
-            frame, archive = film("Frames", "frames"), take_home_button("interpolate-download")
+            strip = parts.panel("From A to B", "Pictures from A to B, row by row", "strip", name="Strip")
+            caption, (go, ending) = parts.caption_box("Caption"), parts.run_buttons("Interpolate", "interpolate-go")
+            parts.heading("**One frame at a time.** A click on the strip picks one.")
+            frame, archive = parts.film("Frames", "frames"), parts.take_home("interpolate-download")
     inputs = [data, method, seed_a, seed_b, frames, kind, example_a, example_b]
     outputs = [strip, frame, caption, archive, used_a, used_b]
-    run = start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
-    stop(run, ending)
-    halt(run, [data.input], lambda: (None, None, "", None), [], [strip, frame, caption, archive])
+    run = parts.start(go, [tab.select], interpolate, inputs, outputs, api_name="interpolate", show_progress="minimal")
+    parts.stop(run, ending)
+    parts.halt(run, [data.input], lambda: (None, None, "", None), [], [strip, frame, caption, archive])
 
     def told(end: str):
         def tell(k: float | None, name: str) -> tuple[str, dict]:
@@ -238,10 +207,10 @@ def interpolate_tab(tab: gr.Tab, names: list[str]) -> None:
         return tell
 
     for end, seed, (chosen, shown, example) in zip("AB", (seed_a, seed_b), ends, strict=True):
-        gr.on([drawer.expand, data.change], thumbnails, data, shown, **QUIET)
-        shown.select(pick, None, example, **QUIET)
-        example.change(told(end), [example, data], [chosen, seed], **QUIET)
-    gr.on([again.click, data.input], lambda: (None, None), None, [example_a, example_b], **QUIET)
+        gr.on([drawer.expand, data.change], thumbnails, data, shown, **parts.QUIET)
+        shown.select(pick, None, example, **parts.QUIET)
+        example.change(told(end), [example, data], [chosen, seed], **parts.QUIET)
+    gr.on([again.click, data.input], lambda: (None, None), None, [example_a, example_b], **parts.QUIET)
 
 
 def pick(event: gr.SelectData) -> int:
@@ -253,47 +222,41 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
     """The tab's content; the box for a picture of one's own."""
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            gr.Markdown("**Pick an example ...**", elem_classes="heading")
-            examples = gallery("Examples", "examples")
-            gr.Markdown("**... or upload a picture**", elem_classes="heading")
+            parts.heading("**Pick an example ...**")
+            examples = parts.gallery("Examples", "examples")
+            parts.heading("**... or upload a picture**")
             image = gr.File(label="Picture", show_label=False, file_types=["image"], height=120, elem_id="upload")
-            data, method, kind = model_boxes(names, "auto", class_value="auto", info="auto: the example's own", students=True)
+            data, method, kind = model_boxes(names, "auto: the example's own", students=True)
             example = example_box(data, "Example", 3)
-            seed, used = seed_box("Seed", 0)
+            seed, used = parts.seed_box("Seed", 0)
         with gr.Column(scale=3, elem_classes="pictures"):
             tasks = [(edit.label, edit.name) for edit in EDITS.records()]
             task = gr.Radio(tasks, value="inpaint", label="Task", elem_id="task")
-            about = lead(explained(EDITS.record("inpaint")))
+            about = parts.lead(explained(EDITS.record("inpaint")))
             with gr.Row(elem_classes="panels"):
-                degraded = panel("What the model is given", "What is left of the picture", "degraded", name="Given")
-                result = panel("Result", "The edited picture, once for each seed", "result")
+                degraded = parts.panel("What the model is given", "What is left of the picture", "degraded", name="Given")
+                result = parts.panel("Result", "The edited picture, once for each seed", "result")
                 with gr.Column(min_width=200):
-                    gr.Markdown("**Original | result: move the line**", elem_classes="heading")
-                    how = {
-                        "label": "Original and result",
-                        "show_label": False,
-                        "format": "png",
-                        "interactive": False,
-                        "buttons": [],
-                    }
-                    original = gr.ImageSlider(elem_id="original", elem_classes="panel", **how)
-            caption = caption_box("Caption")
+                    parts.heading("**Original | result: move the line**")
+                    how = {"label": "Original and result", "elem_id": "original", "elem_classes": "panel"}
+                    original = gr.ImageSlider(**how, **parts.SHOWN, buttons=[])
+            caption = parts.caption_box("Caption")
             with gr.Row():
                 steps = gr.Slider(1, MAX_STEPS, EDIT_STEPS, step=1, label="Steps")
                 patch = gr.Radio([2, 4, 8], value=2, label="Block size", visible=False)
-                noise_level = follows(gr.Slider(0.05, 10, 0.5, step=0.01, label="Noise level σ", visible=False))
+                noise_level = parts.follows(gr.Slider(0.05, 10, 0.5, step=0.01, label="Noise level σ", visible=False))
                 count = gr.Slider(1, 8, 1, step=1, label="Results, side by side")
-            go, ending = run_buttons("Run", "edit-go")
+            go, ending = parts.run_buttons("Run", "edit-go")
             mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
             brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
-            painted = canvas("Paint", "painted", view.CANVAS, 470, brush)
-            gr.Markdown("**Step by step**", elem_classes="heading")
-            way, archive = film("Film", "edit-film"), take_home_button("edit-download")
+            painted = parts.canvas("Paint", "painted", view.CANVAS, 470, brush)
+            parts.heading("**Step by step**")
+            way, archive = parts.film("Film", "edit-film"), parts.take_home("edit-download")
     inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed, count]
     outputs = [original, degraded, result, caption, way, archive, used]
-    shown = {"show_progress": "minimal", "show_progress_on": result}
-    run = start(go, [tab.select], edit, inputs, outputs, api_name="edit", **shown)
-    stop(run, ending)
+    how = {"api_name": "edit", "show_progress": "minimal", "show_progress_on": result}
+    run = parts.start(go, [tab.select], edit, inputs, outputs, **how)
+    parts.stop(run, ending)
 
     def announce(uploaded, data):
         """Say, once for a file, what was changed to fit the model; drop what is no picture."""
@@ -340,7 +303,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
     # Another task, picture or mask: the result of the old one, finished or still on its way, must not stand beside it.
     stale = [degraded, result, caption, way, archive]
     ends = [task.input, image.upload, image.clear, examples.select, mask.input, data.input]
-    halt(run, ends, lambda: (None, None, "", None, None), [], stale)
+    parts.halt(run, ends, lambda: (None, None, "", None, None), [], stale)
     follow = [task.change, image.change, example.change, mask.change, data.change]
     # Of which task and picture the painting is goes with it: what is on its way belongs to no newer one.
     painted_for, paintings = gr.Textbox("", visible=False, label="Painted for"), gr.State({})
@@ -357,44 +320,45 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
         link.follow(box, level, [task, data], [noise_level])
     # In the queue, unlike the other small events: messages to the user travel with it.
     image.change(announce, [image, data], image, show_progress="hidden", api_visibility="private")
-    gr.on([tab.select, data.change], thumbnails, data, examples, **QUIET)
-    examples.select(pick, None, example, **QUIET)
-    examples.select(lambda: None, None, image, **QUIET)
+    gr.on([tab.select, data.change], thumbnails, data, examples, **parts.QUIET)
+    examples.select(pick, None, example, **parts.QUIET)
+    examples.select(lambda: None, None, image, **parts.QUIET)
     return image
 
 
 def theory_tab() -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            choices = [(name, e) for e, name in theory.EXPERIMENTS.items()]
-            experiment = gr.Radio(choices, value="thm1", label="Experiment", elem_id="experiment")
-            free_choice = {"info": "soft3: three broad Gaussians", "interactive": True}
-            data = follows(gr.Dropdown(list(theory.distributions()), value=theory.USUAL, label="Distribution", **free_choice))
-            solver = gr.Radio(list(theory.SOLVERS), value="heun", label="Solver", elem_id="solver")
-            beside = [("none", ""), *((name, name) for name in theory.models())]
-            model = gr.Dropdown(beside, value="", label="A trained model beside it")
-            distance = gr.Radio(list(theory.DISTANCES), value="l2", label="Distance", visible=False)
-            target = gr.Radio(
-                [("another network", "other"), ("the online network", "online")], value="other", label="Target", visible=False
+            experiment = gr.Radio(
+                [(name, e) for e, name in theory.EXPERIMENTS.items()], value="thm1", label="Experiment", elem_id="experiment"
             )
+            free_choice = {"info": "soft3: three broad Gaussians", "interactive": True}
+            data = parts.follows(gr.Dropdown(list(theory.distributions()), value=theory.USUAL, label="Distribution", **free_choice))
+            solver = gr.Radio(list(theory.SOLVERS), value="heun", label="Solver", elem_id="solver")
+            model = gr.Dropdown(
+                [("none", ""), *((name, name) for name in theory.models())], value="", label="A trained model beside it"
+            )
+            distance = gr.Radio(list(theory.DISTANCES), value="l2", label="Distance", visible=False)
+            networks = [("another network", "other"), ("the online network", "online")]
+            target = gr.Radio(networks, value="other", label="Target", visible=False)
             starts = theory.starts() or ["8gaussians-edm"]
             usual = "8gaussians-edm" if "8gaussians-edm" in starts else starts[0]
             start_from = gr.Dropdown(starts, value=usual, label="Gradient at", visible=False)
             weight = gr.Radio(list(theory.WEIGHTS), value="1", label="Weight of the loss", visible=False)
-            seed, used = seed_box("Seed", 0)
+            seed, used = parts.seed_box("Seed", 0)
         with gr.Column(scale=3, elem_classes="pictures"):
-            about = lead(theory.HELP["thm1"])
-            picture = panel("Measured", "Errors or losses against the number of levels", "theorem", "wide", name="Figure")
-            caption = caption_box("Conclusion", elem_id="theorem-says")
+            about = parts.lead(theory.HELP["thm1"])
+            picture = parts.panel("Measured", "Errors or losses against the number of levels", "theorem", "wide", name="Figure")
+            caption = parts.caption_box("Conclusion", elem_id="theorem-says")
             go = gr.Button("Measure", variant="primary", elem_id="theorem-go")
             with gr.Accordion("The numbers", open=False):
                 table = gr.Markdown("", label="Table", elem_classes="numbers")
     inputs = [experiment, data, solver, model, distance, target, start_from, weight, seed]
     outputs = [picture, caption, table, used]
-    run = start(go, [], handlers.theorems, inputs, outputs, api_name="theorems", show_progress="minimal")
+    run = parts.start(go, [], handlers.theorems, inputs, outputs, api_name="theorems", show_progress="minimal")
     boxes = [data, solver, model, distance, target, start_from, weight]
     # What is shown was measured with what is set.
-    halt(run, [box.input for box in (experiment, seed, *boxes)], lambda: (None, "", ""), [], [picture, caption, table])
+    parts.halt(run, [box.input for box in (experiment, seed, *boxes)], lambda: (None, "", ""), [], [picture, caption, table])
 
     def adapt(e: str, chosen: str, before: str):
         """Each experiment's own controls. A model beside the curve brings its distribution."""
@@ -404,14 +368,14 @@ def theory_tab() -> None:
         shown = [e == "thm1", e == "thm1", e == "thm2", e == "thm2", e == "variance", e == "variance"]
         return theory.HELP[e], own, *(gr.update(visible=v) for v in shown)
 
-    gr.on([experiment.change, model.change], adapt, [experiment, model, data], [about, *boxes], **QUIET)
+    gr.on([experiment.change, model.change], adapt, [experiment, model, data], [about, *boxes], **parts.QUIET)
 
 
-def build_app() -> Page:
+def build_app() -> parts.Page:
     """The whole page. Checkpoints are looked up here and loaded at their first use."""
     known = view.groups()
     names, images = list(known), [name for name, g in known.items() if g.is_image]
-    with Page(title="cmlab", delete_cache=(3600, 3600)) as page:
+    with parts.Page(title="cmlab", delete_cache=(3600, 3600)) as page:
         with gr.Row(elem_id="top"):
             gr.Markdown("# cmlab: consistency models, hands on")
             copy = gr.Button("Copy link", size="sm", scale=0, min_width=110, elem_id="copy-link")
@@ -437,7 +401,7 @@ def build_app() -> Page:
                 template = "<div>The plane is drawn by the browser: one moment.</div>"
                 load = {"js_on_load": browser.ON_LOAD, "server_functions": [browser.everything]}
                 gr.HTML(html_template=template, elem_id="plane", apply_default_css=False, min_height=700, **load)
-                api(handlers.train, api_name="train", **RUN)
+                api(handlers.train, api_name="train", **parts.RUN)
             with gr.Tab("Theorems", id="theorems"):
                 theory_tab()
         go_to, boxes = link.install(page, copy)
@@ -452,9 +416,7 @@ def build_app() -> Page:
             said = {"data": picked["data"], "seed_a": str(picked["seed"]), "class_name": picked["class_name"] or "auto"}
             return go_to({f"interpolate.{name}": value for name, value in said.items()})
 
-        for button, fn, outputs, name in (
-            (editing, edit_this, [*boxes, image], "edit"),
-            (mixing, interpolate_from, boxes, "interpolate"),
-        ):
-            button.click(fn, chosen, outputs, **QUIET).then(None, None, None, js=f"() => cmlab.show('{name}')", **QUIET)
+        ways = (editing, edit_this, [*boxes, image], "edit"), (mixing, interpolate_from, boxes, "interpolate")
+        for button, fn, outputs, name in ways:
+            button.click(fn, chosen, outputs, **parts.QUIET).then(None, None, None, js=f"() => cmlab.show('{name}')", **parts.QUIET)
     return page.queue(max_size=16, api_open=False)

@@ -18,6 +18,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 THREADS = max(1, min(4, CORES // 4))  # of a run: small networks lose time on more
 # As many at a time as have cores of their own; two at least, so that no run locks the other tabs.
 RUN = {"concurrency_id": "model", "concurrency_limit": max(2, CORES // THREADS)}
+SHOWN = {"show_label": False, "format": "png", "interactive": False}
 QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -141,14 +142,12 @@ def follows(box):
     return box
 
 
-def panel(title: str, alt: str, elem_id: str, *classes: str, scale: int = 1, height: int | None = None, name: str = "") -> gr.Image:
+def panel(title: str, alt: str, elem_id: str, *classes: str, name: str = "") -> gr.Image:
     """An output picture under its heading: gradio's own label would cover a corner of the picture. The API calls it ``name``."""
-    common = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
-    with gr.Column(scale=scale, min_width=200):
-        gr.Markdown(f"**{title}**", elem_classes="heading")
-        return gr.Image(
-            label=name or title, alt_text=alt, elem_id=elem_id, elem_classes=["panel", *classes], height=height, **common
-        )
+    with gr.Column(min_width=200):
+        heading(f"**{title}**")
+        how = {"label": name or title, "alt_text": alt, "elem_id": elem_id, "elem_classes": ["panel", *classes]}
+        return gr.Image(**how, **SHOWN, buttons=["download", "fullscreen"])
 
 
 def film(name: str, elem_id: str) -> gr.HTML:
@@ -160,6 +159,10 @@ def film(name: str, elem_id: str) -> gr.HTML:
 def take_home(elem_id: str) -> gr.DownloadButton:
     """The archive of a run, see `keep.take_home`."""
     return gr.DownloadButton("Download: pictures, settings, command", size="sm", elem_id=elem_id)
+
+
+def heading(text: str) -> gr.Markdown:
+    return gr.Markdown(text, elem_classes="heading")
 
 
 def lead(text: str | None) -> gr.Markdown:
@@ -213,8 +216,8 @@ def canvas(label: str, elem_id: str, side: int, height: int, brush: gr.Brush) ->
 
 def gallery(label: str, elem_id: str, **more) -> gr.Gallery:
     """Examples to click on. They are filled in when their tab opens."""
-    common = {"format": "png", "allow_preview": False, "buttons": [], "interactive": False, "show_label": False}
-    return gr.Gallery(label=label, columns=6, height=150, elem_id=elem_id, elem_classes="examples", **common, **more)
+    common = {"columns": 6, "height": 150, "elem_classes": "examples", "allow_preview": False, "buttons": []}
+    return gr.Gallery(label=label, elem_id=elem_id, **common, **SHOWN, **more)
 
 
 # The browser counts what is pressed or changed there: a press that comes late is told from a newer one.

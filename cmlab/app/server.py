@@ -313,7 +313,7 @@ def serve(
     if not auth and (share or not Door(page).knows(host)):
         way = "--auth NAME:PASSWORD asks for a password"
         print(f"cmlab: warning: whoever reaches {host}:{port} can use this app: {way}", file=sys.stderr)
-    threading.Thread(target=_warm_up, args=(until,), daemon=True).start()
+    threading.Thread(target=lambda: until(WARM_UP_AFTER) is None and live.warm_up(), daemon=True).start()
     status = until(None)
     page.close(verbose=False)
     shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
@@ -347,8 +347,3 @@ def signalled() -> Callable[[float | None], int | None]:
         return came[0] if came else None
 
     return wait
-
-
-def _warm_up(until: Callable[[float | None], int | None]) -> None:
-    if until(WARM_UP_AFTER) is None:
-        live.warm_up()

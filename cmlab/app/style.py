@@ -83,9 +83,8 @@ def look() -> dict:
     own |= {"button_cancel_background_fill": "#B91C1C", "button_cancel_background_fill_hover": "#991B1B"}
     hints = ("block_info_text_color", "body_text_color_subdued", "input_placeholder_color")  # gradio's own are too pale to read
     light = own | dict.fromkeys(hints, "*neutral_600")
-    dark = {"button_primary_background_fill": "#1F78B4", "button_primary_background_fill_hover": "#2B8AC9"} | dict.fromkeys(
-        hints, "*neutral_300"
-    )
+    dark = {"button_primary_background_fill": "#1F78B4", "button_primary_background_fill_hover": "#2B8AC9"}
+    dark |= dict.fromkeys(hints, "*neutral_300") | {"link_text_color": "*primary_400"}
     theme.set(**light, **{f"{name}_dark": colour for name, colour in dark.items()})
     script = (Path(__file__).parent / "page.js").read_text("utf-8")
     return {"theme": theme, "css": CSS, "js": script, "run_history": False, "footer_links": ["api", "settings"]}

@@ -216,14 +216,9 @@ def plan_of(
 
 
 def trail(
-    model: Denoise,
-    shape: Sequence[int],
-    seeds: Sequence[int],
-    sampler: str,
-    sigmas: Tensor,
-    label: Tensor | None,
+    model: Denoise, shape: Sequence[int], seeds: Sequence[int], sampler: str, sigmas: Tensor, label: Tensor | None,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[Step, float]]:
+) -> Iterator[tuple[Step, float]]:  # fmt: skip
     """The sampler's steps from the noise of ``seeds``, each with the milliseconds that the sampler has taken so far."""
     draws, device = as_draws(list(seeds)), torch.device(device)
     x = draws.normal((len(seeds), *shape)).to(device, state_dtype(device)) * float(round_level(model, sigmas[:1])[0])
@@ -416,13 +411,9 @@ def own_level(task: str, shape: Sequence[int]) -> float | None:
 
 
 def make_interpolation(
-    group: Group,
-    method: str,
-    ends: tuple[int | Tensor, int | Tensor],
-    frames: int,
-    label: Tensor | None,
+    group: Group, method: str, ends: tuple[int | Tensor, int | Tensor], frames: int, label: Tensor | None,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[Step, float]]:
+) -> Iterator[tuple[Step, float]]:  # fmt: skip
     """Noises along the great circle between two ends through one model: `timed` steps of (frames, C, H, W).
 
     An end is a seed, or a picture (1, C, H, W): then its noise is the one that the diffusion model's PF-ODE leads to from it.

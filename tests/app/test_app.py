@@ -176,7 +176,7 @@ def test_a_new_entry_of_a_registry_is_in_the_menus_and_runs(tmp_path, monkeypatc
     *_, (_, _, result, text, *_) = handlers.edit("frame", data="digits", steps=2)
     assert Path(result).is_file() and text.startswith("**My edit** with CD · step 2 of 2")
     refresh = next(fn.fn for fn in page.fns.values() if fn.fn and fn.name == "refresh")
-    about, steps, patch, noise_level, mask, painted, _ = next(refresh("frame", None, 0, "centre", "digits"))
+    about, steps, patch, noise_level, mask, painted, *_ = next(refresh("frame", None, 0, "centre", "digits", None, "", {}))
     assert about == "**My edit.** All but the frame is generated."
     assert [box.visible for box in (steps, patch, noise_level, mask, painted)] == [True, False, False, False, False]
     assert "spots" in browser.contents(())["sets"]
@@ -541,9 +541,9 @@ def test_another_data_set_keeps_the_choices_that_it_has(tmp_path, monkeypatch):
     untrained(tmp_path, COLOR, (3, 8, 8), ("edm", "cd", "ict"))
     untrained(tmp_path, "digits", (1, 8, 8), ("edm", "ict", "ect"))
     for before, after in (("ict", "ict"), ("edm", "edm"), ("cd", "ect")):
-        method, kind = app.model_choices("digits", before, "3", ("auto",), "auto", False)
+        method, kind = app.model_choices("digits", before, "3", False)
         assert method["value"] == after and kind["value"] == "3"
-    assert app.model_choices("digits", "edm", None, ("auto",), "auto", True)[0]["value"] != "edm"
+    assert app.model_choices("digits", "edm", None, True)[0]["value"] != "edm"
     adapt = next(fn.fn for fn in app.build_app().fns.values() if fn.name == "adapt")
     assert adapt is not None
     kind, count, distilled, student = adapt("digits", "4", 9, "cd", "ict")
