@@ -14,11 +14,8 @@ class BuildWithLessons(build_py):
         if not self.editable_mode:
             lessons = Path(self.build_lib, "cmlab", "lessons")
             self.mkpath(str(lessons))
-            for path in [
-                *sorted(Path("notebooks").glob("*.ipynb")),
-                Path("notebooks", "README.md"),
-                Path("notebooks", "eighty_lines.py"),
-            ]:
+            beside = (Path("notebooks", name) for name in ("README.md", "derivations.md", "eighty_lines.py"))
+            for path in [*sorted(Path("notebooks").glob("*.ipynb")), *beside]:
                 self.copy_file(str(path), str(lessons / path.name))
 
 

@@ -42,9 +42,10 @@ def test_a_wheel_holds_the_package_the_app_the_models_and_the_lessons(tmp_path):
     package = {path.relative_to(tree).as_posix() for path in (tree / "cmlab").rglob("*") if path.is_file()}
     lessons = {f"cmlab/lessons/{path.name}" for path in (TREE / "notebooks").glob("*.ipynb")} | {
         "cmlab/lessons/README.md",
+        "cmlab/lessons/derivations.md",
         "cmlab/lessons/eighty_lines.py",
     }
-    assert held == package | lessons and len(lessons) == 15
+    assert held == package | lessons and len(lessons) == 16
     assert {"cmlab/py.typed", "cmlab/__init__.pyi", "cmlab/app/page.py", "cmlab/pretrained/README.md"} <= held
     for name in lessons:
         assert wheel.read(name) == (TREE / "notebooks" / Path(name).name).read_bytes()

@@ -50,13 +50,13 @@ def lab(o: LabOptions) -> None:
 
 
 def lesson_files() -> list[Path]:
-    """The lessons and their table of contents: inside the package if it came as a wheel, else beside it, in the clone.
+    """The lessons and what stands beside them: inside the package if it came as a wheel, else in the clone.
 
     Raises ValueError where they are in neither place.
     """
     for folder in (PACKAGE / "lessons", PACKAGE.parent / "notebooks"):
         if lessons := sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-            return [*lessons, folder / "README.md", folder / "eighty_lines.py"]
+            return [*lessons, *(folder / name for name in ("README.md", "derivations.md", "eighty_lines.py"))]
     raise ValueError("this installation of cmlab has no lessons: install the wheel again, or work in a clone")
 
 

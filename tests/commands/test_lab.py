@@ -11,16 +11,18 @@ from cmlab.commands.main import main
 
 def test_the_lessons_are_copied_and_a_changed_one_stays(tmp_path, capsys):
     folder, names = tmp_path / "my lessons", [path.name for path in lesson_files()]
-    assert len(names) == 15 and names[0] == "00_start_here.ipynb" and names[-2:] == ["README.md", "eighty_lines.py"]
+    assert (
+        len(names) == 16 and names[0] == "00_start_here.ipynb" and names[-3:] == ["README.md", "derivations.md", "eighty_lines.py"]
+    )
     assert main(["lab", str(folder), "--no-open"]) == 0
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
-    assert "15 files copied, 0 were there" in capsys.readouterr().out
+    assert "16 files copied, 0 were there" in capsys.readouterr().out
     mine = folder / names[3]
     mine.write_text("my notes")
     (folder / names[4]).unlink()
     assert main(["lab", str(folder), "--no-open"]) == 0
     said = capsys.readouterr().out
-    assert "1 files copied, 14 were there" in said and "kept, though they differ from the lessons of this version" in said
+    assert "1 files copied, 15 were there" in said and "kept, though they differ from the lessons of this version" in said
     assert said.rstrip().endswith(names[3]) and mine.read_text() == "my notes"
     assert main(["lab", str(folder), "--no-open", "--overwrite"]) == 0
     assert f"replaced by the lessons of this version: {names[3]}" in capsys.readouterr().out

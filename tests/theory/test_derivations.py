@@ -1,4 +1,4 @@
-"""The statements of docs/derivations.md that nothing else measures, on a data set whose posterior is a finite sum."""
+"""The statements of notebooks/derivations.md that nothing else measures, on a data set whose posterior is a finite sum."""
 
 import pytest
 import torch
