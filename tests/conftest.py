@@ -101,6 +101,7 @@ def untouched_rng():
     assert torch.equal(torch.get_rng_state(), before), "something drew from the global generator"
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist there are no workers
 def pytest_xdist_auto_num_workers(config) -> int:
     """One more than there are cores, since a test in a browser mostly waits; each takes a gigabyte."""
     return min((os.cpu_count() or 1) + 1, 8)

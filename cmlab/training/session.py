@@ -69,6 +69,8 @@ class _ModelRun(Run):
         self.teacher, self.data = presets.load_teacher(self.preset), presets.training_data(self.preset)
         asked, self.preset = self.preset, presets.suited(self.preset, self.data)
         if asked != self.preset:
+            if asked.label_dropout != presets.get_preset(self.made_by).label_dropout:
+                raise ValueError(f"{asked.data_name} has no classes, so there is no label to drop: leave --label-dropout out")
             self.say(f"{asked.data_name} has no classes: no label is dropped, and the model is not guided")
         return {"teacher": _digest(self.preset.teacher), "data": fingerprint(self.data)}
 
