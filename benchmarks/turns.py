@@ -23,7 +23,7 @@ from cmlab.denoiser import CONSISTENCY, EDM, Denoiser
 from cmlab.losses import EDMLoss, Loss, cd, ct
 from cmlab.methods.continuous import attach_uncertainty
 from cmlab.networks import build_network
-from cmlab.networks.layers import orders_by_pixel
+from cmlab.networks.layers import compile_blocks, orders_by_pixel
 from cmlab.samplers import sample
 from cmlab.training import fit
 from cmlab.training.cost import forward_flops
@@ -154,8 +154,8 @@ def own_rows(given: Given, preset: Preset, precision: str, compiled: bool) -> Ca
     for m in models:
         compute_in(m, cast(Any, precision))
     if compiled:
-        net.compile()
-        asked.compile()
+        compile_blocks(net)
+        compile_blocks(asked)
 
     def autocast() -> Any:
         return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype)

@@ -32,7 +32,11 @@ def checkpoint_of(name: str) -> Path:
 
 
 def load(
-    name: str, device: torch.device | str = "cpu", guidance: float | None = None, precision: Precision = "float32"
+    name: str,
+    device: torch.device | str = "cpu",
+    guidance: float | None = None,
+    precision: Precision = "float32",
+    compile: bool = False,
 ) -> tuple[Denoiser, dict[str, Any], dict[str, Any]]:
     """A checkpoint by its name or path: the model on ``device``, its header, and what that says about it."""
     model, meta = checkpoints.load(checkpoint_of(name), device)
@@ -41,7 +45,7 @@ def load(
             model.guidance = guidance
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    compute_in(model, precision)
+    compute_in(model, precision, compile)
     return model, meta, meta.get("about") or {}
 
 

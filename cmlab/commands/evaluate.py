@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..base.files import new_file, user_path, write_whole
 from ..base.registry import DATASETS
-from .options import Device, Guidance, InPrecision, Sampler, Sigmas, Source, Steps
+from .options import Compiled, Device, Guidance, InPrecision, Sampler, Sigmas, Source, Steps
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +72,7 @@ class EvaluateOptions:
     overwrite: bool = False
     device: Device = "auto"
     precision: InPrecision = "float32"
+    compile: Compiled = False
 
 
 def evaluate(o: EvaluateOptions) -> None:
@@ -114,7 +115,7 @@ def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from ..evaluation.classifier import splits
     from ..evaluation.report import picture_source
 
-    sampling = ("seed", "steps", "sigmas", "sampler", "guidance", "precision", "teacher", "card", "keep")
+    sampling = ("seed", "steps", "sigmas", "sampler", "guidance", "precision", "compile", "teacher", "card", "keep")
     _refuse(o, sampling, f"belongs to checkpoints: {o.source} holds pictures")
     files, side, _ = split_format(o.source)
     if not files.endswith(".npz"):
@@ -129,18 +130,18 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from ..evaluation.report import model_source, points_report
     from .common import load, of_data, plan
 
-    model, meta, about = load(o.source, device, o.guidance, o.precision)
+    model, meta, about = load(o.source, device, o.guidance, o.precision, o.compile)
     data, name = of_data(o.source, model, meta, o.data)
     if model.classes and data.classes not in (0, model.classes):
         raise ValueError(
             f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
         )
-    teacher = None if o.teacher is None else load(o.teacher, device, precision=o.precision)[0]
+    teacher = None if o.teacher is None else load(o.teacher, device, precision=o.precision, compile=o.compile)[0]
     if teacher is not None and (teacher.traits.consistency or teacher.shape != model.shape):
         raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
     n = 10_000 if o.n is None else o.n
     if len(model.shape) == 1:
-        sampling = ("batch", "sigmas", "steps", "sampler", "precision")
+        sampling = ("batch", "sigmas", "steps", "sampler", "precision", "compile")
         measuring = ("metrics", "weights", "reference", "replicates", "cache")
         why = f"is for pictures: {o.source} makes points, measured by sliced Wasserstein distances"
         _refuse(o, (*sampling, *measuring, "features", "rounding"), why)

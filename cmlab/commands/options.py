@@ -53,6 +53,7 @@ Steps = Annotated[int | None, tyro.conf.arg(help=_ABOUT_STEPS)]
 Sigmas = Annotated[tuple[float, ...] | None, tyro.conf.arg(help=_ABOUT_SIGMAS)]
 Guidance = Annotated[float | None, tyro.conf.arg(help=_ABOUT_GUIDANCE)]
 InPrecision = Annotated[Literal["auto", "float32", "bf16", "fp16"], tyro.conf.arg(help=_ABOUT_PRECISION)]
+Compiled = Annotated[bool, tyro.conf.arg(help="let torch compile the network: slow to start, then faster.")]
 Sampler = Annotated[str | None, one_of(SAMPLERS, help=_ABOUT_SAMPLER)]
 
 

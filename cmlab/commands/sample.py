@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from ..base import text
 from ..base.files import existing, new_file, write_png, write_whole
 from ..base.registry import SAMPLERS
-from .options import Checkpoint, Device, Guidance, InPrecision, Sampler, Sigmas, Steps
+from .options import Checkpoint, Compiled, Device, Guidance, InPrecision, Sampler, Sigmas, Steps
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,7 @@ class SampleOptions:
     overwrite: bool = False
     device: Device = "auto"
     precision: InPrecision = "float32"
+    compile: Compiled = False
 
 
 def sample(o: SampleOptions) -> None:
@@ -65,7 +66,7 @@ def sample(o: SampleOptions) -> None:
     if not -(2**63) <= o.seed <= 2**63 - o.n:
         raise ValueError(f"the seeds from --seed {o.seed} on do not fit into 64 bits: choose a smaller one")
     device = choose_device(o.device)
-    model, meta, about = load(o.checkpoint, device, o.guidance, o.precision)
+    model, meta, about = load(o.checkpoint, device, o.guidance, o.precision, o.compile)
     sampler, steps, levels, chosen = plan(model, o.checkpoint, o, about)
     chosen_class = class_number(o.label, model, meta)
     target = new_file(o.out, o.overwrite)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from ..base import text
 from ..base.registry import DATASETS
-from .options import Checkpoint, Device, InPrecision
+from .options import Checkpoint, Compiled, Device, InPrecision
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class SearchOptions:
     tolerance: float = 0.0
     device: Device = "auto"
     precision: InPrecision = "float32"
+    compile: Compiled = False
 
 
 def search(o: SearchOptions) -> None:
@@ -49,7 +50,7 @@ def search(o: SearchOptions) -> None:
     if o.grid < o.points + 2:
         raise ValueError(f"--grid must be at least {o.points + 2} to have {o.points} between its ends, got {o.grid}")
     device = choose_device(o.device)
-    model, meta, _ = load(o.checkpoint, device, precision=o.precision)
+    model, meta, _ = load(o.checkpoint, device, precision=o.precision, compile=o.compile)
     if not model.traits.consistency:
         raise ValueError(f"{o.checkpoint} is a diffusion model: time points are searched for a consistency model")
     data, name = of_data(o.checkpoint, model, meta, o.data)

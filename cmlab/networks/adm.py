@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..base.registry import NETWORKS
 from .attention import attend, check_attention
-from .layers import NetworkConfig, Norm, class_embedding, positional_features, run, time_features, zero
+from .layers import Block, NetworkConfig, Norm, class_embedding, positional_features, run, time_features, zero
 
 RESAMPLING = ("block", "conv", "pool")
 
@@ -82,7 +82,7 @@ class _Conditioned(nn.Sequential):
 _halve, _double = partial(F.avg_pool2d, kernel_size=2), partial(F.interpolate, scale_factor=2, mode="nearest")
 
 
-class ResBlock(nn.Module):
+class ResBlock(Block):
     """x (B, c_in, H, W), emb (B, emb) -> (B, c_out, H', W'); ``resample`` "down" halves the sides and "up" doubles them."""
 
     def __init__(self, c_in: int, c_out: int, config: UNetConfig, emb: int, resample: str = ""):
@@ -117,7 +117,7 @@ class _Pointwise(nn.Conv1d):
         return F.conv2d(x, self.weight[..., None], self.bias)
 
 
-class Attention(nn.Module):
+class Attention(Block):
     """Self-attention between the pixels of x (B, C, H, W), added to x."""
 
     def __init__(self, channels: int, heads: int, config: UNetConfig):

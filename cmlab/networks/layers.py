@@ -1,8 +1,9 @@
 """What the U-Nets share: normalisation, embeddings of noise level and class, zero initialisation, recomputation."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,23 @@ class NetworkConfig:
             for number in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(number, int | float) and not abs(number) <= 1e6:
                     raise ValueError(f"{field.name} must be at most a million, got {number:.4g}")
+
+
+class Block(nn.Module):
+    """A part that a network repeats: compiled by itself, once for all of its places that have the same shapes."""
+
+
+def compile_blocks(net: nn.Module) -> None:
+    """Let torch compile each `Block` of ``net``, or all of ``net`` where it has none, when it is first called.
+
+    A compiled block keeps its bits up to rounding: dropout draws what it draws without a compiler.
+    """
+    blocks = [module for module in net.modules() if isinstance(module, Block)] or [net]
+    dynamo: Any = importlib.import_module("torch._dynamo")
+    # torch gives up a function that it compiled for 8 shapes, and this is one function for all blocks.
+    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 8 * len(blocks))
+    for block in blocks:
+        block.compile(dynamic=False, options={"fallback_random": True})
 
 
 class Norm(nn.GroupNorm):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base.registry import NETWORKS
-from .layers import NetworkConfig, class_embedding, zero
+from .layers import Block, NetworkConfig, class_embedding, zero
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MLP(nn.Module):
         return self.out(F.silu(h)).reshape(x.shape)
 
 
-class _Block(nn.Module):
+class _Block(Block):
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.lin1 = nn.Linear(width, width)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..base.registry import NETWORKS
 from .attention import attend, check_attention
-from .layers import NetworkConfig, Norm, positional_features, run, zero
+from .layers import Block, NetworkConfig, Norm, positional_features, run, zero
 
 HALF = math.sqrt(0.5)  # two branches of equal variance are added and scaled by it
 
@@ -103,7 +103,7 @@ class Conv2d(nn.Module):
         return F.conv2d(x, self.weight, self.bias, padding=around)
 
 
-class UNetBlock(nn.Module):
+class UNetBlock(Block):
     """x (B, c_in, H, W), emb (B, emb) -> (B, c_out, H', W'): a residual block, with ``heads`` above 0 followed by attention."""
 
     def __init__(

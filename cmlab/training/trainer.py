@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..denoiser import Denoise, Denoiser
 from ..losses import Loss
+from ..networks.layers import compile_blocks
 from ..noise import Draws
 from .config import HalfLife, Precision, TrainConfig
 from .optimizers import EACH, OPTIMIZERS, move_where, on_device
@@ -38,17 +39,19 @@ def usable_precision(precision: Precision, device: torch.device) -> Precision:
     return precision if precision != "auto" else "bf16" if has_bf16(device) else "float32"
 
 
-def compute_in(model: Denoiser, precision: Precision) -> Denoiser:
+def compute_in(model: Denoiser, precision: Precision, compile: bool = False) -> Denoiser:
     """``model``, whose network computes in ``precision`` from now on; what it is given and answers stays float32 or float64.
 
     "auto" is what is fast on its device (`usable_precision`), for pictures alone: points it leaves in float32. Filters are ordered
-    by pixel where that is faster; in float32 a CPU keeps its bits.
+    by pixel where that is faster; in float32 a CPU keeps its bits. ``compile`` lets torch compile the network.
     """
     images, weight = len(model.shape) == 3, next(model.parameters())
     wanted = PRECISIONS[usable_precision(precision, weight.device) if images or precision != "auto" else "float32"]
     model.compute = None if wanted == torch.float32 else wanted
     if images and (model.compute or weight.is_cuda):
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if compile:
+        compile_blocks(model.net)
     return model
 
 
@@ -199,8 +202,7 @@ class Trainer:
 
     def _compile(self, model: object) -> None:
         if self.compile and isinstance(model, Denoiser):
-            # Dropout draws what it draws without a compiler, the same for the model and its target.
-            model.net.compile(options={"fallback_random": True})
+            compile_blocks(model.net)
 
     def _copy(self, model: nn.Module) -> nn.Module:
         return self.shards.copy(model) if self.shards else frozen_copy(model)

@@ -12,7 +12,7 @@ from conftest import TINY, normal, randomise
 from cmlab.networks import NETWORKS, MLPConfig, SongUNetConfig, UNetConfig, build_network, network_name
 from cmlab.networks.adm import Attention
 from cmlab.networks.attention import attend, attention, in_forward_mode
-from cmlab.networks.layers import Norm, orders_by_pixel, positional_features, time_features
+from cmlab.networks.layers import Block, Norm, compile_blocks, orders_by_pixel, positional_features, time_features
 from cmlab.networks.song import Conv2d
 
 # Every branch of every network, with attention wherever there can be some.
@@ -477,3 +477,23 @@ def test_filters_of_odd_widths_keep_their_order_on_a_cpu():
     assert orders_by_pixel(torch.nn.Sequential(point, wide), cpu)
     for odd in (torch.nn.Conv2d(8, 6, 1), torch.nn.Conv2d(3, 8, 1)):
         assert not orders_by_pixel(torch.nn.Sequential(point, odd), cpu) and orders_by_pixel(odd, cuda)
+
+
+@pytest.mark.parametrize("kind", ["unet", "song", "mlp"])
+def test_blocks_of_one_shape_are_compiled_once(kind, monkeypatch):
+    graphs: list[int] = []
+
+    def backend(graph, _):
+        graphs.append(len(list(graph.graph.nodes)))
+        return graph.forward
+
+    of = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic, options: of(self, dynamic=dynamic, backend=backend))
+    net = build(kind, **{"mlp": {"depth": 12}}.get(kind, {"blocks": 9, "mult": (1,)}))
+    x, t = torch.zeros(2, *TINY[kind][1]), torch.zeros(2)
+    with torch.no_grad():
+        plain = net(x, t)
+        compile_blocks(net)
+        assert torch.equal(net(x, t), plain)
+    blocks = [module for module in net.modules() if isinstance(module, Block)]
+    assert len(blocks) >= 12 and 0 < len(graphs) <= len(blocks) / 3  # torch alone gives up after 8 shapes

@@ -457,7 +457,8 @@ def test_what_is_compiled_trains_to_the_same_bits(monkeypatch):
     words = ["8gaussians-ct", "--steps", "3", "--batch", "4", "--network.width", "8", "--network.dropout", "0.5"]
     assert main(["train", *words, "--compile"]) == 0
     assert main(["train", *words, "--out", "plain"]) == 0
-    assert len(seen) == 2 and seen[0] == {"options": {"fallback_random": True}}  # model and target
+    assert len(seen) == 6  # three blocks of the model, as many of its target
+    assert seen[0] == {"dynamic": False, "options": {"fallback_random": True}}
     assert same(weights("runs/8gaussians-ct.safetensors"), weights("plain/8gaussians-ct.safetensors"))
 
 
