@@ -28,7 +28,8 @@ def choose_device(name: str) -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used here ({str(error).splitlines()[0]}): try --device cpu") from error
+        why = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"the device {name!r} cannot be used here ({why}): try --device cpu") from error
     if device.type == "cuda":  # NVIDIA_TF32_OVERRIDE=0 in the environment takes the first back
         torch.set_float32_matmul_precision("high")  # float32 products in TF32, as torch has convolutions anyway
         torch.backends.cudnn.benchmark = True

@@ -52,6 +52,9 @@ def load_data(
         data = load(**_with(options, _options_of(load), f"the data set {name!r}"))
     elif not path.exists() and (path.suffix or path.parent != Path(".")):
         raise ValueError(f"no file or folder at {path}: check the path, or name a data set ('cmlab info' lists them)")
+    elif (behind := str(name).rpartition("@"))[0] and not path.exists():
+        forms = f"{behind[0]}@64 fits pictures to a side, {behind[0]}@64grey makes them grey too"
+        raise ValueError(f"'@{behind[2]}' says no form of pictures: {forms}")
     elif not str(name) or not path.exists():  # Path("") is this folder
         raise ValueError(f"{unknown('data set', str(name), DATASETS)} (nor is there a file or folder of that name)")
     elif is_cifar10(path):

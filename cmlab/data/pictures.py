@@ -7,6 +7,7 @@ Pictures are decoded once into an .npy in a cache folder ($CMLAB_CACHE, else ~/.
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from ..base.files import beside, user_path
 from ..base.suggest import check_choice
 from ..base.text import count
 from . import sources
-from .pixels import RESIZE, Resize, decode
+from .pixels import MAX_PIXELS, RESIZE, Resize, decode
 from .sets import MAX_CLASSES, WORKERS, LazyPixels, NoSplit, PixelData, Pixels
 from .sources import PICTURES, SPLITS, Source
 
@@ -123,8 +124,8 @@ def load_pictures(
     check_choice("resize", resize or "openai", RESIZE)
     if resolution is None and resize is not None:
         raise ValueError(f"resize={resize!r} has no effect without resolution=")
-    if resolution is not None and resolution < 1:
-        raise ValueError(f"resolution must be at least 1, got {resolution}")
+    if resolution is not None and not 1 <= resolution**2 <= MAX_PIXELS:
+        raise ValueError(f"resolution must be at least 1 and at most {math.isqrt(MAX_PIXELS)}, got {resolution}")
     if cache is False and path.is_file() and path.suffix != ".zip":
         raise ValueError(f"{path} can only be read from start to end: unpack it, or leave out cache=False")
     how = {"channels": channels, "resolution": resolution, "resize": resize or "openai"}
@@ -218,8 +219,8 @@ def load_npz(path: str | Path) -> PixelData:
     """arr_0 uint8 (N, H, W, 3 or 1) and, if there, arr_1 the class numbers (N,): what openai's sampling script writes."""
     pixels, numbers = npz_arrays(path, "arr_0", "arr_1")
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
-        found = "nothing" if pixels is None else f"{pixels.dtype} {pixels.shape}"
-        raise ValueError(f"{path} should hold arr_0, uint8 (N, H, W, 3), and holds {found} there")
+        found = "no array of that name" if pixels is None else f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"{path} should hold arr_0, uint8 (N, H, W, 3), and holds {found}")
     if numbers is not None and (numbers.dtype.kind not in "iu" or numbers.shape != (len(pixels),) or numbers.min() < 0):
         raise ValueError(f"arr_1 of {path} should hold one class number per image, and is {numbers.dtype} {numbers.shape}")
     labels = None if numbers is None else numbers.tolist()

@@ -352,8 +352,8 @@ def test_npz_of_openais_sampler(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": np.zeros(3)}, "holds nothing there"),
-        ({"arr_0": np.zeros((2, 4, 4, 3))}, r"holds float64 \(2, 4, 4, 3\) there"),
+        ({"x": np.zeros(3)}, "and holds no array of that name"),
+        ({"arr_0": np.zeros((2, 4, 4, 3))}, r"holds float64 \(2, 4, 4, 3\)"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"uint8 \(2, 3, 4, 4\)"),
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "uint8"),
         ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.zeros(3, int)}, "one class number per image"),
@@ -443,6 +443,7 @@ def test_damaged_archives(tmp_path, name, damage):
         ({"resize": "edm"}, "no effect without resolution"),
         ({"resize": "lanczos", "resolution": 4}, "unknown resize 'lanczos': choose one of openai, edm"),
         ({"resolution": 0}, "resolution must be at least 1"),
+        ({"resolution": 9000}, "at most 8192, got 9000"),
         ({"labels": "name"}, "unknown labels 'name'"),
         ({"channels": 4}, "unknown channels 4: choose one of 1, 3"),
         ({"split": "valid"}, "unknown split 'valid': choose one of train, test"),
@@ -473,6 +474,8 @@ def test_built_in_sets_and_npz_files_refuse_options_of_picture_files(tmp_path, o
 def test_unknown_names_and_files_say_what_there_is(tmp_path):
     with pytest.raises(ValueError, match=r"did you mean 'digits'\? \(nor is there a file or folder"):
         load_data("digit")
+    with pytest.raises(ValueError, match=r"'@-3' says no form of pictures: digits@64 fits"):
+        load_data("digits@-3")
     with pytest.raises(ValueError, match=r"unknown data set ''"):
         load_data("")
     with pytest.raises(ValueError, match=r"8gaussians.*cifar10.*lsun-cat \(nor is there a file"):
