@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..denoiser import Denoise, Denoiser
 from ..losses import Loss
@@ -102,7 +101,7 @@ def update_average(target: nn.Module | Tensors, source: nn.Module | Tensors, rat
     if isinstance(made, Tensor):
         EACH._foreach_add_(old, EACH._foreach_mul(EACH._foreach_sub(new, old), made * (1 - rate)))
     elif made:
-        get_ema_multi_avg_fn(rate)(old, new, None)
+        EACH._foreach_lerp_(old, new, 1 - rate)
     for mean, buffer in zip(target.buffers, source.buffers, strict=True):
         mean.copy_(buffer)
 
@@ -240,7 +239,8 @@ class Trainer:
         """
         if lr is not None:
             self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
+        for p in self.parameters:  # as the optimizer does in ten times as long
+            p.grad = None
         total, micro_batches = None, list(micro_batches)
         for k, micro_batch in enumerate(micro_batches):
             with self._sending(k + 1 == len(micro_batches)):
@@ -268,7 +268,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = torch.stack(EACH._foreach_norm([p.grad for p in self.parameters if p.grad is not None])).norm()
         whole = cast(Any, norm).full_tensor() if self.shards else norm
-        self.made = torch.isfinite(whole) & torch.isfinite(total)
+        self.made = torch.isfinite(whole + total)
         there = self.made.device.type == "cuda"
         made = self.made if there else bool(self.made)
         bad = ~made if isinstance(made, Tensor) else not made
