@@ -17,7 +17,7 @@ from ..base.registry import DATASETS
 from ..base.suggest import check_choice
 from .cifar10 import EXAMPLES
 from .pictures import data_folder, load_pictures
-from .scikit_digits import DIGIT_NAMES
+from .scikit_digits import DIGIT_NAMES, inks
 from .sets import ImageData, PixelData
 from .sources import MAX_BYTES
 
@@ -119,6 +119,29 @@ def mnist(*, split: Literal["train", "test"] | None = None) -> PixelData:
     Raises FileNotFoundError that says what to put where, ValueError for a file that is damaged or another one.
     """
     return _load("mnist", split)
+
+
+@DATASETS.register(
+    "mnist-color",
+    "MNIST in colour",
+    "MNIST's digits, each in a bright ink on paper of another hue",
+    kind="file",
+    shape=(3, *SHAPE[1:]),
+    class_names=DIGIT_NAMES,
+)
+def mnist_color(*, split: Literal["train", "test"] | None = None) -> PixelData:
+    """MNIST with a random ink and paper for each image, always the same: uint8 (N, 3, 28, 28). Files and errors as `mnist`."""
+    return _in_colours(mnist(split=split), seed=int(split == "test"))
+
+
+@lru_cache(maxsize=2)
+def _in_colours(grey: PixelData, seed: int) -> PixelData:
+    ink, paper = (255 * color.numpy() for color in inks(len(grey), seed))
+    pixels = np.empty((len(grey), 3, *SHAPE[1:]), np.uint8)
+    for part in np.array_split(np.arange(len(grey)), -(-len(grey) // 4096)):  # as floats all of them take a gigabyte
+        shade = grey.pixels[part] / np.float32(255)
+        pixels[part] = np.rint(shade * ink[part] + (1 - shade) * paper[part])
+    return PixelData(pixels, grey.label, DIGIT_NAMES)
 
 
 @DATASETS.register(

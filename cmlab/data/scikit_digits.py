@@ -30,6 +30,19 @@ def _hue(h: Tensor, saturation: float, value: Tensor) -> Tensor:
     return value[:, None] * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
+def inks(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """``n`` random bright inks and dimmed papers of another hue: two of (n, 3, 1, 1) in [0, 1].
+
+    In one pair of a hundred the hues turn the luma round (bright blue on dim yellow): colour carries what grey does not.
+    """
+    g = torch.Generator().manual_seed(seed)
+    ink_hue = torch.rand(n, generator=g)
+    paper_hue = (ink_hue + 0.25 + 0.5 * torch.rand(n, generator=g)) % 1  # never the ink's own hue
+    ink = _hue(ink_hue, 0.85, 0.75 + 0.25 * torch.rand(n, generator=g))
+    paper = _hue(paper_hue, 0.7, 0.15 + 0.2 * torch.rand(n, generator=g))
+    return ink[:, :, None, None], paper[:, :, None, None]
+
+
 @DATASETS.register(
     "digits-color",
     "Digits in colour",
@@ -40,22 +53,12 @@ def _hue(h: Tensor, saturation: float, value: Tensor) -> Tensor:
 )
 @lru_cache(maxsize=1)
 def digits_color() -> ImageData:
-    """The digits in bright ink on dimmed paper of another hue, six random pairs each: (10782, 3, 8, 8), ten classes.
-
-    In one picture of a hundred the hues turn the luma round (bright blue on dim yellow): colour carries what grey does not.
-    """
-    grey = digits()
-    x0, label = grey.x0, grey.label
-    assert label is not None
-    copies, g = 6, torch.Generator().manual_seed(0)
-    n = copies * len(x0)
-    ink_hue = torch.rand(n, generator=g)
-    paper_hue = (ink_hue + 0.25 + 0.5 * torch.rand(n, generator=g)) % 1  # never the ink's own hue
-    ink = _hue(ink_hue, 0.85, 0.75 + 0.25 * torch.rand(n, generator=g))
-    paper = _hue(paper_hue, 0.7, 0.15 + 0.2 * torch.rand(n, generator=g))
-    shade = (x0.repeat(copies, 1, 1, 1) + 1) / 2
-    image = shade * ink[:, :, None, None] + (1 - shade) * paper[:, :, None, None]
-    return ImageData(image * 2 - 1, label.repeat(copies), DIGIT_NAMES)
+    """The digits in bright ink on dimmed paper of another hue, six random pairs each (`inks`): (10782, 3, 8, 8), ten classes."""
+    grey, copies = digits(), 6
+    assert grey.label is not None
+    ink, paper = inks(copies * len(grey.x0))
+    shade = (grey.x0.repeat(copies, 1, 1, 1) + 1) / 2
+    return ImageData((shade * ink + (1 - shade) * paper) * 2 - 1, grey.label.repeat(copies), DIGIT_NAMES)
 
 
 def held_out(scans: int) -> Tensor:

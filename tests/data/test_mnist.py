@@ -15,6 +15,7 @@ import torch
 from cmlab.data import DATASETS, EXAMPLES, load_data, load_images, mnist
 from cmlab.data.mnist import FILES
 from cmlab.data.pixels import to_pixels
+from cmlab.data.scikit_digits import inks
 
 NAMES = ("mnist", "fashion-mnist")
 
@@ -60,6 +61,17 @@ def test_the_four_files_in_all_their_places(folder, name, packed, own):
     for options in ({"resolution": 14}, {"labels": "none"}):
         with pytest.raises(ValueError, match=f"'{name}' has no use for {next(iter(options))}"):
             load_data(name, **options)  # type: ignore[arg-type]
+
+
+def test_in_colour_ink_and_paper_are_where_they_were(folder):
+    write(folder)
+    train, test = load_images("mnist-color"), load_images("mnist-color", split="test")
+    assert (train.shape, len(train), len(test), train.classes) == ((3, 28, 28), 5, 3, 10)
+    assert train.label is not None and train.label.tolist() == [0, 2, 4, 6, 8]
+    ink, paper = inks(5)
+    shade = torch.from_numpy(CONTENT[TRAIN])[:, None] / 255
+    torch.testing.assert_close((train.x0 + 1) / 2, shade * ink + (1 - shade) * paper, atol=0.51 / 255, rtol=0)
+    assert not torch.equal(ink[:3], inks(3, seed=1)[0]) and torch.equal(load_images("mnist-color").x0, train.x0)
 
 
 def test_class_names():
