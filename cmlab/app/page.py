@@ -233,8 +233,12 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
             tasks = [(edit.label, edit.name) for edit in EDITS.records()]
             task = gr.Radio(tasks, value="inpaint", label="Task", elem_id="task")
             about = parts.lead(explained(EDITS.record("inpaint")))
+            mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
+            brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
             with gr.Row(elem_classes="panels"):
-                degraded = parts.panel("What the model is given", "What is left of the picture", "degraded", name="Given")
+                with gr.Column(min_width=200):
+                    degraded = parts.panel("What the model is given", "What is left of the picture", "degraded", name="Given")
+                    painted = parts.canvas("Paint", "painted", view.CANVAS, 290, brush)  # in its place where one paints
                 result = parts.panel("Result", "The edited picture, once for each seed", "result")
                 with gr.Column(min_width=200):
                     parts.heading("**Original | result: move the line**")
@@ -247,9 +251,6 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
                 noise_level = parts.follows(gr.Slider(0.05, 10, 0.5, step=0.01, label="Noise level σ", visible=False))
                 count = gr.Slider(1, 8, 1, step=1, label="Results, side by side")
             go, ending = parts.run_buttons("Run", "edit-go")
-            mask = gr.Radio([*MASKS, view.PAINTED], value="centre", label="Mask: what to generate", elem_id="mask")
-            brush = gr.Brush(default_size=48, colors=["#D55E00", "#0072B2", "#F0E442", "#009E73", "#000000", "#FFFFFF"])
-            painted = parts.canvas("Paint", "painted", view.CANVAS, 470, brush)
             parts.heading("**Step by step**")
             way, archive = parts.film("Film", "edit-film"), parts.take_home("edit-download")
     inputs = [task, image, example, mask, painted, data, method, kind, steps, patch, noise_level, seed, count]
@@ -295,6 +296,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
             gr.Slider(visible="sigma" in takes),
             gr.Radio(visible="free" in takes),
             gr.ImageEditor(value=on_canvas, visible=paint),
+            gr.Image(visible=not paint),
             (chosen, chosen),
             now,
             paintings,
@@ -308,7 +310,7 @@ def edit_tab(tab: gr.Tab, names: list[str]) -> gr.File:
     # Of which task and picture the painting is goes with it: what is on its way belongs to no newer one.
     painted_for, paintings = gr.Textbox("", visible=False, label="Painted for"), gr.State({})
     inputs = [task, image, example, mask, data, painted, painted_for, paintings]
-    outputs = [about, steps, patch, noise_level, mask, painted, original, painted_for, paintings]
+    outputs = [about, steps, patch, noise_level, mask, painted, degraded, original, painted_for, paintings]
     gr.on(follow, refresh, inputs, outputs, show_progress="hidden", api_visibility="private")
 
     def level(task: str, name: str):

@@ -62,7 +62,9 @@ CSS = r"""
   #introduction { flex-direction: column; gap: 4px; }
   #introduction p { font-size: 0.9rem; line-height: 1.35; }
   #task label { padding: 4px 8px; }
-  .lead { order: 1; }
+  .form:has(#mask) { order: 1; }
+  .pictures > :is(#edit-film, #edit-download, :has(+ #edit-film)) { order: 2; }
+  .lead { order: 3; }
   #introduction > * { width: 100%; }
   /* Pictures first, the panels in a row that can be moved: the first one stands on the first screen, Run right below it. */
   .pictures { order: -1; }
