@@ -14,6 +14,7 @@ from ..base.registry import EDITS, SAMPLERS
 from ..editing import EDIT_STEPS, run_edit
 from ..noise import SIGMA_MAX, seeds_from
 from ..plots.figures import edit_picture
+from ..plots.hover import hovering
 from . import films, live, theory, view
 from .keep import command, png, take_home
 from .parts import Stopped, Turn, number_of, refusal
@@ -257,4 +258,4 @@ def theorems(
     clock = time.perf_counter()
     found = measure()
     text = " · ".join([f"**{found.title}**", *found.conclusions, f"seed {seed}, {time.perf_counter() - clock:.1f} s"])
-    yield png(theory.figure_of(found), f"{experiment}-plot"), text, theory.table_of(found), seed
+    yield hovering(found.figure()), text, theory.table_of(found), seed

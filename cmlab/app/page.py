@@ -350,7 +350,7 @@ def theory_tab() -> None:
             seed, used = parts.seed_box("Seed", 0)
         with gr.Column(scale=3, elem_classes="pictures"):
             about = parts.lead(theory.HELP["thm1"])
-            picture = parts.panel("Measured", "Errors or losses against the number of levels", "theorem", "wide", name="Figure")
+            picture = gr.Plot(label="Figure", show_label=False, elem_id="theorem")
             caption = parts.caption_box("Conclusion", elem_id="theorem-says")
             go = gr.Button("Measure", variant="primary", elem_id="theorem-go")
             with gr.Accordion("The numbers", open=False):

@@ -54,7 +54,7 @@ CSS = r"""
 /* The tabs' own width would be the least that the page can have. */
 .tab-wrapper { contain: inline-size; }
 /* Plots are drawn on white: in dark mode they are turned, and their colours turned back. */
-.dark img[src$="-plot.png"], .dark .film.plot canvas { filter: invert(0.92) hue-rotate(180deg); }
+.dark img[src$="-plot.png"], .dark .film.plot canvas, .dark .js-plotly-plot { filter: invert(0.92) hue-rotate(180deg); }
 .progress-text[data-told] { font-size: 0 !important; }
 .progress-text[data-told]::before { content: attr(data-told); font: var(--text-sm) system-ui, sans-serif; }
 @media (max-width: 640px) {
@@ -70,9 +70,8 @@ CSS = r"""
   .pictures { order: -1; }
   .panels { flex-wrap: nowrap !important; overflow-x: auto; contain: inline-size; }
   .panels > .column { flex: 0 0 72vw !important; min-width: 0 !important; }
+  #theorem { contain: inline-size; overflow-x: auto !important; }
   .tab-container button { padding: 0 8px !important; }
-  .wide .image-container { contain: inline-size; overflow-x: auto; }
-  .wide .image-container > button { width: auto; min-width: 660px; }
   .wide:has(img)::after { content: "swipe for the rest \2192"; display: block; padding: 2px 8px; font-size: 0.75rem; opacity: 0.7; }
 }
 """

@@ -4,14 +4,11 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
 from ..base.registry import EXPERIMENTS as RECORDS
 from ..base.text import markdown
 from ..formats.checkpoints import pretrained_names
 from ..theory.experiments import Measured, distributions
 from ..training.presets import PRESETS
-from .view import drawn
 
 EXPERIMENTS = {record.name: record.label for record in RECORDS.records()}
 HELP = {name: inspect.getdoc(RECORDS[name]) for name in EXPERIMENTS}
@@ -64,10 +61,6 @@ def experiment(
         "variance": {"checkpoint": start, "weight": weight},
     }
     return partial(RECORDS[name], {"seed": seed, **SMALL[name]}, **own[name])
-
-
-def figure_of(found: Measured) -> np.ndarray:
-    return drawn(found.figure)
 
 
 def table_of(found: Measured) -> str:

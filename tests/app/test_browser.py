@@ -290,24 +290,24 @@ def test_a_theorem_is_measured_and_another_has_its_own_controls(page, monkeypatc
     open_tab(page, "Theorems")
     page.get_by_label("euler").check()
     page.locator("#theorem-go").click()
-    picture(page, "theorem")
+    page.locator("#theorem .js-plotly-plot").wait_for()
     page.locator("#theorem-says").get_by_text("slope for N = 4..16").wait_for()
     page.get_by_text("The numbers").click()
     page.get_by_role("cell", name="16", exact=True).wait_for()
     assert fits_a_phone(page)
     page.get_by_label("A trained model beside it").click()
     page.get_by_role("option", name="two-moons-cd").click()
-    page.locator("#theorem img").wait_for(state="detached")  # it was measured without
+    page.locator("#theorem .js-plotly-plot").wait_for(state="detached")  # it was measured without
     data = page.get_by_label("Distribution").locator("visible=true")
     page.get_by_text("that of two-moons-cd").wait_for()
     assert data.input_value() == "two-moons" and data.is_disabled()
     page.locator("#theorem-go").click()
-    picture(page, "theorem")
+    page.locator("#theorem .js-plotly-plot").wait_for()
     page.locator("#theorem-says").get_by_text("Theorem 1 on two-moons").wait_for()
     page.locator("#theorem-says").get_by_text("two-moons-cd: max error").wait_for()
     page.get_by_label("Theorem 2: CD and CT").check()
     page.get_by_label("huber").wait_for()
-    assert page.get_by_label("euler").count() == 0 and page.locator("#theorem img").count() == 0
+    assert page.get_by_label("euler").count() == 0 and page.locator("#theorem .js-plotly-plot").count() == 0
 
 
 def test_the_plane_is_drawn_by_the_browser_with_the_models_that_the_server_hands_over(page):
