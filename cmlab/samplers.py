@@ -5,8 +5,7 @@
 
 Every sampler shares one signature: ``(denoise, x, sigmas, label=None, *, noise=None, project=None)``. ``noise`` is a source of
 draws (per-sample seeds, a generator), needed by samplers that add noise. ``project`` maps every x0_hat before it is used: the
-hook of zero-shot editing, and of clamping (``project=lambda x0: x0.clamp(-1, 1)``). Here are the samplers of the papers on
-diffusion and consistency models themselves; `cmlab.methods` has the faster ODE solvers and Score SDE's predictor-corrector.
+hook of zero-shot editing, and of clamping (``project=lambda x0: x0.clamp(-1, 1)``). Faster solvers are in `cmlab.methods`.
 
 The slope of the PF-ODE, dx/dsigma, is e(x, sigma) = (x - D(x, sigma)) / sigma (EDM, eq. 1 with s = 1 and sigma(t) = t).
 """

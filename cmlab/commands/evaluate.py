@@ -128,6 +128,7 @@ def _of_pictures(o: EvaluateOptions, device: "torch.device") -> "Report | None":
 def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
     from .. import samplers
     from ..evaluation.report import model_source, points_report
+    from ..training.presets import trained_on
     from .common import load, of_data, plan
 
     model, meta, about = load(o.source, device, o.guidance, o.precision, o.compile)
@@ -136,9 +137,13 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
         raise ValueError(
             f"{o.source} makes samples of {model.classes} classes, {name} has {data.classes}: pass the --data it knows"
         )
-    teacher = None if o.teacher is None else load(o.teacher, device, precision=o.precision, compile=o.compile)[0]
-    if teacher is not None and (teacher.traits.consistency or teacher.shape != model.shape):
-        raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
+    teacher = None
+    if o.teacher is not None:
+        teacher, taught, _ = load(o.teacher, device, precision=o.precision, compile=o.compile)
+        if teacher.traits.consistency or teacher.shape != model.shape:
+            raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
+        if len(sets := {trained_on(one) for one in (meta, taught)} - {None}) > 1:
+            raise ValueError(f"--teacher {o.teacher} and {o.source} were trained on different data, {' and '.join(sorted(sets))}")
     n = 10_000 if o.n is None else o.n
     if len(model.shape) == 1:
         sampling = ("batch", "sigmas", "steps", "sampler", "precision", "compile")

@@ -60,13 +60,14 @@ def build_model(preset: Preset) -> Denoiser:
 
 def data_of(meta: dict[str, Any], name: str | None = None) -> tuple[Data, str]:
     """The data set ``name``, or the one that a checkpoint's header says it was trained on; ValueError where it does not say."""
-    name = name or _trained_on(meta)
+    name = name or trained_on(meta)
     if name is None:
         raise ValueError("the checkpoint does not say what it was trained on: pass --data NAME")
     return load_data(name), name
 
 
-def _trained_on(meta: dict[str, Any]) -> str | None:
+def trained_on(meta: dict[str, Any]) -> str | None:
+    """The name of the data that a checkpoint's header names, itself or by its preset; None where it does not."""
     about = meta.get("about") or {}
     made_by = PRESETS.get(about.get("preset", ""))
     return about.get("data") or (made_by.data_name if made_by else None)
@@ -74,12 +75,12 @@ def _trained_on(meta: dict[str, Any]) -> str | None:
 
 def class_names(meta: dict[str, Any]) -> tuple[str, ...]:
     """Names of the classes of the checkpoint with the header ``meta``; numbers where nothing tells them."""
-    return class_names_of(meta.get("about") or {}, int(meta["classes"]), _trained_on(meta) or "")
+    return class_names_of(meta.get("about") or {}, int(meta["classes"]), trained_on(meta) or "")
 
 
 def _check_data(path: Path, preset: Preset) -> None:
     """Refuse a checkpoint that says it was trained on other data."""
-    data, own = _trained_on(checkpoints.read_meta(path)), preset.data_name
+    data, own = trained_on(checkpoints.read_meta(path)), preset.data_name
     if data not in (None, own):
         raise ValueError(f"{path} was trained on {data}, not on {own}: name an --init and a --teacher of the same data")
 

@@ -479,6 +479,7 @@ WRONG = {
     "evaluate digits-cd --n 20 --replicates 1": "--replicates must be at least 2",
     "evaluate digits-cd --sampler heun": "choose --sampler multistep or onestep",
     "evaluate digits-cd --teacher digits-ict": "must be a diffusion model",
+    "evaluate two-moons-cd --teacher 8gaussians-edm": "were trained on different data, 8gaussians and two-moons",
     "evaluate digits-cd --json {t}/kept.json": "--overwrite",
     "evaluate digits-cd --n 20 --cache /dev/null/x": "--cache",
     "evaluate two-moons-cd --metrics fid": "--metrics is for pictures",
