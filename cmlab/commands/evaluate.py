@@ -142,8 +142,8 @@ def _of_model(o: EvaluateOptions, device: "torch.device") -> "Report | None":
         teacher, taught, _ = load(o.teacher, device, precision=o.precision, compile=o.compile)
         if teacher.traits.consistency or teacher.shape != model.shape:
             raise ValueError(f"--teacher {o.teacher} must be a diffusion model of samples like those of {o.source}")
-        if len(sets := {trained_on(one) for one in (meta, taught)} - {None}) > 1:
-            raise ValueError(f"--teacher {o.teacher} and {o.source} were trained on different data, {' and '.join(sorted(sets))}")
+        if len(sets := sorted({*filter(None, map(trained_on, (meta, taught)))})) > 1:
+            raise ValueError(f"--teacher {o.teacher} and {o.source} were trained on different data, {' and '.join(sets)}")
     n = 10_000 if o.n is None else o.n
     if len(model.shape) == 1:
         sampling = ("batch", "sigmas", "steps", "sampler", "precision", "compile")

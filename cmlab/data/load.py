@@ -50,6 +50,9 @@ def load_data(
     if name in DATASETS:
         load = DATASETS[str(name)]
         data = load(**_with(options, _options_of(load), f"the data set {name!r}"))
+        if not all(hasattr(data, part) for part in ("shape", "classes", "batch")):  # one of the user's own
+            wanted = "an ImageData, PixelData or MixtureData of cmlab.data.sets"
+            raise ValueError(f"the function of the data set {name!r} returns a {type(data).__name__}, not {wanted}")
     elif not path.exists() and (path.suffix or path.parent != Path(".")):
         raise ValueError(f"no file or folder at {path}: check the path, or name a data set ('cmlab info' lists them)")
     elif (behind := str(name).rpartition("@"))[0] and not path.exists():

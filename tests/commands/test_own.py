@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import said
 
+import cmlab
 from cmlab.base import own
 from cmlab.base.registry import EXTENSIONS
 from cmlab.commands.main import main
@@ -95,3 +97,9 @@ def test_parameters_that_no_option_names_are_set_by_name(tmp_path, capsys):
 def test_an_advised_command_is_one_that_a_shell_takes(monkeypatch):
     monkeypatch.setattr(own, "IMPORTED", [])
     assert own.command_line("train", "--name", "my run", "--init=", "x[1]") == "cmlab train --name 'my run' --init= 'x[1]'"
+
+
+def test_a_data_set_of_ones_own_that_is_none_is_told_what_to_return(capsys, registered):
+    cmlab.register("data", "mine_bare", "Bare numbers", "for a test", kind="toy")(lambda: torch.zeros(9, 2))
+    assert main(["train", "8gaussians-edm", "--data", "mine_bare"]) == 1
+    assert "the data set 'mine_bare' returns a Tensor, not an ImageData, PixelData or MixtureData" in capsys.readouterr().err
