@@ -242,6 +242,8 @@ class Denoiser(nn.Module):
         with torch.autocast(x.device.type, self.compute) if self.compute else nullcontext():
             out = self.net(x.to(dtype), c_noise.to(dtype), label, *told)
         out = out[:, : x.shape[1]]  # a network that also predicts a variance has it in further channels
+        if out.shape != x.shape:
+            raise ValueError(f"{type(self.net).__name__} makes {tuple(out.shape)} of {tuple(x.shape)}: a network keeps the shape")
         return out.to(dtype) if self.compute else out
 
     def check_label(self, label: Tensor, n: int) -> Tensor:

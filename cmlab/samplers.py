@@ -420,10 +420,8 @@ def sample(
     known = list(inspect.signature(SAMPLERS[sampler]).parameters)[5:]  # after denoise, x, sigmas, label, noise
     if strange := [name for name in options if name not in known]:
         raise ValueError(f"{sampler} has no option {strange[0]!r}: it takes {', '.join(known)}")
-    try:
-        each: list[int] = list(seeds)  # pyright: ignore[reportArgumentType]
-    except TypeError:  # one number, of Python, numpy or torch
-        each = [seeds]  # pyright: ignore[reportAssignmentType]
+    many = isinstance(seeds, Iterable) and getattr(seeds, "ndim", 1)  # else one number, of Python, numpy or torch
+    each: list[int] = list(seeds) if many else [seeds]  # pyright: ignore[reportAssignmentType, reportArgumentType]
     draws = as_draws(each)
     label = None if label is None else _class_of_each(denoise, label, len(each)).to(device)
     start = float(round_level(denoise, levels[:1])[0])
@@ -431,6 +429,8 @@ def sample(
     noise = draws if adds_noise(sampler, len(levels), **options) else None
     with torch.no_grad():  # also of a sampler of one's own
         out = last_state(SAMPLERS[sampler](denoise, x, levels, label, noise=noise, **options))
+    if out.shape != x.shape:
+        raise ValueError(f"the last state of {sampler} has the shape {tuple(out.shape)}, x had {tuple(x.shape)}: a step keeps it")
     if not out.isfinite().all():
         raise FloatingPointError(f"the samples are not finite numbers: the model is broken, or {sampler} diverges at these levels")
     return out
@@ -442,8 +442,7 @@ def _class_of_each(denoise: Denoise, label: int | Sequence[int] | Tensor, n: int
         numbers = torch.as_tensor(label)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"label is a class number, or one per seed ({n} here): got {label!r:.60}") from None
-    if numbers.ndim == 0:
-        numbers = numbers.expand(n)
+    numbers = numbers.expand(n) if numbers.ndim == 0 else numbers
     if numbers.shape != (n,):
         raise ValueError(f"{n} seeds take {n} labels, or one number for all: got labels of shape {tuple(numbers.shape)}")
     # Read once, wherever the labels are: on a GPU a class that is not there would end the process.

@@ -26,9 +26,9 @@ def import_own(name: str) -> ModuleType:
         sys.path.append(str(Path.cwd()))
     try:
         module = _of_file(path) if path else importlib.import_module(name)
-    except Exception as error:  # whatever the module does
+    except (Exception, SystemExit) as error:  # whatever the module does
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        raise ValueError(f"--import {name}: " + ("there is no such module or file" if missing else _told(error))) from error
+        raise ValueError(f"--import {name}: " + ("there is no such module or file" if missing else told(error, name))) from error
     if name not in IMPORTED:
         IMPORTED.append(name)
     return module
@@ -54,13 +54,15 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
-def _told(error: Exception) -> str:
-    """The error with the place where it was raised, the last that is not Python's own machinery."""
-    place, frame = "", error.__traceback__
+def told(error: BaseException, *names: str) -> str:
+    """The error with its place: the last line of the modules ``names``, or else of all that is not Python's own machinery."""
+    own = {Path(name).stem if name.endswith(".py") else name.partition(".")[0] for name in (names or IMPORTED)}
+    place, theirs, frame = "", False, error.__traceback__
     while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if "importlib" not in file and Path(file) != Path(__file__):
-            place = f" ({Path(file).name}, line {frame.tb_lineno})"
+        code, module = frame.tb_frame.f_code, frame.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        known = module in own
+        if known or not (theirs or "importlib" in code.co_filename or Path(code.co_filename) == Path(__file__)):
+            place, theirs = f" ({Path(code.co_filename).name}, line {frame.tb_lineno})", known
         frame = frame.tb_next
     return f"{type(error).__name__}: {error}{place}"
 

@@ -144,8 +144,10 @@ def register(what: str, name: str, label: str = "", help: str = "", **facts: Any
     """A decorator that adds an entry of one's own: ``@cmlab.register("sampler", "mine", "My sampler", kind="ode")``.
 
     ``what`` is one of EXTENSIONS. In a file of one's own it is read by ``cmlab --import FILE ...``. Raises ValueError for another
-    ``what``, and for a name that is taken.
+    ``what``, for a name that is taken, and for a network without the class of its configuration, ``config=``.
     """
     if what not in EXTENSIONS:
         raise ValueError(unknown("kind of entry", what, EXTENSIONS))
+    if what == "network" and "config" not in facts:
+        raise ValueError(f"the network {name!r} needs config=, the class of its configuration, a NetworkConfig")
     return EXTENSIONS[what].register(name, label, help, **facts)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..base.own import import_own
+from ..base.own import IMPORTED, import_own, told
 from ..base.signals import Interrupted, answering, interrupt
 from ..base.suggest import unknown
 from .options import parse
@@ -75,6 +75,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except _KNOWN_ERRORS as error:
         print(f"cmlab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not IMPORTED:
+            raise
+        print(f"cmlab: error: with --import {' '.join(IMPORTED)}: {' '.join(told(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cmlab: interrupted, nothing was written", file=sys.stderr)

@@ -218,11 +218,12 @@ def npz_arrays(path: str | Path, *names: str) -> list[np.ndarray | None]:
 def load_npz(path: str | Path) -> PixelData:
     """arr_0 uint8 (N, H, W, 3 or 1) and, if there, arr_1 the class numbers (N,): what openai's sampling script writes."""
     pixels, numbers = npz_arrays(path, "arr_0", "arr_1")
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not pixels.size:
         found = "no array of that name" if pixels is None else f"{pixels.dtype} {pixels.shape}"
         raise ValueError(f"{path} should hold arr_0, uint8 (N, H, W, 3), and holds {found}")
     if numbers is not None and (numbers.dtype.kind not in "iu" or numbers.shape != (len(pixels),) or numbers.min() < 0):
-        raise ValueError(f"arr_1 of {path} should hold one class number per image, and is {numbers.dtype} {numbers.shape}")
+        found = f"is {numbers.dtype} {numbers.shape}" + f", from {numbers.min()} on" * (numbers.dtype.kind == "i")
+        raise ValueError(f"arr_1 of {path} should hold one class number per image, from 0 on, and {found}")
     labels = None if numbers is None else numbers.tolist()
     names = () if labels is None else _numbered(path, labels)
     return _data(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, names)

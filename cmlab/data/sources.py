@@ -70,7 +70,7 @@ def _files(names: Iterable[str], read: Callable[[str], bytes]) -> Source:
 def _json_labels(data: bytes) -> dict[str, int]:
     try:
         labels = {str(name): label for name, label in json.loads(data)["labels"] or ()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError('dataset.json should hold {"labels": [[file name, class number], ...]} or {"labels": null}') from error
     if not all(type(label) is int and label >= 0 for label in labels.values()):
         raise ValueError("dataset.json should give every picture one class number of at least 0")
@@ -139,8 +139,18 @@ def _lmdb(path: Path) -> Source:
 
 
 def _walk(path: Path) -> list[str]:
-    """All files below ``path``, through links too, as paths from there."""
-    found = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    """All files below ``path``, through links too, as paths from there; ValueError for a picture that is no file."""
+    found: list[Path] = []
+    above: dict[str, frozenset[str]] = {}  # for each folder where it and those that hold it really are
+    for folder, folders, names in os.walk(path, followlinks=True):
+        way, real = above.get(os.path.dirname(folder), frozenset()), os.path.realpath(folder)
+        if real in way:  # through a link to a folder that holds the link
+            folders.clear()
+            continue
+        above[folder] = way | {real}
+        found += [Path(folder, name) for name in names]
+    if lost := next((p for p in found if _belongs(p.name) and not p.is_file()), None):
+        raise ValueError(f"{lost} is no file, or a link that leads nowhere: remove it")
     return sorted(p.relative_to(path).as_posix() for p in found)
 
 

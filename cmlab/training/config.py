@@ -99,10 +99,12 @@ class TrainConfig:
             check_choice(field, getattr(self, field), get_args(kind))
         if not 0 <= self.lr < math.inf:
             raise ValueError(f"the learning rate, lr, is a number of at least 0: got {self.lr}")
-        if self.rampup < 0:
-            raise ValueError(f"rampup is in million images, at least 0: got {self.rampup}")
-        if not 0 <= self.beta2 < 1 or self.clip < 0:
+        if not 0 <= self.rampup < math.inf:
+            raise ValueError(f"rampup is in million images, a number of at least 0: got {self.rampup}")
+        if not 0 <= self.beta2 < 1 or not self.clip >= 0:
             raise ValueError(f"beta2 must lie in [0, 1) and clip be at least 0, got {self.beta2} and {self.clip}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed is a whole number of 64 bits: got {self.seed}")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout must lie in [0, 1), got {self.label_dropout}")
 

@@ -125,6 +125,9 @@ class _Objective(nn.Module):
         model = self.model if augment is None else partial(self.model, augment=augment)
         with torch.autocast(x0.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext():
             out = self.loss(model, x0, label, progress=progress, target=target, teacher=teacher, draws=draws)
+        if out.loss.shape != x0.shape[:1]:
+            found, wanted = tuple(out.loss.shape), tuple(x0.shape[:1])
+            raise ValueError(f"{type(self.loss).__name__} returns one number per sample, {wanted}: got the shape {found}")
         return out.loss.sum() / batch
 
 

@@ -75,6 +75,35 @@ def test_a_module_of_ones_own_is_imported_first(way, tmp_path, monkeypatch, caps
     assert own.command_line("train", "x") == f"cmlab --import {first[-1].removeprefix('--import=')} train x"
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{}['a']; yield", "with --import {file}: KeyError: 'a' ({file}, line 5)"),
+        ("return None", "with --import {file}: TypeError: 'NoneType' object is not iterable (samplers.py, line"),
+        ("yield Step(0, x[:, :1], x, 1.0, 0.0, 1)", "the last state of mine_wrong has the shape (3, 1), x had (3, 2)"),
+    ],
+)
+def test_what_a_sampler_of_ones_own_does_wrong_is_told_with_its_line(body, message, tmp_path, monkeypatch, capsys, registered):
+    monkeypatch.chdir(tmp_path)
+    file = f"mine_{len(body)}.py"
+    head = "from cmlab import Step, register\n\n@register('sampler', 'mine_wrong', kind='ode')"
+    arguments = "denoise, x, sigmas, label=None, *, noise=None, project=None"
+    Path(file).write_text(f"{head}\ndef wrong({arguments}):\n    {body}")
+    assert main(["--import", file, "sample", "two-moons-edm", "--sampler", "mine_wrong", "--n", "3", "--steps", "1"]) == 1
+    assert message.format(file=file) in capsys.readouterr().err and not Path("samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("import sys; sys.exit(3)", "SystemExit: 3 ({file}, line 1)"), ("x(", "SyntaxError")]
+)
+def test_a_file_that_ends_the_program_or_is_no_python_is_told(text, message, tmp_path, capsys, registered):
+    file = tmp_path / f"mine_{len(text)}.py"
+    file.write_text(text)
+    assert main(["--import", str(file), "info"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"cmlab: error: --import {file}: ") and message.format(file=file.name) in told
+
+
 def test_another_network_takes_its_own_options(tmp_path, capsys):
     out = ["--steps", "2", "--batch", "2", "--out", str(tmp_path)]
     words = ["train", "digits-edm", "--network", "song", "--network.channels", "4", "--network.mult", "1", "--network.emb", "4"]

@@ -125,6 +125,15 @@ def test_another_sample_shape_is_an_error():
         tiny()(torch.zeros(4, 3), torch.tensor(1.0))
 
 
+def test_a_network_that_changes_the_shape_is_an_error():
+    class Narrow(nn.Linear):
+        def forward(self, x, c_noise, label=None):
+            return super().forward(x)
+
+    with pytest.raises(ValueError, match=r"Narrow makes \(4, 1\) of \(4, 2\): a network keeps the shape"):
+        Denoiser(Narrow(2, 1), EDM, (2,))(torch.zeros(4, 2), torch.tensor(1.0))
+
+
 def test_a_label_for_an_unconditional_model_is_an_error():
     with pytest.raises(ValueError, match="unconditional"):
         tiny()(torch.zeros(4, 2), torch.tensor(1.0), torch.zeros(4, dtype=torch.int64))

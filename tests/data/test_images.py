@@ -121,7 +121,13 @@ def test_linked_folders_are_read(tmp_path):
         (tmp_path / "a/cat").symlink_to(tmp_path / "far/away")
     except OSError:
         pytest.skip("this system makes no links")
+    (tmp_path / "far/away/up").symlink_to(tmp_path / "a")  # a circle
     assert torch.equal(load_images(tmp_path / "a").x0, EXPECTED)
+    for lost, make in (("dead.png", lambda p: p.symlink_to("nothing")), ("pipe.png", os.mkfifo), ("dataset.json", os.mkfifo)):
+        make(tmp_path / "a/cat" / lost)
+        with pytest.raises(ValueError, match=f"{lost} is no file, or a link that leads nowhere: remove it"):
+            load_images(tmp_path / "a")
+        (tmp_path / "a/cat" / lost).unlink()
 
 
 def test_labels_of_another_split_are_not_taken_for_none(tmp_path):
@@ -356,8 +362,9 @@ def test_npz_of_openais_sampler(tmp_path):
         ({"arr_0": np.zeros((2, 4, 4, 3))}, r"holds float64 \(2, 4, 4, 3\)"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"uint8 \(2, 3, 4, 4\)"),
         ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "uint8"),
+        ({"arr_0": np.zeros((2, 0, 4, 3), np.uint8)}, "uint8"),
         ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.zeros(3, int)}, "one class number per image"),
-        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.array([0, -1])}, "one class number per image"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.array([0, -1])}, "from 0 on, and is .* from -1 on"),
         ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.array([0, 10**9])}, "numbers a class 1000000000: count them"),
         ({"arr_0": np.array([None])}, "no npz of plain arrays"),
     ],
@@ -392,6 +399,7 @@ def png_header(width: int, height: int) -> bytes:
         ({"a.png": png_header(100_000, 100_000)}, "a.png is too large a picture: choose one of at most 67 million pixels"),
         ({"a.png": encoded(), "dataset.json": b"{"}, "dataset.json should hold"),
         ({"a.png": encoded(), "dataset.json": b"{}"}, "dataset.json should hold"),
+        ({"a.png": encoded(), "dataset.json": b"[" * 200_000}, "dataset.json should hold"),
         ({"a.png": encoded(), "dataset.json": b'{"labels": [3]}'}, "dataset.json should hold"),
         ({"a.png": encoded(), "dataset.json": b'{"labels": [["a.png", 0.5]]}'}, "one class number"),
         ({"a.png": encoded(), "dataset.json": b'{"labels": [["a.png", -1]]}'}, "one class number"),

@@ -83,6 +83,25 @@ def test_fit_stops_at_its_last_step(steps, every, yields):
     assert states == [(k, k / steps) for k in yields]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("clip", math.nan), ("rampup", math.nan), ("rampup", math.inf), ("beta2", math.nan), ("seed", 2**70)]
+)
+def test_numbers_that_would_change_nothing_or_break_a_run_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}.* {value}"):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("shape", [(), (8, 2)])
+def test_a_loss_of_ones_own_is_one_number_per_sample(shape):
+    class Mean(EDMLoss):
+        def of_each(self, model, x0, label, given):
+            out = super().of_each(model, x0, label, given)
+            return out._replace(loss=out.loss.mean().expand(shape))
+
+    with pytest.raises(ValueError, match=r"Mean returns one number per sample, \(8,\): got the shape"):
+        trained(Mean())
+
+
 def test_fit_trains_only_as_far_as_it_is_asked():
     model = tiny(precond=EDM)
     states = fit(model, DATA, EDMLoss(), steps=5, batch=4)
