@@ -62,6 +62,10 @@ class LogNormal(Density):
     mean: float = -1.2
     std: float = 1.2
 
+    def __post_init__(self):
+        if not self.std >= 0:
+            raise ValueError(f"the standard deviation of ln sigma, std, is at least 0: got {self.std}")
+
     def __call__(self, n: int, draws: Draws) -> Tensor:
         return (self.mean + self.std * draws.normal((n,)).double()).exp()
 

@@ -26,7 +26,7 @@ def choose_device(name: str) -> "torch.device":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0].partition(". ")[0]
         raise ValueError(f"the device {name!r} cannot be used here ({why}): try --device cpu") from error

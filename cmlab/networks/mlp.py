@@ -25,6 +25,12 @@ class MLPConfig(NetworkConfig):
     dropout: float = 0.0
     time_scale: float = 0.5
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.width < 1 or self.freqs < 1 or self.depth < 0:
+            found = f"width {self.width}, freqs {self.freqs}, depth {self.depth}"
+            raise ValueError(f"width and freqs must be at least 1 and depth at least 0, got {found}")
+
 
 @NETWORKS.register("mlp", "Residual MLP", config=MLPConfig)
 class MLP(nn.Module):

@@ -103,6 +103,8 @@ class TrainConfig:
             raise ValueError(f"rampup is in million images, a number of at least 0: got {self.rampup}")
         if not 0 <= self.beta2 < 1 or not self.clip >= 0:
             raise ValueError(f"beta2 must lie in [0, 1) and clip be at least 0, got {self.beta2} and {self.clip}")
+        if self.steps >= 2**53:
+            raise ValueError(f"steps is a whole number below 2**53: got {self.steps}")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed is a whole number of 64 bits: got {self.seed}")
         if not 0 <= self.label_dropout < 1:

@@ -72,6 +72,9 @@ class Run(ABC):
     ):
         options.check()
         at_least_one(preset, ("steps", "batch"))
+        for name, value in (flatten(options) | flatten(preset)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name.replace('_', '-')} is a finite number: got {value}")
         self.made_by, self.preset, self.options, self.device, self.args = made_by, preset, options, device, args
         self.name = name = options.name or made_by
         self.history: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -489,7 +490,8 @@ def test_blocks_of_one_shape_are_compiled_once(kind, monkeypatch):
 
     of = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic, options: of(self, dynamic=dynamic, backend=backend))
-    net = build(kind, **{"mlp": {"depth": 12}}.get(kind, {"blocks": 9, "mult": (1,)}))
+    many: dict[str, Any] = {"depth": 12} if kind == "mlp" else {"blocks": 9, "mult": (1,)}
+    net = build(kind, **many)
     x, t = torch.zeros(2, *TINY[kind][1]), torch.zeros(2)
     with torch.no_grad():
         plain = net(x, t)
